@@ -1,0 +1,127 @@
+//! The reference backend and the product on Linux: SIMD kernels, one file an operation, one order of additions.
+
+mod attention;
+mod delta;
+mod dot;
+mod linear;
+mod math;
+mod moe;
+mod pool;
+mod rows;
+mod rowwise;
+mod simd;
+
+pub use pool::Pool;
+pub use simd::Isa;
+
+use super::{
+    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle, Routes,
+    Tensor,
+};
+use crate::error::{Error, Result};
+use crate::partition::Fold;
+use crate::weights::Matrix;
+
+/// SIMD kernels on a pool of threads.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: Pool,
+    isa: Isa,
+}
+
+impl Cpu {
+    /// Uses `threads` threads and the widest instruction set of this processor.
+    pub fn new(threads: usize) -> Self {
+        let isa = Isa::available().pop().unwrap_or(Isa::Scalar);
+        Self { pool: Pool::new(threads), isa }
+    }
+
+    /// Uses `threads` threads and the instruction set `isa`.
+    ///
+    /// # Errors
+    /// If this processor does not have it.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
+        if !Isa::available().contains(&isa) {
+            return Err(Error::msg(format!("this processor has no {}", isa.name())));
+        }
+        Ok(Self { pool: Pool::new(threads), isa })
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        format!("cpu {} {} threads", self.isa.name(), self.pool.threads())
+    }
+
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
+        rows::gather(self.isa, table, ids)
+    }
+
+    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor> {
+        linear::linear(self, x, w, fold)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor {
+        rowwise::rms_norm(self, x, weight, eps)
+    }
+
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &[f32], eps: f32) -> Tensor {
+        rowwise::rms_norm_gated(self, x, gate, weight, eps)
+    }
+
+    fn rope(&self, x: &mut Tensor, head_dim: usize, table: &Tensor, style: RopeStyle) {
+        rowwise::rope(self, x, head_dim, table, style);
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        store: &mut KvStore,
+        batch: &Batch,
+        shape: &AttentionShape,
+    ) -> Tensor {
+        attention::store(store, k, v, batch);
+        attention::attention(self, q, store, batch, shape)
+    }
+
+    fn conv_silu(&self, x: &Tensor, weight: &Tensor, store: &mut DeltaStore, batch: &Batch) -> Tensor {
+        delta::conv_silu(self, x, weight, store, batch)
+    }
+
+    fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates {
+        delta::delta_gates(a, b, a_log, dt_bias)
+    }
+
+    fn delta_rule(
+        &self,
+        qkv: Tensor,
+        gates: &DeltaGates,
+        store: &mut DeltaStore,
+        batch: &Batch,
+        shape: &DeltaShape,
+    ) -> Tensor {
+        delta::delta_rule(self, qkv, gates, store, batch, shape)
+    }
+
+    fn swiglu(&self, gate: Tensor, up: &Tensor) -> Tensor {
+        rowwise::swiglu(self, gate, up)
+    }
+
+    fn gate_sigmoid(&self, x: &mut Tensor, gate: &Tensor) {
+        rowwise::gate_sigmoid(self, x, gate);
+    }
+
+    fn add(&self, x: &mut Tensor, y: &Tensor) {
+        rowwise::add(self, x, y);
+    }
+
+    fn route(&self, logits: &Tensor, top_k: usize, normalise: bool) -> Routes {
+        moe::route(self, logits, top_k, normalise)
+    }
+
+    fn experts(&self, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
+        moe::experts(self, x, routes, experts)
+    }
+}

@@ -1,0 +1,233 @@
+//! Mixture of experts: routing, and the chosen experts' SwiGLU summed leaf by leaf in the order of their ranking.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::Cpu;
+use super::dot::leaf_products;
+use super::linear::{Shared, check, fold_tree};
+use super::math::{exp, sigmoid, silu, zip};
+use super::simd::{Simd, dispatch};
+use crate::backend::{Experts, Routes, Tensor};
+use crate::error::Result;
+use crate::partition::{Fold, Leaves};
+use crate::weights::Matrix;
+
+/// Rows of a weight in one task.
+const ROWS: usize = 16;
+
+thread_local! {
+    static BUFFERS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+#[inline(always)]
+unsafe fn exp_minus<S: Simd>(x: &mut [f32], max: &[f32]) {
+    // SAFETY: the caller's promise: one length
+    unsafe { zip::<S>(x, max, |x, max| exp::<S>(S::sub(x, max))) }
+}
+
+/// Softmax over all experts, then the `top_k` largest, the lower index first among equals.
+pub(super) fn route(cpu: &Cpu, logits: &Tensor, top_k: usize, normalise: bool) -> Routes {
+    let mut routes = Routes { top_k, experts: Vec::new(), weights: Vec::new() };
+    for row in 0..logits.rows() {
+        let mut p = logits.row(row).to_vec();
+        let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (x, top) = (&mut p[..], &vec![max; logits.cols()][..]);
+        // SAFETY: the instruction set is available, both slices have one length
+        unsafe { dispatch!(cpu.isa, exp_minus(x: &mut [f32], top: &[f32])) };
+        let sum: f32 = p.iter().sum();
+        p.iter_mut().for_each(|p| *p /= sum);
+        let mut order: Vec<u32> = (0..p.len() as u32).collect();
+        order.sort_by(|a, b| p[*b as usize].total_cmp(&p[*a as usize]).then(a.cmp(b)));
+        order.truncate(top_k);
+        let chosen: f32 = order.iter().map(|e| p[*e as usize]).sum();
+        let total = if normalise { chosen } else { 1.0 };
+        routes.weights.extend(order.iter().map(|e| p[*e as usize] / total));
+        routes.experts.extend(order);
+    }
+    routes
+}
+
+/// A (token, rank) pair of the routing, grouped by expert.
+struct Grouped {
+    /// Expert, and its run of the grouped pairs.
+    runs: Vec<(usize, Range<usize>)>,
+    /// The token of every grouped pair.
+    tokens: Vec<usize>,
+    /// Where the pair `token · top_k + rank` stands in the grouped order.
+    place: Vec<usize>,
+}
+
+impl Grouped {
+    fn new(routes: &Routes) -> Self {
+        let mut pairs: Vec<usize> = (0..routes.experts.len()).collect();
+        pairs.sort_by_key(|pair| (routes.experts[*pair], *pair));
+        let mut grouped = Self { runs: Vec::new(), tokens: Vec::new(), place: vec![0; pairs.len()] };
+        for (at, pair) in pairs.iter().enumerate() {
+            grouped.place[*pair] = at;
+            grouped.tokens.push(pair / routes.top_k);
+            let expert = routes.experts[*pair] as usize;
+            match grouped.runs.last_mut() {
+                Some((last, run)) if *last == expert => run.end = at + 1,
+                _ => grouped.runs.push((expert, at..at + 1)),
+            }
+        }
+        grouped
+    }
+}
+
+/// The sum of the chosen experts' (and the shared expert's) outputs: one `[tokens, hidden]` block per subtree.
+pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
+    let grouped = Grouped::new(routes);
+    for (expert, _) in &grouped.runs {
+        let up = &experts.routed.up[*expert];
+        check(x, up, &Fold::whole(Leaves::unsharded(x.cols())))?;
+    }
+    let tokens: Vec<&[f32]> = x.rows_iter().collect();
+    let pairs: Vec<&[f32]> = grouped.tokens.iter().map(|t| tokens[*t]).collect();
+    let mut inner = Tensor::zeros(pairs.len(), experts.fold.width());
+    let jobs: Vec<Inner<'_>> = grouped
+        .runs
+        .iter()
+        .map(|(e, run)| Inner { gate: &experts.routed.gate[*e], up: &experts.routed.up[*e], xs: &pairs[run.clone()], run })
+        .collect();
+    hidden(cpu, &jobs, &mut inner);
+    let shared = experts.shared.as_ref().map(|shared| {
+        let mut inner = Tensor::zeros(x.rows(), shared.fold.width());
+        let run = 0..x.rows();
+        let job = Inner { gate: shared.gate, up: shared.up, xs: &tokens, run: &run };
+        hidden(cpu, &[job], &mut inner);
+        inner
+    });
+    Ok(outer(cpu, x, routes, experts, &grouped, &inner, shared.as_ref()))
+}
+
+/// One expert's first half: the activations of its tokens go to the rows `run`.
+struct Inner<'a> {
+    gate: &'a Matrix,
+    up: &'a Matrix,
+    xs: &'a [&'a [f32]],
+    run: &'a Range<usize>,
+}
+
+#[inline(always)]
+unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
+    // SAFETY: the caller's promise: one length
+    unsafe { zip::<S>(gate, up, |gate, up| S::mul(silu::<S>(gate), up)) }
+}
+
+/// silu(gate · x) · (up · x) of every job.
+fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
+    let width = to.cols();
+    if width == 0 {
+        return;
+    }
+    let tasks_each = width.div_ceil(ROWS);
+    let shared = Shared::new(to.data_mut());
+    cpu.pool.run(jobs.len() * tasks_each, |task| {
+        let (job, block) = (&jobs[task / tasks_each], task % tasks_each);
+        let rows = block * ROWS..((block + 1) * ROWS).min(width);
+        let leaves = Leaves::unsharded(job.up.in_features());
+        let size = rows.len() * job.xs.len();
+        BUFFERS.with_borrow_mut(|(gate, up)| {
+            for (matrix, buffer) in [(job.gate, &mut *gate), (job.up, &mut *up)] {
+                buffer.resize(size * 8, 0.0);
+                fold_tree(&(0..leaves.count()), buffer, size, &mut |leaf, out| {
+                    leaf_products(cpu.isa, matrix, rows.clone(), job.xs, leaves.columns(leaf), out);
+                });
+            }
+            let (gate, up) = (&mut gate[..size], &up[..size]);
+            // SAFETY: the instruction set is available, both slices have one length
+            unsafe { dispatch!(cpu.isa, silu_mul(gate: &mut [f32], up: &[f32])) };
+            for (t, values) in gate.chunks_exact(rows.len()).enumerate() {
+                let row = (job.run.start + t) * width;
+                // SAFETY: every (pair, block of columns) belongs to one task
+                unsafe { shared.part(row + rows.start..row + rows.end) }.copy_from_slice(values);
+            }
+        });
+    });
+}
+
+#[inline(always)]
+unsafe fn sigmoid_all<S: Simd>(to: &mut [f32], from: &[f32]) {
+    // SAFETY: the caller's promise: one length
+    unsafe { zip::<S>(to, from, |_, x| sigmoid::<S>(x)) }
+}
+
+fn sigmoid_of(cpu: &Cpu, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    let to = &mut y[..];
+    // SAFETY: the instruction set is available, both slices have one length
+    unsafe { dispatch!(cpu.isa, sigmoid_all(to: &mut [f32], x: &[f32])) };
+    y
+}
+
+/// The down projections: inside a leaf experts are added in the order of their ranking, the shared one last.
+fn outer(
+    cpu: &Cpu,
+    x: &Tensor,
+    routes: &Routes,
+    experts: &Experts<'_>,
+    grouped: &Grouped,
+    inner: &Tensor,
+    shared_inner: Option<&Tensor>,
+) -> Tensor {
+    let (tokens, hidden, top_k) = (x.rows(), x.cols(), routes.top_k);
+    let fold = experts.fold;
+    let mut y = Tensor::zeros(fold.roots.len() * tokens, hidden);
+    let pairs: Vec<&[f32]> = inner.rows_iter().collect();
+    let shared_rows: Vec<&[f32]> = shared_inner.iter().flat_map(|inner| inner.rows_iter()).collect();
+    let logits = experts.shared.as_ref().and_then(|shared| shared.weights.as_ref());
+    let shared_weights = logits.map(|logits| sigmoid_of(cpu, logits.data()));
+    let to = Shared::new(y.data_mut());
+    cpu.pool.run(hidden.div_ceil(ROWS), |task| {
+        let rows = task * ROWS..((task + 1) * ROWS).min(hidden);
+        let (height, size) = (rows.len(), rows.len() * tokens);
+        BUFFERS.with_borrow_mut(|(products, sums)| {
+            products.resize(pairs.len().max(tokens) * height, 0.0);
+            sums.resize(size * 8, 0.0);
+            for (root, node) in fold.roots.iter().enumerate() {
+                fold_tree(node, sums, size, &mut |leaf, out| {
+                    for (expert, run) in &grouped.runs {
+                        let down = &experts.routed.down[*expert];
+                        let products = &mut products[run.start * height..run.end * height];
+                        let cols = fold.local_columns(leaf);
+                        leaf_products(cpu.isa, down, rows.clone(), &pairs[run.clone()], cols, products);
+                    }
+                    for (t, out) in out.chunks_exact_mut(height).enumerate() {
+                        out.fill(0.0);
+                        for pair in t * top_k..(t + 1) * top_k {
+                            let product = &products[grouped.place[pair] * height..][..height];
+                            let (to, weight) = (&mut *out, routes.weights[pair]);
+                            // SAFETY: the instruction set is available, both slices have one length
+                            unsafe { dispatch!(cpu.isa, add_weighted(to: &mut [f32], product: &[f32], weight: f32)) };
+                        }
+                    }
+                    if let Some(shared) = &experts.shared {
+                        let products = &mut products[..size];
+                        let cols = shared.fold.local_columns(leaf);
+                        leaf_products(cpu.isa, shared.down, rows.clone(), &shared_rows, cols, products);
+                        for (t, out) in out.chunks_exact_mut(height).enumerate() {
+                            let weight = shared_weights.as_ref().map_or(1.0, |weights| weights[t]);
+                            let product = &products[t * height..][..height];
+                            // SAFETY: as above
+                            unsafe { dispatch!(cpu.isa, add_weighted(out: &mut [f32], product: &[f32], weight: f32)) };
+                        }
+                    }
+                });
+                for (t, sums) in sums[..size].chunks_exact(height).enumerate() {
+                    let row = (root * tokens + t) * hidden;
+                    // SAFETY: every task owns its columns of `y`
+                    unsafe { to.part(row + rows.start..row + rows.end) }.copy_from_slice(sums);
+                }
+            }
+        });
+    });
+    y
+}
+
+#[inline(always)]
+unsafe fn add_weighted<S: Simd>(to: &mut [f32], from: &[f32], weight: f32) {
+    // SAFETY: the caller's promise: one length
+    unsafe { zip::<S>(to, from, |to, from| S::fma(S::splat(weight), from, to)) }
+}

@@ -1,0 +1,171 @@
+//! Sixteen lanes in two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// AVX2 lanes: the lower eight, the upper eight.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Avx2;
+
+/// Finishes four sums whose lanes i and i+8, i and i+4 are added already: lanes i and i+2, then i and i+1.
+///
+/// # Safety
+/// The processor has AVX.
+#[inline(always)]
+pub(super) unsafe fn sum_quarters([a, b, c, d]: [__m128; 4]) -> [f32; 4] {
+    // SAFETY: the caller's promise
+    unsafe {
+        let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+        let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+        let sums = _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd));
+        std::mem::transmute::<__m128, [f32; 4]>(sums)
+    }
+}
+
+/// Adds lanes i and i+8, then i and i+4.
+#[inline(always)]
+unsafe fn quarter([low, high]: [__m256; 2]) -> __m128 {
+    // SAFETY: callers are compiled for AVX2
+    unsafe {
+        let eight = _mm256_add_ps(low, high);
+        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight))
+    }
+}
+
+/// Widens eight E4M3 bytes.
+#[inline(always)]
+unsafe fn eight_fp8(from: *const u8) -> __m256 {
+    // SAFETY: callers are compiled for AVX2 and pass eight readable bytes
+    unsafe {
+        let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+        let magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7f));
+        let nan = _mm256_castsi256_ps(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f)));
+        let sign = _mm256_slli_epi32::<24>(_mm256_xor_si256(wide, magnitude));
+        let value = _mm256_castsi256_ps(_mm256_slli_epi32::<20>(magnitude));
+        let value = _mm256_mul_ps(value, _mm256_castsi256_ps(_mm256_set1_epi32((120 + 127) << 23)));
+        let signed = _mm256_or_ps(value, _mm256_castsi256_ps(sign));
+        _mm256_blendv_ps(signed, _mm256_set1_ps(f32::NAN), nan)
+    }
+}
+
+/// Multiplies eight values by 2ⁿ, n in the low bits of `t`.
+#[inline(always)]
+unsafe fn eight_add_exponent(y: __m256, t: __m256) -> __m256 {
+    // SAFETY: callers are compiled for AVX2
+    unsafe {
+        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(t));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent))
+    }
+}
+
+/// Applies a two-operand instruction to both halves.
+macro_rules! halves {
+    ($op:ident, $a:ident, $b:ident) => {
+        // SAFETY: `Simd`'s contract: the processor has AVX2
+        unsafe { [$op($a[0], $b[0]), $op($a[1], $b[1])] }
+    };
+}
+
+// SAFETY (all blocks below): `Simd`'s contract: the processor has AVX2, FMA and F16C, pointers are valid
+impl Simd for Avx2 {
+    type V = [__m256; 2];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        // SAFETY: see above
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: see above
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: see above
+        unsafe {
+            _mm256_storeu_ps(to, v[0]);
+            _mm256_storeu_ps(to.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self::V {
+        // SAFETY: see above
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(16).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self::V {
+        // SAFETY: see above
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u8) -> Self::V {
+        // SAFETY: see above
+        unsafe {
+            [eight_fp8(from), eight_fp8(from.add(8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: see above
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V {
+        // SAFETY: see above
+        unsafe {
+            [eight_add_exponent(y[0], t[0]), eight_add_exponent(y[1], t[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        // SAFETY: see above
+        unsafe {
+            let four = quarter(v);
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4] {
+        // SAFETY: see above
+        unsafe { sum_quarters([quarter(v[0]), quarter(v[1]), quarter(v[2]), quarter(v[3])]) }
+    }
+}

@@ -1,0 +1,118 @@
+//! Sixteen logical f32 lanes: one 512-bit register, two of 256 bits, or an array; the same bits on all.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+pub(super) mod scalar;
+
+/// The number of logical lanes.
+pub(super) const LANES: usize = 16;
+
+/// The instruction set a kernel runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Portable code, the definition of every kernel's bits.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// The instruction sets that this processor has, the widest last.
+    pub fn available() -> Vec<Self> {
+        let mut isas = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 && is_x86_feature_detected!("f16c") {
+                isas.push(Self::Avx2);
+                let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+                if wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+                    isas.push(Self::Avx512);
+                }
+            }
+        }
+        isas
+    }
+
+    /// The name of the instruction set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Operations on sixteen lanes. Every implementation gives the same bits for the same inputs.
+///
+/// # Safety
+/// Callers must run on a processor that has the instruction set, from a function compiled for it, and pass pointers
+/// valid for sixteen values (of the width the method names; no alignment is needed).
+pub(super) trait Simd: Copy {
+    /// Sixteen f32.
+    type V: Copy;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    unsafe fn load_bf16(from: *const u8) -> Self::V;
+    unsafe fn load_f16(from: *const u8) -> Self::V;
+    /// E4M3 without infinities: 0x7f and 0xff are NaN.
+    unsafe fn load_fp8(from: *const u8) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// a · b + c, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each pair; `b` if either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each pair; `b` if either is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// y · 2ⁿ where n stands in the low bits of `t`'s mantissa.
+    unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V;
+    /// The sum in the fixed order: lanes i and i+8, then i and i+4, i and i+2, i and i+1.
+    unsafe fn sum(v: Self::V) -> f32;
+    /// Four sums at once, each in the order of [`Simd::sum`].
+    #[inline(always)]
+    unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise covers this call
+        unsafe { v.map(|v| Self::sum(v)) }
+    }
+}
+
+/// Calls a generic kernel for the instruction set `$isa`, compiled for it.
+macro_rules! dispatch {
+    ($isa:expr, $kernel:ident ( $($arg:ident : $type:ty),* $(,)? )) => {{
+        use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
+        #[cfg(target_arch = "x86_64")]
+        use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn on_avx2($($arg: $type),*) {
+            // SAFETY: this function is compiled for the instruction set; the rest is the caller's promise
+            unsafe { $kernel::<Avx2>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        unsafe fn on_avx512($($arg: $type),*) {
+            // SAFETY: as above
+            unsafe { $kernel::<Avx512>($($arg),*) }
+        }
+        match $isa {
+            Isa::Scalar => $kernel::<Scalar>($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => on_avx2($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => on_avx512($($arg),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => $kernel::<Scalar>($($arg),*),
+        }
+    }};
+}
+pub(super) use dispatch;

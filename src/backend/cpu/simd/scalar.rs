@@ -1,0 +1,103 @@
+//! Sixteen lanes in an array: the definition that the other instruction sets must match bit for bit.
+
+use half::f16;
+
+use super::{LANES, Simd};
+
+/// Portable lanes.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Scalar;
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    std::array::from_fn(f)
+}
+
+/// The value of an E4M3 byte (OCP 8-bit floating point, table 1).
+fn fp8(byte: u8) -> f32 {
+    if byte & 0x7f == 0x7f {
+        return f32::NAN;
+    }
+    // exponent and mantissa land on f32's; 2^120 moves the bias from 7 to 127 and normalises subnormals
+    let magnitude = f32::from_bits(u32::from(byte & 0x7f) << 20) * f32::from_bits((120 + 127) << 23);
+    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+impl Simd for Scalar {
+    type V = [f32; LANES];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller's pointer is valid for sixteen values
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: as in `load`
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self::V {
+        // SAFETY: as in `load`, for 32 bytes
+        let halves = unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() };
+        each(|i| f32::from_bits(u32::from(u16::from_le_bytes(halves[i])) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self::V {
+        // SAFETY: as in `load`, for 32 bytes
+        let halves = unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() };
+        each(|i| f16::from_le_bytes(halves[i]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u8) -> Self::V {
+        // SAFETY: as in `load`, for 16 bytes
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        each(|i| fp8(bytes[i]))
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V {
+        each(|i| f32::from_bits(y[i].to_bits().wrapping_add(t[i].to_bits() << 23)))
+    }
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        let mut lanes = v;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+        }
+        lanes[0]
+    }
+}

@@ -1,0 +1,182 @@
+//! The transformer's operations behind one trait; `cpu` defines what each of them computes.
+
+mod batch;
+pub mod cpu;
+
+mod state;
+mod tensor;
+
+pub use batch::{Batch, Segment};
+pub use cpu::Cpu;
+
+pub use state::{DeltaStore, KvStore, LayerState, PAGE, TILE};
+pub use tensor::Tensor;
+
+use crate::error::Result;
+use crate::partition::Fold;
+use crate::weights::Matrix;
+
+/// Fused transformer operations on one device. Activations are `[rows, features]`, a row a token of a [`Batch`].
+///
+/// **Invariant:** a row's result does not depend on the other rows of the call, nor on the number of threads.
+pub trait Backend: Send + Sync {
+    /// What runs the operations, for people.
+    fn name(&self) -> String;
+
+    /// The rows `ids` of an embedding table: `[ids, in]`.
+    ///
+    /// # Errors
+    /// If an id is not a row of the table.
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor>;
+
+    /// `x · wᵀ`: one `[rows, out]` block per subtree of `fold`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor>;
+
+    /// RMSNorm over runs of `weight.len()` values.
+    fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor;
+
+    /// RMSNorm over runs of `weight.len()` values, times silu(gate).
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &[f32], eps: f32) -> Tensor;
+
+    /// Rotates the heads of `x` in place; `table` is `[rows, cos | sin]` and may cover a part of `head_dim`.
+    fn rope(&self, x: &mut Tensor, head_dim: usize, table: &Tensor, style: RopeStyle);
+
+    /// Appends keys and values `[rows, kv_heads · head_dim]` to the cache, then attends causally with `q`
+    /// (`[rows, heads · head_dim]`): `[rows, heads · head_dim]`.
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        store: &mut KvStore,
+        batch: &Batch,
+        shape: &AttentionShape,
+    ) -> Tensor;
+
+    /// Depthwise causal convolution with `weight` (`[taps + 1, channels]`), then silu.
+    fn conv_silu(&self, x: &Tensor, weight: &Tensor, store: &mut DeltaStore, batch: &Batch) -> Tensor;
+
+    /// Decay and write strength of a gated delta net from its projections `a` and `b` (`[rows, v_heads]`).
+    fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates;
+
+    /// The recurrent gated delta rule over `qkv` (`[rows, q | k | v]`): `[rows, v_heads · value_dim]`.
+    fn delta_rule(
+        &self,
+        qkv: Tensor,
+        gates: &DeltaGates,
+        store: &mut DeltaStore,
+        batch: &Batch,
+        shape: &DeltaShape,
+    ) -> Tensor;
+
+    /// silu(gate) · up.
+    fn swiglu(&self, gate: Tensor, up: &Tensor) -> Tensor;
+
+    /// x · sigmoid(gate), in place.
+    fn gate_sigmoid(&self, x: &mut Tensor, gate: &Tensor);
+
+    /// x + y in place; a `y` of one row is added to every row.
+    fn add(&self, x: &mut Tensor, y: &Tensor);
+
+    /// Softmax over router logits `[rows, experts]`, then the `top_k` largest, scaled to sum to one if `normalise`.
+    fn route(&self, logits: &Tensor, top_k: usize, normalise: bool) -> Routes;
+
+    /// The routed (and shared) experts' SwiGLU: one `[rows, hidden]` block per subtree of the fold.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    fn experts(&self, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor>;
+}
+
+/// How a rotary embedding pairs the values of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Value i with value i + half (NeoX).
+    Halves,
+    /// Value 2i with value 2i + 1 (interleaved).
+    Pairs,
+}
+
+/// The heads of a grouped-query attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+}
+
+/// The heads of a gated delta net.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaShape {
+    /// Query and key heads.
+    pub k_heads: usize,
+    /// Value heads; consecutive ones share a key head.
+    pub v_heads: usize,
+    /// Values of a key.
+    pub key_dim: usize,
+    /// Values of a value: a multiple of 16.
+    pub value_dim: usize,
+}
+
+/// Per row and v-head: what the state is multiplied by, and how strongly it is corrected.
+#[derive(Debug, Clone)]
+pub struct DeltaGates {
+    /// `[rows, v_heads]`.
+    pub decay: Tensor,
+    /// `[rows, v_heads]`.
+    pub beta: Tensor,
+}
+
+/// The experts chosen for every row, best first.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// Experts a row.
+    pub top_k: usize,
+    /// `[rows, top_k]`.
+    pub experts: Vec<u32>,
+    /// `[rows, top_k]`.
+    pub weights: Vec<f32>,
+}
+
+/// The three matrices of every expert.
+#[derive(Debug, Default)]
+pub struct ExpertWeights {
+    /// `[inner, hidden]` each.
+    pub gate: Vec<Matrix>,
+    /// `[inner, hidden]` each.
+    pub up: Vec<Matrix>,
+    /// `[hidden, inner]` each.
+    pub down: Vec<Matrix>,
+}
+
+/// What [`Backend::experts`] sums.
+#[derive(Debug)]
+pub struct Experts<'a> {
+    /// The experts a router chooses from.
+    pub routed: &'a ExpertWeights,
+    /// The leaves of the routed down projections.
+    pub fold: &'a Fold,
+    /// The expert that every row uses.
+    pub shared: Option<SharedExpert<'a>>,
+}
+
+/// The expert that every row uses. Its fold has as many leaves as the routed one.
+#[derive(Debug)]
+pub struct SharedExpert<'a> {
+    /// `[inner, hidden]`.
+    pub gate: &'a Matrix,
+    /// `[inner, hidden]`.
+    pub up: &'a Matrix,
+    /// `[hidden, inner]`.
+    pub down: &'a Matrix,
+    /// The leaves of the down projection.
+    pub fold: &'a Fold,
+    /// `[rows, 1]`, before the sigmoid; `None` weighs one.
+    pub weights: Option<Tensor>,
+}

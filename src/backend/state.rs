@@ -1,0 +1,72 @@
+//! What a sequence leaves behind in a layer: keys and values in pages, or the state of a gated delta net.
+
+/// Positions that attention folds in one step; a page of the cache is a whole number of them.
+pub const TILE: usize = 32;
+
+/// Positions of one page of the KV cache.
+pub const PAGE: usize = 2 * TILE;
+
+/// Keys and values of one attention layer, in pages shared by all sequences.
+///
+/// Inside a page, per kv head and tile: keys transposed `[head_dim, TILE]`, then values `[TILE, head_dim]`.
+#[derive(Debug)]
+pub struct KvStore {
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) data: Vec<f32>,
+}
+
+impl KvStore {
+    /// Reserves `pages` pages; memory is touched when positions are written.
+    pub fn new(pages: usize, kv_heads: usize, head_dim: usize) -> Self {
+        Self { kv_heads, head_dim, data: vec![0.0; pages * Self::page_values(kv_heads, head_dim)] }
+    }
+
+    /// f32 values of one page.
+    pub fn page_values(kv_heads: usize, head_dim: usize) -> usize {
+        PAGE * kv_heads * head_dim * 2
+    }
+
+    /// Where the tile of `position` starts for `kv_head`: its keys, then its values.
+    pub(super) fn tile_at(&self, pages: &[u32], kv_head: usize, position: usize) -> usize {
+        let (page, tile) = (pages[position / PAGE] as usize, position % PAGE / TILE);
+        let tile_values = TILE * self.head_dim * 2;
+        ((page * self.kv_heads + kv_head) * (PAGE / TILE) + tile) * tile_values
+    }
+}
+
+/// The recurrent state of one gated delta net layer: one slot a sequence.
+#[derive(Debug)]
+pub struct DeltaStore {
+    pub(super) channels: usize,
+    pub(super) taps: usize,
+    pub(super) state_values: usize,
+    // per slot: the last `taps` inputs of the causal convolution, oldest first, [taps, channels]
+    pub(super) conv: Vec<f32>,
+    // per slot: [v_heads, key_dim, value_dim]
+    pub(super) state: Vec<f32>,
+}
+
+impl DeltaStore {
+    /// Reserves `slots` zeroed states: `taps` past inputs of `channels`, and `state_values` values of recurrent state.
+    pub fn new(slots: usize, channels: usize, taps: usize, state_values: usize) -> Self {
+        let conv = vec![0.0; slots * taps * channels];
+        Self { channels, taps, state_values, conv, state: vec![0.0; slots * state_values] }
+    }
+
+    /// Forgets the sequence in `slot`.
+    pub fn reset(&mut self, slot: usize) {
+        let conv = self.taps * self.channels;
+        self.conv[slot * conv..][..conv].fill(0.0);
+        self.state[slot * self.state_values..][..self.state_values].fill(0.0);
+    }
+}
+
+/// The state of one layer.
+#[derive(Debug)]
+pub enum LayerState {
+    /// Of an attention layer.
+    Kv(KvStore),
+    /// Of a gated delta net layer.
+    Delta(DeltaStore),
+}

@@ -1,0 +1,90 @@
+//! A row-major f32 activation in host-visible memory.
+
+use crate::error::{Error, Result};
+
+/// Activations `[rows, cols]`: f32, row-major, in memory that the host can read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    rows: usize,
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl Tensor {
+    /// Returns zeros of `[rows, cols]`.
+    pub fn zeros(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, data: vec![0.0; rows * cols] }
+    }
+
+    /// Wraps `data` as `[rows, cols]`.
+    ///
+    /// # Errors
+    /// If `data` does not hold exactly that many values.
+    pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self> {
+        if data.len() != rows * cols {
+            return Err(Error::msg(format!("{} values are not a [{rows}, {cols}] tensor", data.len())));
+        }
+        Ok(Self { rows, cols, data })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// All values, row after row.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// All values, row after row.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    /// Row `row`.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.cols..][..self.cols]
+    }
+
+    /// Every row, in order.
+    pub fn rows_iter(&self) -> impl Iterator<Item = &[f32]> {
+        (0..self.rows).map(|row| self.row(row))
+    }
+
+    /// Row `row`.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.data[row * self.cols..][..self.cols]
+    }
+
+    /// Copies, out of every run of `run` columns, the `width` columns from `from` on, and joins them.
+    pub fn head_part(&self, run: usize, from: usize, width: usize) -> Self {
+        let data: Vec<f32> = self.data.chunks_exact(run).flat_map(|head| &head[from..from + width]).copied().collect();
+        Self { rows: self.rows, cols: self.cols / run * width, data }
+    }
+
+    /// Joins tensors of as many rows side by side.
+    pub fn beside(parts: &[&Self]) -> Self {
+        let rows = parts.first().map_or(0, |part| part.rows);
+        let cols = parts.iter().map(|part| part.cols).sum();
+        let data = (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
+        Self { rows, cols, data }
+    }
+
+    /// Copies the named rows.
+    pub fn select_rows(&self, rows: &[usize]) -> Self {
+        let data = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
+        Self { rows: rows.len(), cols: self.cols, data }
+    }
+
+    /// Keeps the first `rows` rows.
+    pub fn truncate_rows(&mut self, rows: usize) {
+        self.rows = self.rows.min(rows);
+        self.data.truncate(self.rows * self.cols);
+    }
+}

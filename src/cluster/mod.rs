@@ -1,0 +1,3 @@
+//! What ties machines together and brings a model to them.
+
+pub mod hub;

@@ -1,0 +1,97 @@
+//! What a checkpoint says about generating with it: sampling values and the tokens that end an answer.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Sampling;
+use crate::error::{Error, Result};
+use crate::models::parse_json;
+
+/// The defaults of a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults {
+    /// Sampling values; greedy unless `do_sample` is set.
+    pub sampling: Sampling,
+    /// End tokens.
+    pub eos: Vec<u32>,
+}
+
+impl Defaults {
+    /// Reads generation_config.json; end tokens it does not name come from config.json.
+    ///
+    /// # Errors
+    /// If a file is unreadable or not JSON, or a value is of the wrong type.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("generation_config.json");
+        let generation = match std::fs::read(&path) {
+            Ok(text) => parse_json(&path, &text)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
+            Err(error) => return Err(Error::io(&path, error)),
+        };
+        let config_path = dir.join("config.json");
+        let text = std::fs::read(&config_path).map_err(|error| Error::io(&config_path, error))?;
+        let config = parse_json(&config_path, &text)?;
+        Self::from_values(&generation, &config)
+    }
+
+    /// As [`Defaults::open`], from parsed files; `generation` may be null.
+    ///
+    /// # Errors
+    /// If a value is of the wrong type.
+    pub fn from_values(generation: &Value, config: &Value) -> Result<Self> {
+        let number = |key: &str| -> Result<Option<f32>> {
+            match generation.get(key) {
+                None | Some(Value::Null) => Ok(None),
+                Some(value) => match value.as_f64() {
+                    Some(number) => Ok(Some(number as f32)),
+                    None => Err(Error::msg(format!("generation_config.json: {key} is {value}, not a number"))),
+                },
+            }
+        };
+        let mut sampling = Sampling::default();
+        if generation.get("do_sample").and_then(Value::as_bool) == Some(true) {
+            sampling.temperature = number("temperature")?.unwrap_or(1.0);
+            sampling.top_p = number("top_p")?.unwrap_or(1.0);
+            sampling.top_k = number("top_k")?.unwrap_or(0.0) as usize;
+            sampling.min_p = number("min_p")?.unwrap_or(0.0);
+        }
+        sampling.repetition_penalty = number("repetition_penalty")?.unwrap_or(1.0);
+        sampling.presence_penalty = number("presence_penalty")?.unwrap_or(0.0);
+        let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
+        let places = [generation.get("eos_token_id"), config.get("eos_token_id"), nested];
+        let eos = places.into_iter().flatten().find(|value| !value.is_null());
+        Ok(Self { sampling, eos: eos.map(ids).transpose()?.unwrap_or_default() })
+    }
+}
+
+fn ids(value: &Value) -> Result<Vec<u32>> {
+    let list = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids: Option<Vec<u32>> = list.iter().map(id).collect();
+    ids.ok_or_else(|| Error::msg(format!("eos_token_id is {value}, not a token id or a list of them")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_generation_config_wins() {
+        let generation = json!({"eos_token_id": [5, 6], "do_sample": true, "temperature": 0.7, "top_k": 20});
+        let defaults = Defaults::from_values(&generation, &json!({"eos_token_id": 4})).unwrap();
+        assert_eq!(defaults.eos, [5, 6]);
+        assert_eq!((defaults.sampling.temperature, defaults.sampling.top_k), (0.7, 20));
+    }
+
+    #[test]
+    fn config_json_fills_in_and_greedy_is_the_default() {
+        let nested = json!({"text_config": {"eos_token_id": 4}});
+        let defaults = Defaults::from_values(&json!({"temperature": 0.7}), &nested).unwrap();
+        assert_eq!(defaults.eos, [4]);
+        assert_eq!(defaults.sampling, Sampling::default());
+        assert!(Defaults::from_values(&json!({"eos_token_id": "x"}), &nested).is_err());
+    }
+}

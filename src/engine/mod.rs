@@ -1,0 +1,14 @@
+//! Running a model: sequences and their pages, prefill and decode, sampling, scoring.
+
+mod defaults;
+mod generate;
+mod pages;
+mod sampler;
+mod score;
+mod session;
+
+pub use defaults::Defaults;
+pub use generate::{Event, Finish, Generated, Request, Timings, generate};
+pub use sampler::{Sampler, Sampling};
+pub use score::{Score, score};
+pub use session::{Engine, Sequence, Wanted};

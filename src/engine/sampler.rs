@@ -1,0 +1,211 @@
+//! From logits to a token: penalties, temperature, top-k, top-p, min-p, and randomness that is a function of position.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sampling {
+    /// 0 takes the most likely token.
+    pub temperature: f32,
+    /// Keep the most likely tokens until their probabilities reach this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Drop tokens less likely than this times the most likely one.
+    pub min_p: f32,
+    /// Subtracted from the logits of tokens that were generated already.
+    pub presence_penalty: f32,
+    /// Divides (or, below zero, multiplies) the logits of tokens that are in the prompt or were generated.
+    pub repetition_penalty: f32,
+    /// Equal seeds give equal texts.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    /// The most likely token, always.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// Chooses the tokens of one sequence.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    sequence: u64,
+    seen: BTreeSet<u32>,
+    generated: BTreeSet<u32>,
+}
+
+impl Sampler {
+    /// A sampler for sequence number `sequence` of a run.
+    pub fn new(sampling: Sampling, sequence: u64) -> Self {
+        Self { sampling, sequence, seen: BTreeSet::new(), generated: BTreeSet::new() }
+    }
+
+    /// Counts `tokens` as part of the prompt.
+    pub fn accept_prompt(&mut self, tokens: &[u32]) {
+        self.seen.extend(tokens);
+    }
+
+    /// Chooses the token at `position` from `logits` and counts it as generated.
+    pub fn choose(&mut self, logits: &[f32], position: usize) -> u32 {
+        let mut logits = logits.to_vec();
+        self.penalise(&mut logits);
+        let token = if self.sampling.temperature > 0.0 { self.draw(&logits, position) } else { argmax(&logits) };
+        self.seen.insert(token);
+        self.generated.insert(token);
+        token
+    }
+
+    fn penalise(&self, logits: &mut [f32]) {
+        let Sampling { repetition_penalty, presence_penalty, .. } = self.sampling;
+        if repetition_penalty != 1.0 {
+            change(logits, &self.seen, |x| if x < 0.0 { x * repetition_penalty } else { x / repetition_penalty });
+        }
+        if presence_penalty != 0.0 {
+            change(logits, &self.generated, |x| x - presence_penalty);
+        }
+    }
+
+    fn draw(&self, logits: &[f32], position: usize) -> u32 {
+        let mut kept = self.candidates(logits);
+        let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+        let mut left = uniform(self.sampling.seed, self.sequence, position as u64) * total;
+        for (token, weight) in &kept {
+            left -= weight;
+            if left < 0.0 {
+                return *token;
+            }
+        }
+        kept.pop().map_or(0, |(token, _)| token)
+    }
+
+    /// The tokens that may be drawn, most likely first, with weights relative to the first.
+    fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+        let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if top_k > 0 && top_k < order.len() {
+            order.select_nth_unstable_by(top_k - 1, by_logit);
+            order.truncate(top_k);
+        }
+        order.sort_unstable_by(by_logit);
+        let Some(best) = order.first().map(|token| logits[*token as usize]) else { return Vec::new() };
+        let weight = |token: u32| libm::exp(f64::from(logits[token as usize] - best) / f64::from(temperature));
+        let mut kept: Vec<(u32, f64)> = order.into_iter().map(|token| (token, weight(token))).collect();
+        if top_p < 1.0 {
+            let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+            let mut before = 0.0;
+            let enough = |(_, weight): &(u32, f64)| {
+                let reached = before >= f64::from(top_p) * total;
+                before += weight;
+                reached
+            };
+            let count = kept.iter().position(enough).unwrap_or(kept.len());
+            kept.truncate(count.max(1));
+        }
+        kept.retain(|(_, weight)| *weight >= f64::from(min_p));
+        kept
+    }
+}
+
+fn change(logits: &mut [f32], tokens: &BTreeSet<u32>, f: impl Fn(f32) -> f32) {
+    for token in tokens {
+        if let Some(logit) = logits.get_mut(*token as usize) {
+            *logit = f(*logit);
+        }
+    }
+}
+
+/// The largest logit, the lower index among equals.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// A number in [0, 1) that is a function of its three arguments (SplitMix64's finaliser, chained).
+fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
+    let mix = |z: u64| {
+        let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let word = mix(mix(mix(seed) ^ sequence) ^ position);
+    (word >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
+
+    fn sampler(sampling: Sampling) -> Sampler {
+        Sampler::new(sampling, 0)
+    }
+
+    fn kept(sampling: Sampling) -> Vec<u32> {
+        sampler(sampling).candidates(&LOGITS).into_iter().map(|(token, _)| token).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals() {
+        assert_eq!(sampler(Sampling::default()).choose(&LOGITS, 0), 1);
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let base = Sampling { temperature: 1.0, ..Sampling::default() };
+        assert_eq!(kept(base.clone()), [1, 3, 2, 0, 4]);
+        assert_eq!(kept(Sampling { top_k: 3, ..base.clone() }), [1, 3, 2]);
+        // probabilities .399 .399 .147 .054 .007: two reach .7, three reach .8
+        assert_eq!(kept(Sampling { top_p: 0.7, ..base.clone() }), [1, 3]);
+        assert_eq!(kept(Sampling { top_p: 0.8, ..base.clone() }), [1, 3, 2]);
+        assert_eq!(kept(Sampling { top_p: 0.0, ..base.clone() }), [1]);
+        // relative to the best: 1, 1, .368, .135, .018
+        assert_eq!(kept(Sampling { min_p: 0.2, ..base.clone() }), [1, 3, 2]);
+        assert_eq!(kept(Sampling { min_p: 0.2, temperature: 0.5, ..base }), [1, 3]);
+    }
+
+    #[test]
+    fn penalties_look_at_prompt_and_answer() {
+        let mut sampler = sampler(Sampling { repetition_penalty: 2.0, presence_penalty: 2.5, ..Sampling::default() });
+        sampler.accept_prompt(&[1]);
+        // 1.5 for token 1 (prompt), so 3; then 3 has 3/2 - 2.5 and token 2 is the best
+        assert_eq!(sampler.choose(&LOGITS, 0), 3);
+        assert_eq!(sampler.choose(&LOGITS, 1), 2);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities_and_the_seed() {
+        let sampling = Sampling { temperature: 1.0, top_k: 3, ..Sampling::default() };
+        let draw = |seed, position| {
+            let sampling = Sampling { seed, ..sampling.clone() };
+            sampler(sampling).choose(&LOGITS, position)
+        };
+        let drawn: Vec<u32> = (0..20_000).map(|position| draw(7, position)).collect();
+        assert_eq!(drawn, (0..20_000).map(|position| draw(7, position)).collect::<Vec<_>>());
+        assert_ne!(drawn, (0..20_000).map(|position| draw(8, position)).collect::<Vec<_>>());
+        for (token, expected) in [(1, 0.4223), (3, 0.4223), (2, 0.1554)] {
+            let share = drawn.iter().filter(|drawn| **drawn == token).count() as f64 / 20_000.0;
+            assert!((share - expected).abs() < 0.015, "{token}: {share}");
+        }
+    }
+}

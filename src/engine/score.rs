@@ -1,0 +1,56 @@
+//! How well a model predicts given tokens: perplexity and its standard error.
+
+use serde::Serialize;
+
+use super::Engine;
+use crate::backend::Tensor;
+use crate::error::{Error, Result};
+
+/// The result of scoring a text.
+#[derive(Debug, Clone, Serialize)]
+pub struct Score {
+    /// Tokens given.
+    pub tokens: usize,
+    /// Tokens predicted: all but the first of every window.
+    pub predicted: usize,
+    /// Mean negative log-likelihood a token, in nats.
+    pub mean_nll: f64,
+    /// exp(mean_nll).
+    pub perplexity: f64,
+    /// Standard error of the perplexity (delta method).
+    pub standard_error: f64,
+}
+
+/// Scores `tokens` in windows of the engine's context; `each` is handed all logits in order (`[rows, vocab]`).
+///
+/// # Errors
+/// If there are fewer than two tokens, or as [`Engine::forward`], or what `each` returns.
+pub fn score(engine: &mut Engine, tokens: &[u32], each: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<Score> {
+    if tokens.len() < 2 {
+        return Err(Error::msg(format!("{} tokens are too few to score, two are needed", tokens.len())));
+    }
+    let mut losses = Vec::new();
+    for window in tokens.chunks(engine.context()) {
+        let mut sequence = engine.start()?;
+        let mut targets = window[1..].iter();
+        let result = engine.logits(&mut sequence, window, &mut |logits| {
+            losses.extend(logits.rows_iter().zip(targets.by_ref()).map(|(row, target)| nll(row, *target)));
+            each(logits)
+        });
+        engine.end(sequence);
+        result?;
+    }
+    let count = losses.len() as f64;
+    let mean = losses.iter().sum::<f64>() / count;
+    let variance = losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    let perplexity = libm::exp(mean);
+    let standard_error = perplexity * (variance / count).sqrt();
+    Ok(Score { tokens: tokens.len(), predicted: losses.len(), mean_nll: mean, perplexity, standard_error })
+}
+
+/// −log softmax(logits)[target].
+fn nll(logits: &[f32], target: u32) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| libm::exp(f64::from(logit - max))).sum();
+    libm::log(sum) + f64::from(max) - f64::from(logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY))
+}

@@ -1,0 +1,184 @@
+//! Sequences on a model: their slots and pages, and forward passes over them.
+
+use super::pages::PagePool;
+use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
+use crate::comm::Communicator;
+use crate::error::{Error, Result};
+use crate::models::Model;
+use crate::nn::Observer;
+
+/// Rows of one forward pass over a prompt.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// A model with room for sequences.
+pub struct Engine {
+    model: Model,
+    backend: Box<dyn Backend>,
+    comm: Communicator,
+    states: Vec<LayerState>,
+    pages: PagePool,
+    slots: Vec<usize>,
+    context: usize,
+    chunk: usize,
+}
+
+/// One sequence: how many positions it has, and where they are kept.
+#[derive(Debug)]
+pub struct Sequence {
+    slot: usize,
+    len: usize,
+    pages: Vec<u32>,
+}
+
+impl Sequence {
+    /// Positions that were run.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was run yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// The rows whose logits a caller wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The last row of every run.
+    Last,
+    /// Every row.
+    All,
+}
+
+impl Engine {
+    /// Makes room for `slots` sequences of up to `context` positions each.
+    pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, slots: usize) -> Self {
+        let pages = PagePool::new(context.next_multiple_of(PAGE) * slots);
+        let states = model.decoder.states(pages.total(), slots);
+        let comm = Communicator::solo();
+        Self { model, backend, comm, states, pages, slots: (0..slots).rev().collect(), context, chunk: PREFILL_CHUNK }
+    }
+
+    /// Runs prompts `rows` rows at a time; the logits do not depend on it.
+    #[must_use]
+    pub fn with_chunk(mut self, rows: usize) -> Self {
+        self.chunk = rows.max(1);
+        self
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What runs the model, for people.
+    pub fn backend_name(&self) -> String {
+        self.backend.name()
+    }
+
+    /// Positions a sequence can have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Starts an empty sequence.
+    ///
+    /// # Errors
+    /// If all slots are taken.
+    pub fn start(&mut self) -> Result<Sequence> {
+        let slot = self.slots.pop().ok_or_else(|| Error::msg("all sequence slots are taken"))?;
+        for state in &mut self.states {
+            if let LayerState::Delta(store) = state {
+                store.reset(slot);
+            }
+        }
+        Ok(Sequence { slot, len: 0, pages: Vec::new() })
+    }
+
+    /// Ends a sequence.
+    pub fn end(&mut self, mut sequence: Sequence) {
+        self.pages.release(&mut sequence.pages);
+        self.slots.push(sequence.slot);
+    }
+
+    /// Appends tokens to sequences and returns the logits that are wanted, run after run: `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// If a sequence would outgrow its context, a token is not in the vocabulary, or the logits are not numbers.
+    pub fn forward(
+        &mut self,
+        runs: &mut [(&mut Sequence, &[u32])],
+        wanted: Wanted,
+        observer: Option<Observer<'_>>,
+    ) -> Result<Tensor> {
+        let (mut batch, mut ids, mut rows) = (Batch::default(), Vec::new(), Vec::new());
+        for (sequence, tokens) in runs.iter_mut() {
+            let len = sequence.len + tokens.len();
+            if len > self.context {
+                let error = format!("{len} positions do not fit a context of {}", self.context);
+                return Err(Error::msg(error).hint("raise --ctx or shorten the prompt"));
+            }
+            self.pages.extend(&mut sequence.pages, len)?;
+            batch.push(sequence.slot, sequence.len, tokens.len(), &sequence.pages);
+            ids.extend_from_slice(tokens);
+            match wanted {
+                Wanted::All => rows.extend(ids.len() - tokens.len()..ids.len()),
+                Wanted::Last => rows.push(ids.len() - 1),
+            }
+        }
+        let on = (self.backend.as_ref(), &mut self.comm);
+        let logits = self.model.decoder.forward(&ids, &rows, &batch, &mut self.states, on, observer)?;
+        for (sequence, tokens) in runs.iter_mut() {
+            sequence.len += tokens.len();
+        }
+        if logits.data().iter().any(|logit| !logit.is_finite()) {
+            return Err(self.model.explain_nan());
+        }
+        Ok(logits)
+    }
+
+    /// Appends a prompt in chunks; returns the logits of its last token, `[1, vocab]`.
+    ///
+    /// `progress` is told how many tokens are done, and says whether to go on: `None` is returned if not.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; also if `tokens` is empty.
+    pub fn prefill(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Tensor>> {
+        if tokens.is_empty() {
+            return Err(Error::msg("the prompt has no tokens").hint("give some text with --prompt"));
+        }
+        let mut done = 0;
+        let mut last = None;
+        for chunk in tokens.chunks(self.chunk) {
+            last = Some(self.forward(&mut [(&mut *sequence, chunk)], Wanted::Last, None)?);
+            done += chunk.len();
+            if !progress(done) {
+                return Ok(None);
+            }
+        }
+        Ok(last)
+    }
+
+    /// Appends `tokens` in chunks and hands every chunk's logits (`[rows, vocab]`) to `each`.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`], or what `each` returns.
+    pub fn logits(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        each: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        for chunk in tokens.chunks(self.chunk) {
+            let logits = self.forward(&mut [(&mut *sequence, chunk)], Wanted::All, None)?;
+            each(&logits)?;
+        }
+        Ok(())
+    }
+}

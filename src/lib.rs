@@ -1,0 +1,11 @@
+#![doc = include_str!("README.md")]
+
+pub mod backend;
+pub mod comm;
+pub mod engine;
+pub mod error;
+pub mod models;
+pub mod nn;
+pub mod partition;
+pub mod text;
+pub mod weights;

@@ -1,0 +1,86 @@
+//! Qwen3.5 and 3.6, dense and with experts: gated delta nets, every fourth layer gated attention, norms around one.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::common::{MoeKeys, at_least_one, bad_config, read};
+use super::hybrid::Hybrid;
+use super::{Architecture, Geometry};
+use crate::error::Result;
+use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig};
+
+#[derive(Debug, Deserialize)]
+struct Qwen35 {
+    #[serde(flatten)]
+    hybrid: Hybrid,
+    intermediate_size: Option<usize>,
+    shared_expert_intermediate_size: Option<usize>,
+    #[serde(skip)]
+    moe: Option<MoeKeys>,
+    #[serde(skip)]
+    prefix: &'static str,
+}
+
+/// Reads a `qwen3_5` or `qwen3_5_moe` config, whose text model is nested and whose vision model is left alone.
+pub(super) fn read_wrapped(config: &Value) -> Result<Box<dyn Architecture>> {
+    let Some(text) = config.get("text_config") else {
+        return Err(bad_config("missing field `text_config`".to_owned()));
+    };
+    parse(text, "model.language_model.", config.get("tie_word_embeddings").and_then(Value::as_bool))
+}
+
+/// Reads a `qwen3_5_text` or `qwen3_5_moe_text` config.
+pub(super) fn read_text(config: &Value) -> Result<Box<dyn Architecture>> {
+    parse(config, "model.", None)
+}
+
+fn parse(text: &Value, prefix: &'static str, tied: Option<bool>) -> Result<Box<dyn Architecture>> {
+    let mut model: Qwen35 = read(text)?;
+    model.prefix = prefix;
+    model.hybrid.common = model.hybrid.common.tied(tied);
+    model.hybrid.validate()?;
+    if text.get("num_experts").is_some() {
+        let moe: MoeKeys = read(text)?;
+        moe.validate()?;
+        model.moe = Some(moe);
+    } else {
+        at_least_one("intermediate_size", model.intermediate_size.unwrap_or(0))?;
+    }
+    Ok(Box::new(model))
+}
+
+impl Architecture for Qwen35 {
+    fn geometry(&self) -> Geometry {
+        self.hybrid.common.geometry()
+    }
+
+    fn load(&self, loader: &Loader<'_>) -> Result<Decoder> {
+        let common = &self.hybrid.common;
+        common.decoder(loader, self.prefix, Centre::One, |i, prefix| {
+            let mixer = self.hybrid.mixer(loader, i, prefix, DeltaLayout::Split)?;
+            let at = format!("{prefix}.mlp");
+            let feed_forward: Box<dyn FeedForward> = match &self.moe {
+                Some(moe) => Box::new(Moe::load(
+                    loader,
+                    &at,
+                    MoeConfig {
+                        hidden: common.hidden_size,
+                        experts: moe.num_experts,
+                        top_k: moe.num_experts_per_tok,
+                        inner: moe.moe_intermediate_size,
+                        shared_inner: self.shared_expert_intermediate_size,
+                        normalise: true,
+                    },
+                )?),
+                None => Box::new(Mlp::load(loader, &at, common.hidden_size, self.intermediate_size.unwrap_or(0))?),
+            };
+            Ok((mixer, feed_forward))
+        })
+    }
+
+    fn skipped(&self) -> Vec<&'static str> {
+        let mut skipped = vec!["model.visual.", "mtp."];
+        skipped.extend(self.hybrid.common.spare());
+        skipped
+    }
+}

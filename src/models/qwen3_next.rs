@@ -1,0 +1,64 @@
+//! Qwen3-Next: Qwen3.5's predecessor, with fused input projections and experts in every layer.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::common::{MoeKeys, at_least_one, read};
+use super::hybrid::Hybrid;
+use super::{Architecture, Geometry};
+use crate::error::Result;
+use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig};
+
+#[derive(Debug, Deserialize)]
+struct Qwen3Next {
+    #[serde(flatten)]
+    hybrid: Hybrid,
+    #[serde(flatten)]
+    moe: MoeKeys,
+    intermediate_size: usize,
+    shared_expert_intermediate_size: usize,
+}
+
+/// Reads a `qwen3_next` config.
+pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
+    let next: Qwen3Next = read(config)?;
+    next.hybrid.validate()?;
+    next.moe.validate()?;
+    at_least_one("intermediate_size", next.intermediate_size)?;
+    at_least_one("shared_expert_intermediate_size", next.shared_expert_intermediate_size)?;
+    Ok(Box::new(next))
+}
+
+impl Architecture for Qwen3Next {
+    fn geometry(&self) -> Geometry {
+        self.hybrid.common.geometry()
+    }
+
+    fn load(&self, loader: &Loader<'_>) -> Result<Decoder> {
+        let (common, moe) = (&self.hybrid.common, &self.moe);
+        let experts = MoeConfig {
+            hidden: common.hidden_size,
+            experts: moe.num_experts,
+            top_k: moe.num_experts_per_tok,
+            inner: moe.moe_intermediate_size,
+            shared_inner: Some(self.shared_expert_intermediate_size),
+            normalise: moe.norm_topk_prob,
+        };
+        common.decoder(loader, "model.", Centre::One, |i, prefix| {
+            let mixer = self.hybrid.mixer(loader, i, prefix, DeltaLayout::Fused)?;
+            let at = format!("{prefix}.mlp");
+            let feed_forward: Box<dyn FeedForward> = if moe.is_sparse(i) {
+                Box::new(Moe::load(loader, &at, experts)?)
+            } else {
+                Box::new(Mlp::load(loader, &at, common.hidden_size, self.intermediate_size)?)
+            };
+            Ok((mixer, feed_forward))
+        })
+    }
+
+    fn skipped(&self) -> Vec<&'static str> {
+        let mut skipped = vec!["mtp."];
+        skipped.extend(self.hybrid.common.spare());
+        skipped
+    }
+}

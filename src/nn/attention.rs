@@ -1,0 +1,96 @@
+//! Grouped-query attention with the options of the Qwen and Llama families.
+
+use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
+use crate::backend::{AttentionShape, KvStore, LayerState, RopeStyle, Tensor};
+use crate::error::{Error, Result};
+
+/// What distinguishes one family's attention from another's.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionConfig {
+    /// Features of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    /// RMSNorm on every query and key head before the rotation: its epsilon and centre.
+    pub qk_norm: Option<(f32, Centre)>,
+    /// q_proj also yields, per head, a gate whose sigmoid multiplies the output.
+    pub output_gate: bool,
+    /// How the rotation pairs values.
+    pub rope: RopeStyle,
+}
+
+/// softmax(q kᵀ / √d) v over the paged cache.
+#[derive(Debug)]
+pub struct Attention {
+    config: AttentionConfig,
+    q: ColumnLinear,
+    k: ColumnLinear,
+    v: ColumnLinear,
+    o: RowLinear,
+    norms: Option<(RmsNorm, RmsNorm)>,
+}
+
+impl Attention {
+    /// Loads `<prefix>.{q,k,v,o}_proj` and the norms that `config` asks for.
+    ///
+    /// # Errors
+    /// If a tensor is missing or misshapen.
+    pub fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
+        let AttentionConfig { hidden, heads, kv_heads, head_dim, qkv_bias, .. } = config;
+        let column = |name: &str, out: usize| {
+            ColumnLinear::load(loader, &format!("{prefix}.{name}"), out, hidden, qkv_bias)
+        };
+        let norm = |name: &str, (eps, centre)| {
+            RmsNorm::load(loader, &format!("{prefix}.{name}.weight"), head_dim, eps, centre)
+        };
+        let q_width = heads * head_dim * if config.output_gate { 2 } else { 1 };
+        let norms = config.qk_norm.map(|how| Ok::<_, Error>((norm("q_norm", how)?, norm("k_norm", how)?))).transpose()?;
+        Ok(Self {
+            config,
+            q: column("q_proj", q_width)?,
+            k: column("k_proj", kv_heads * head_dim)?,
+            v: column("v_proj", kv_heads * head_dim)?,
+            o: RowLinear::load(loader, &format!("{prefix}.o_proj"), hidden, heads * head_dim, head_dim)?,
+            norms,
+        })
+    }
+}
+
+impl Mixer for Attention {
+    fn forward(&self, x: &Tensor, state: &mut LayerState, cx: &mut Context<'_>) -> Result<Tensor> {
+        let LayerState::Kv(store) = state else { return Err(Error::msg("an attention layer needs a KV store")) };
+        let AttentionConfig { heads, kv_heads, head_dim, rope, .. } = self.config;
+        let mut q = self.q.forward(x, cx)?;
+        let gate = self.config.output_gate.then(|| {
+            // per head: the query, then its gate
+            let gate = q.head_part(2 * head_dim, head_dim, head_dim);
+            q = q.head_part(2 * head_dim, 0, head_dim);
+            gate
+        });
+        let mut k = self.k.forward(x, cx)?;
+        let v = self.v.forward(x, cx)?;
+        if let Some((q_norm, k_norm)) = &self.norms {
+            q = q_norm.forward(&q, cx);
+            k = k_norm.forward(&k, cx);
+        }
+        cx.backend.rope(&mut q, head_dim, cx.rope, rope);
+        cx.backend.rope(&mut k, head_dim, cx.rope, rope);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let shape = AttentionShape { heads, kv_heads, scale };
+        let mut y = cx.backend.attention(&q, &k, &v, store, cx.batch, &shape);
+        if let Some(gate) = gate {
+            cx.backend.gate_sigmoid(&mut y, &gate);
+        }
+        self.o.forward(&y, cx)
+    }
+
+    fn state(&self, pages: usize, _slots: usize) -> LayerState {
+        LayerState::Kv(KvStore::new(pages, self.config.kv_heads, self.config.head_dim))
+    }
+}

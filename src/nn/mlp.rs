@@ -1,0 +1,36 @@
+//! The dense SwiGLU feed-forward layer.
+
+use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
+use crate::backend::Tensor;
+use crate::error::Result;
+
+/// down(silu(gate x) · up x).
+#[derive(Debug)]
+pub struct Mlp {
+    gate: ColumnLinear,
+    up: ColumnLinear,
+    down: RowLinear,
+}
+
+impl Mlp {
+    /// Loads `<prefix>.{gate,up,down}_proj`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or misshapen.
+    pub fn load(loader: &Loader<'_>, prefix: &str, hidden: usize, inner: usize) -> Result<Self> {
+        let column = |name: &str| ColumnLinear::load(loader, &format!("{prefix}.{name}"), inner, hidden, false);
+        Ok(Self {
+            gate: column("gate_proj")?,
+            up: column("up_proj")?,
+            down: RowLinear::load(loader, &format!("{prefix}.down_proj"), hidden, inner, RowLinear::COLUMNS)?,
+        })
+    }
+}
+
+impl FeedForward for Mlp {
+    fn forward(&self, x: &Tensor, cx: &mut Context<'_>) -> Result<Tensor> {
+        let gate = self.gate.forward(x, cx)?;
+        let up = self.up.forward(x, cx)?;
+        self.down.forward(&cx.backend.swiglu(gate, &up), cx)
+    }
+}

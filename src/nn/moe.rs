@@ -1,0 +1,120 @@
+//! Mixture of SwiGLU experts, cut by columns like any feed-forward layer: every rank works on every chosen expert.
+
+use super::linear::all_reduce;
+use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
+use crate::backend::{ExpertWeights, Experts, SharedExpert, Tensor};
+use crate::error::Result;
+use crate::partition::{Fold, Leaves, MAX_LEAVES};
+use crate::weights::Matrix;
+
+/// The shape of a mixture of experts.
+#[derive(Debug, Clone, Copy)]
+pub struct MoeConfig {
+    /// Features of the residual stream.
+    pub hidden: usize,
+    /// Experts to choose from.
+    pub experts: usize,
+    /// Experts a token.
+    pub top_k: usize,
+    /// Columns of an expert.
+    pub inner: usize,
+    /// Columns of the shared expert, if there is one.
+    pub shared_inner: Option<usize>,
+    /// Weights of the chosen experts are scaled to sum to one.
+    pub normalise: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+    fold: Fold,
+    // its sigmoid weighs the shared expert
+    weight: ColumnLinear,
+}
+
+/// A router and its experts.
+#[derive(Debug)]
+pub struct Moe {
+    config: MoeConfig,
+    router: ColumnLinear,
+    routed: ExpertWeights,
+    fold: Fold,
+    shared: Option<Shared>,
+}
+
+impl Moe {
+    /// Loads `<prefix>.gate`, `<prefix>.experts` (fused or one by one), and the shared expert with its gate.
+    ///
+    /// # Errors
+    /// If a tensor is missing or misshapen.
+    pub fn load(loader: &Loader<'_>, prefix: &str, config: MoeConfig) -> Result<Self> {
+        let MoeConfig { hidden, experts, inner, shared_inner, .. } = config;
+        // the shared expert joins the routed ones leaf by leaf, so both are cut into as many leaves
+        let units = |inner: usize| inner.div_ceil(RowLinear::COLUMNS);
+        let parts = shared_inner.map_or(MAX_LEAVES, |shared| units(shared).min(units(inner)).min(MAX_LEAVES));
+        let fold = |inner| Fold::whole(Leaves::into_parts(inner, RowLinear::COLUMNS, parts));
+        let shared = shared_inner.map(|inner| -> Result<Shared> {
+            let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.shared_expert"), hidden, inner)?;
+            let weight = ColumnLinear::load(loader, &format!("{prefix}.shared_expert_gate"), 1, hidden, false)?;
+            Ok(Shared { gate, up, down, fold: fold(inner), weight })
+        });
+        Ok(Self {
+            config,
+            router: ColumnLinear::load(loader, &format!("{prefix}.gate"), experts, hidden, false)?,
+            routed: load_experts(loader, &format!("{prefix}.experts"), &config)?,
+            fold: fold(inner),
+            shared: shared.transpose()?,
+        })
+    }
+}
+
+fn swiglu_weights(loader: &Loader<'_>, prefix: &str, hidden: usize, inner: usize) -> Result<[Matrix; 3]> {
+    let matrix = |name: &str, out, width| loader.matrix(&format!("{prefix}.{name}.weight"), out, width);
+    Ok([matrix("gate_proj", inner, hidden)?, matrix("up_proj", inner, hidden)?, matrix("down_proj", hidden, inner)?])
+}
+
+fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig) -> Result<ExpertWeights> {
+    let MoeConfig { hidden, experts, inner, .. } = *config;
+    let mut weights = ExpertWeights::default();
+    let fused = format!("{prefix}.gate_up_proj");
+    if loader.has(&fused) {
+        let gate_up = loader.stored(&fused, &[experts, 2 * inner, hidden])?;
+        let down = loader.stored(&format!("{prefix}.down_proj"), &[experts, hidden, inner])?;
+        for expert in 0..experts {
+            let both = gate_up.entry(expert);
+            weights.gate.push(both.rows(0..inner).into_matrix()?);
+            weights.up.push(both.rows(inner..2 * inner).into_matrix()?);
+            weights.down.push(down.entry(expert).into_matrix()?);
+        }
+        return Ok(weights);
+    }
+    for expert in 0..experts {
+        let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.{expert}"), hidden, inner)?;
+        weights.gate.push(gate);
+        weights.up.push(up);
+        weights.down.push(down);
+    }
+    Ok(weights)
+}
+
+impl FeedForward for Moe {
+    fn forward(&self, x: &Tensor, cx: &mut Context<'_>) -> Result<Tensor> {
+        let logits = self.router.forward(x, cx)?;
+        let routes = cx.backend.route(&logits, self.config.top_k, self.config.normalise);
+        let shared = match &self.shared {
+            None => None,
+            Some(shared) => Some(SharedExpert {
+                gate: &shared.gate,
+                up: &shared.up,
+                down: &shared.down,
+                fold: &shared.fold,
+                weights: Some(shared.weight.forward(x, cx)?),
+            }),
+        };
+        let experts = Experts { routed: &self.routed, fold: &self.fold, shared };
+        let partial = cx.backend.experts(x, &routes, &experts)?;
+        all_reduce(partial, &self.fold, x.rows(), cx)
+    }
+}

@@ -1,0 +1,15 @@
+//! Text on both sides of the model: tokenizer, chat template, streaming detokeniser, reasoning splitter.
+
+mod clock;
+mod message;
+mod python;
+mod reasoning;
+mod stream;
+mod template;
+mod tokenizer;
+
+pub use message::{Content, FunctionCall, Message, Role, ToolCall};
+pub use reasoning::{Part, Reasoning};
+pub use stream::Stream;
+pub use template::{RenderOptions, Template};
+pub use tokenizer::Tokenizer;

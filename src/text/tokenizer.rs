@@ -1,0 +1,140 @@
+//! A model's vocabulary: `tokenizer.json` read into an encoder and a decoder.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::Deserialize;
+use tokenizers::DecoderWrapper;
+
+use super::Stream;
+use crate::error::{Context, Error, Result};
+
+const FILE: &str = "tokenizer.json";
+const TIKTOKEN: &str = "tiktoken.model";
+
+/// Turns text into token ids and back, exactly as the model was trained with.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: HashSet<u32>,
+    size: usize,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in `dir`. Any truncation or padding the file asks for is switched off.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(absent(dir)),
+            Err(error) => return Err(Error::io(&path, error)),
+        };
+        let mut inner = parse(&bytes)
+            .with_context(|| format!("`{}`", path.display()))
+            .map_err(|error| error.hint("fetch the file again from the model's repository"))?;
+        inner.with_padding(None).with_truncation(None).map_err(foreign)?;
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { inner, special, size })
+    }
+
+    /// Returns the ids of `text`. Special tokens written out in the text become their ids;
+    /// `add_special` also adds what the file's post-processor puts around a text (a BOS, say).
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding =
+            self.inner.encode_fast(text, add_special).map_err(foreign).context("cannot tokenise the text")?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Returns the text of `ids`, leaving special tokens out if `skip_special`. Ids outside the vocabulary
+    /// give nothing; bytes that are not UTF-8 give U+FFFD.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(foreign).context("cannot decode the tokens")
+    }
+
+    /// Returns the id of a whole token, written as the vocabulary writes it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Returns a token as the vocabulary writes it (byte-level alphabet, not text).
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Returns the highest id plus one; the embedding's rows from there on are padding.
+    pub fn vocab_size(&self) -> usize {
+        self.size
+    }
+
+    /// Returns whether `id` is an added token marked `special`.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// Returns a detokeniser that takes one id at a time.
+    pub fn stream(&self, skip_special: bool) -> Stream<'_> {
+        Stream::new(self, skip_special)
+    }
+
+    /// Returns the token that `decode` would decode for `id`, if any.
+    pub(super) fn visible(&self, id: u32, skip_special: bool) -> Option<String> {
+        // The library skips by the token's text, not by its id.
+        self.token(id).filter(|token| !skip_special || !self.inner.get_added_vocabulary().is_special_token(token))
+    }
+
+    /// Returns whether each token stands for its own bytes, whatever its neighbours are.
+    pub(super) fn is_byte_level(&self) -> bool {
+        matches!(self.inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// The part of the file whose ids the library does not take as written.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
+    let tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(foreign)?;
+    let file: File = serde_json::from_slice(bytes).map_err(Error::from_std)?;
+    // The library numbers added tokens in the order of the file and only logs a difference.
+    for Added { id, content } in file.added_tokens {
+        if tokenizer.token_to_id(&content) != Some(id) {
+            let error = Error::msg(format_args!("added token `{content}` cannot have the id {id}, which leaves a gap"));
+            return Err(error.hint("add a filler token for every id that is left out"));
+        }
+    }
+    Ok(tokenizer)
+}
+
+fn foreign(error: impl Display) -> Error {
+    Error::msg(error)
+}
+
+fn absent(dir: &Path) -> Error {
+    if dir.join(TIKTOKEN).exists() {
+        return Error::msg(format_args!(
+            "`{}` has only `{TIKTOKEN}`, and tiktoken vocabularies are not supported yet",
+            dir.display()
+        ))
+        .hint(format_args!("put a `{FILE}` made from the same vocabulary beside it"));
+    }
+    Error::msg(format_args!("`{}` does not exist", dir.join(FILE).display()))
+        .hint(format_args!("fetch `{FILE}` from the model's repository, or check the path"))
+}

@@ -1,0 +1,195 @@
+//! A directory of safetensors: the index, the mapped files, and where every tensor lies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::header::{Entry, parse_header};
+use super::stored::{Dtype, Source, Stored};
+use crate::error::{Context, Error, Result};
+
+/// The name of the index of a checkpoint in several files.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Mapped safetensors files. Nothing is copied: tensors are slices of the mappings.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<Shard>,
+    // tensor name → file and entry
+    tensors: BTreeMap<String, (usize, Entry)>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    bytes: Bytes,
+    header: usize,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Maps the safetensors files of `dir`: those its index names, or else all there are.
+    ///
+    /// # Errors
+    /// Naming the file (and the tensor) that is missing, unreadable, damaged, or not what the index says.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let index = read_index(dir)?;
+        let names: Vec<String> = match &index {
+            Some(index) => index.weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            None => list(dir)?,
+        };
+        let mut files = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for name in names {
+            let path = dir.join(&name);
+            let bytes = map(&path)?;
+            let header = parse_header(&bytes).with_context(|| format!("`{}`", path.display()))?;
+            for (tensor, entry) in header.tensors {
+                let listed = index.as_ref().map(|index| index.weight_map.get(&tensor));
+                match listed {
+                    Some(Some(file)) if *file != name => continue,
+                    Some(None) => {
+                        let error = format!("`{}`: tensor `{tensor}` is not in the index", path.display());
+                        return Err(Error::msg(error).hint(format!("`{INDEX}` and the files do not belong together")));
+                    }
+                    _ => {}
+                }
+                if let Some((other, _)) = tensors.insert(tensor.clone(), (files.len(), entry)) {
+                    let other: &Shard = &files[other];
+                    let error = format!("tensor `{tensor}` is in `{}` and `{}`", other.path.display(), path.display());
+                    return Err(Error::msg(error).hint("keep one checkpoint in a directory"));
+                }
+            }
+            files.push(Shard { path, bytes, header: header.len });
+        }
+        if let Some(index) = index {
+            if let Some((tensor, file)) = index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
+                let error = format!("tensor `{tensor}` is not in `{}`, where the index puts it", dir.join(file).display());
+                return Err(Error::msg(error).hint("fetch that file again"));
+            }
+        }
+        Ok(Self { files, tensors })
+    }
+
+    /// The bytes of all files.
+    pub fn byte_len(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes.len() as u64).sum()
+    }
+
+    /// SHA-256 over `config` and every file's name, size and header: what two ranks compare to know they read one model.
+    pub fn digest(&self, config: &[u8]) -> String {
+        let mut hash = Sha256::new();
+        hash.update((config.len() as u64).to_le_bytes());
+        hash.update(config);
+        for file in &self.files {
+            let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            hash.update((name.len() as u64).to_le_bytes());
+            hash.update(name.as_bytes());
+            hash.update((file.bytes.len() as u64).to_le_bytes());
+            hash.update(&file.bytes[..file.header]);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Source for Checkpoint {
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn get(&self, name: &str, _shape: &[usize]) -> Result<Stored> {
+        let Some((file, entry)) = self.tensors.get(name) else {
+            let at = self.files.first().and_then(|file| file.path.parent()).unwrap_or(Path::new("."));
+            let error = format!("`{}` has no tensor `{name}`", at.display());
+            return Err(Error::msg(error).hint("the checkpoint is incomplete or of another architecture than config.json says"));
+        };
+        let shard = &self.files[*file];
+        let origin = format!("`{}`", shard.path.display());
+        let Some(dtype) = Dtype::of_file(entry.dtype) else {
+            let error = format!("{origin}: tensor `{name}` is stored as {:?}", entry.dtype);
+            return Err(Error::msg(error).hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights"));
+        };
+        let bytes = shard.bytes.slice(entry.bytes.clone());
+        Ok(Stored { name: name.to_owned(), origin, dtype, shape: entry.shape.clone(), bytes })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn find_nan(&self, names: &[String]) -> Option<String> {
+        let nan = |stored: &Stored| match stored.dtype {
+            Dtype::Fp8 => stored.bytes.iter().any(|byte| byte & 0x7f == 0x7f),
+            _ => stored.to_f32().is_ok_and(|values| values.iter().any(|value| !value.is_finite())),
+        };
+        let stored = names.iter().filter_map(|name| self.get(name, &[]).ok()).find(nan)?;
+        Some(format!("{}: tensor `{}`", stored.origin, stored.name))
+    }
+}
+
+fn read_index(dir: &Path) -> Result<Option<Index>> {
+    let path = dir.join(INDEX);
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(&path, error)),
+    };
+    let index: Index = serde_json::from_slice(&text).map_err(|error| {
+        Error::msg(format!("`{}` is not an index: {error}", path.display())).hint("fetch that file again")
+    })?;
+    let strange = |file: &&String| Path::new(file.as_str()).components().count() != 1 || file.contains("..");
+    if let Some(file) = index.weight_map.values().find(strange) {
+        let error = format!("`{}` names the file `{file}` outside its directory", path.display());
+        return Err(Error::msg(error).hint("do not use this checkpoint"));
+    }
+    Ok(Some(index))
+}
+
+fn list(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(|error| Error::io(dir, error))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| Error::io(dir, error))?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".safetensors") && !name.starts_with('.') {
+            names.push(name.into_owned());
+        }
+    }
+    if names.iter().any(|name| name == "model.safetensors") {
+        names = vec!["model.safetensors".to_owned()];
+    }
+    names.sort();
+    if names.is_empty() {
+        let error = Error::msg(format!("`{}` has no safetensors files", dir.display()));
+        return Err(error.hint("a model directory holds config.json, tokenizer.json and *.safetensors"));
+    }
+    Ok(names)
+}
+
+fn map(path: &Path) -> Result<Bytes> {
+    let missing = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "the index names this file, fetch it again",
+            _ => "check who may read the file",
+        };
+        Error::io(path, error).hint(hint)
+    };
+    let file = File::open(path).map_err(missing)?;
+    let len = file.metadata().map_err(|error| Error::io(path, error))?.len();
+    if len == 0 {
+        return Err(Error::msg(format!("`{}` is empty", path.display())).hint("fetch that file again"));
+    }
+    // SAFETY: the mapping is read-only and private; a file that is cut while it is mapped ends the process with SIGBUS,
+    // as with every program that maps its weights
+    let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(path, error))?;
+    Ok(Bytes::from_owner(map))
+}

@@ -1,0 +1,88 @@
+//! A weight matrix as it lies in the checkpoint: shape, storage format, bytes.
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+/// Width and height of a scaled block of an FP8 matrix.
+pub const FP8_BLOCK: usize = 128;
+
+/// A weight `[out, in]` in its storage format; the bytes are usually a slice of a mapped file.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    out_features: usize,
+    in_features: usize,
+    values: Values,
+}
+
+/// How the values of a [`Matrix`] are stored. All formats are little-endian and row-major.
+#[derive(Debug, Clone)]
+pub enum Values {
+    /// IEEE 754 single precision.
+    F32(Bytes),
+    /// IEEE 754 half precision.
+    F16(Bytes),
+    /// The upper half of single precision.
+    Bf16(Bytes),
+    /// FP8 E4M3 (no infinities) times a scale per 128 × 128 block.
+    Fp8 {
+        /// One byte a value.
+        values: Bytes,
+        /// `[out / 128, in / 128]`, both rounded up, row-major.
+        scales: Vec<f32>,
+    },
+}
+
+impl Values {
+    fn bytes(&self) -> (&Bytes, usize) {
+        match self {
+            Self::F32(bytes) => (bytes, 4),
+            Self::F16(bytes) | Self::Bf16(bytes) => (bytes, 2),
+            Self::Fp8 { values, .. } => (values, 1),
+        }
+    }
+}
+
+impl Matrix {
+    /// Wraps `values` as `[out_features, in_features]`.
+    ///
+    /// # Errors
+    /// If the bytes or the scales do not fit the shape.
+    pub fn new(out_features: usize, in_features: usize, values: Values) -> Result<Self> {
+        let (bytes, width) = values.bytes();
+        if bytes.len() != out_features * in_features * width {
+            return Err(Error::msg(format!(
+                "{} bytes cannot hold [{out_features}, {in_features}] values of {width} bytes",
+                bytes.len()
+            )));
+        }
+        if let Values::Fp8 { scales, .. } = &values {
+            let expected = out_features.div_ceil(FP8_BLOCK) * in_features.div_ceil(FP8_BLOCK);
+            if scales.len() != expected {
+                return Err(Error::msg(format!("{} block scales where {expected} are needed", scales.len())));
+            }
+        }
+        Ok(Self { out_features, in_features, values })
+    }
+
+    /// Rows: output features.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Columns: input features.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// The stored values.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// Bytes that a full pass over the matrix reads.
+    pub fn byte_len(&self) -> usize {
+        let scales = if let Values::Fp8 { scales, .. } = &self.values { scales.len() * 4 } else { 0 };
+        self.values.bytes().0.len() + scales
+    }
+}

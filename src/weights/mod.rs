@@ -1,0 +1,14 @@
+//! Where weights come from: safetensors on disk or random numbers, as byte ranges and matrices in storage format.
+
+mod checkpoint;
+mod fp8;
+mod header;
+mod matrix;
+mod random;
+mod stored;
+
+pub use checkpoint::Checkpoint;
+pub use header::{Header, parse_header};
+pub use matrix::{FP8_BLOCK, Matrix, Values};
+pub use random::Random;
+pub use stored::{Dtype, Source, Stored};

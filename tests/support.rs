@@ -1,0 +1,46 @@
+//! What the tests share: where fixtures lie, and engines on them.
+
+use std::path::{Path, PathBuf};
+
+use tbshard::backend::{Backend, Cpu};
+use tbshard::engine::Engine;
+use tbshard::models::Model;
+
+/// The directory of the committed fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// The large oracle set, if `TBSHARD_ORACLE` says where it is.
+#[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
+pub fn oracle() -> Option<PathBuf> {
+    std::env::var_os("TBSHARD_ORACLE").map(PathBuf::from)
+}
+
+/// The directories of all tiny checkpoints, committed and (if there) of the oracle.
+pub fn tiny_checkpoints() -> Vec<PathBuf> {
+    let mut dirs = subdirectories(&fixtures().join("tiny"));
+    assert!(!dirs.is_empty(), "no committed fixtures");
+    match oracle() {
+        Some(oracle) => dirs.extend(subdirectories(&oracle.join("tiny"))),
+        None => println!("skipped: TBSHARD_ORACLE is not set"),
+    }
+    dirs
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let mut dirs: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    dirs.sort();
+    dirs
+}
+
+/// Loads the checkpoint in `dir`.
+pub fn model(dir: &Path) -> Model {
+    Model::open(dir, &|_, _| ()).unwrap_or_else(|error| panic!("{}: {error:?}", dir.display()))
+}
+
+/// An engine with `slots` sequences of 512 positions on two threads.
+pub fn engine(dir: &Path, slots: usize) -> Engine {
+    Engine::new(model(dir), Box::new(Cpu::new(2)) as Box<dyn Backend>, 512, slots)
+}
