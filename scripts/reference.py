@@ -109,6 +109,8 @@ def main():
     args = parser.parse_args()
     if not args.prompt_tokens and (args.new or args.logits or not args.perplexity_tokens):
         parser.error("--prompt-tokens or --perplexity-tokens is needed (--new and --logits go with the former)")
+    if not Path(args.model_dir, "config.json").is_file():
+        parser.error(f"{args.model_dir} has no config.json")
     torch.set_num_threads(THREADS)
     model = load(args.model_dir)
     answer = {"transformers": transformers.__version__, "torch": torch.__version__}

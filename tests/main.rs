@@ -1,7 +1,10 @@
 //! All integration tests in one binary, a file a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, missing_docs, clippy::print_stdout, reason = "tests are nobody's library")]
 
 mod catalogue;
+mod fake_hub;
+mod hub;
 mod models;
 mod support;
 mod text;

@@ -8,7 +8,7 @@ use crate::models::Model;
 use crate::nn::Observer;
 
 /// Rows of one forward pass over a prompt.
-pub const PREFILL_CHUNK: usize = 512;
+const PREFILL_CHUNK: usize = 512;
 
 /// A model with room for sequences.
 pub struct Engine {

@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::Geometry;
 use crate::backend::RopeStyle;
 use crate::error::{Error, Result};
-use crate::nn::{Attention, AttentionConfig, Block, Centre, Decoder, Embedding, FeedForward, Head, Loader, Mixer, RmsNorm, Rotary};
+use crate::nn::{
+    Attention, AttentionConfig, Block, Centre, Decoder, Embedding, FeedForward, Head, Loader, Mixer, RmsNorm, Rotary,
+};
 
 /// Keys of every decoder's config.
 #[derive(Debug, Clone, Deserialize)]
@@ -87,7 +89,8 @@ fn one() -> usize {
 
 /// An error about a value of config.json.
 pub(super) fn bad_config(message: String) -> Error {
-    Error::msg(format!("config.json: {message}")).hint("the file is damaged, or the model is a variant tbshard does not know")
+    Error::msg(format!("config.json: {message}"))
+        .hint("the file is damaged, or the model is a variant tbshard does not know")
 }
 
 /// Refuses zero.
@@ -111,7 +114,9 @@ impl Common {
         at_least_one("max_position_embeddings", self.max_position_embeddings)?;
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         if heads % kv_heads != 0 {
-            return Err(bad_config(format!("num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")));
+            return Err(bad_config(format!(
+                "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )));
         }
         if self.head_dim.is_none() && self.hidden_size % heads != 0 {
             let hidden = self.hidden_size;
@@ -158,7 +163,12 @@ impl Common {
 
     /// What a planner and a cache need to know.
     pub(super) fn geometry(&self) -> Geometry {
-        Geometry { layers: self.num_hidden_layers, hidden: self.hidden_size, vocab: self.vocab_size, context: self.max_position_embeddings }
+        Geometry {
+            layers: self.num_hidden_layers,
+            hidden: self.hidden_size,
+            vocab: self.vocab_size,
+            context: self.max_position_embeddings,
+        }
     }
 
     /// Attention with this config's heads, without biases, norms or gate.
@@ -209,7 +219,11 @@ impl Common {
             blocks.push(Block { input_norm, mixer, post_norm, feed_forward });
             loader.report(i + 1, self.num_hidden_layers);
         }
-        let head = if self.tie_word_embeddings { embedding.tied_head() } else { Head::load(loader, "lm_head", vocab, hidden)? };
+        let head = if self.tie_word_embeddings {
+            embedding.tied_head()
+        } else {
+            Head::load(loader, "lm_head", vocab, hidden)?
+        };
         Ok(Decoder { embedding, blocks, norm: norm(&format!("{prefix}norm.weight"))?, head, rotary: self.rotary() })
     }
 

@@ -58,7 +58,8 @@ impl Hybrid {
                 Err(bad_config(format!("layer_types names {} layers of {layers}", types.len())))
             }
             Some(types) => {
-                let unknown = types.iter().find(|kind| !["full_attention", "linear_attention"].contains(&kind.as_str()));
+                let unknown =
+                    types.iter().find(|kind| !["full_attention", "linear_attention"].contains(&kind.as_str()));
                 unknown.map_or(Ok(()), |kind| Err(bad_config(format!("layer_types names the unknown `{kind}`"))))
             }
             None => Ok(()),
@@ -73,7 +74,13 @@ impl Hybrid {
     }
 
     /// Loads the mixer of layer `layer`.
-    pub(super) fn mixer(&self, loader: &Loader<'_>, layer: usize, prefix: &str, layout: DeltaLayout) -> Result<Box<dyn Mixer>> {
+    pub(super) fn mixer(
+        &self,
+        loader: &Loader<'_>,
+        layer: usize,
+        prefix: &str,
+        layout: DeltaLayout,
+    ) -> Result<Box<dyn Mixer>> {
         let eps = self.common.rms_norm_eps;
         if self.is_full(layer) {
             let qk_norm = Some((eps, Centre::One));
@@ -86,7 +93,8 @@ impl Hybrid {
             key_dim: self.linear_key_head_dim,
             value_dim: self.linear_value_head_dim,
         };
-        let config = DeltaConfig { hidden: self.common.hidden_size, shape, kernel: self.linear_conv_kernel_dim, eps, layout };
+        let config =
+            DeltaConfig { hidden: self.common.hidden_size, shape, kernel: self.linear_conv_kernel_dim, eps, layout };
         Ok(Box::new(GatedDeltaNet::load(loader, &format!("{prefix}.linear_attn"), config)?))
     }
 }

@@ -4,11 +4,11 @@ pub mod catalogue;
 mod common;
 mod hybrid;
 mod llama;
+mod model;
 mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
 mod qwen3_next;
-mod model;
 
 pub use model::{LoadProgress, Model, parse_json};
 

@@ -72,8 +72,10 @@ impl Model {
     /// Says why the logits are not numbers: the tensor that holds a NaN, or that none does.
     pub fn explain_nan(&self) -> Error {
         match self.source.find_nan(&self.taken) {
-            Some(tensor) => Error::msg(format!("{tensor} holds values that are not numbers")).hint("the file is damaged, fetch it again"),
-            None => Error::msg("the logits are not numbers although all weights are").hint("this is a bug, please report it with the model's name"),
+            Some(tensor) => Error::msg(format!("{tensor} holds values that are not numbers"))
+                .hint("the file is damaged, fetch it again"),
+            None => Error::msg("the logits are not numbers although all weights are")
+                .hint("this is a bug, please report it with the model's name"),
         }
     }
 }
@@ -83,7 +85,6 @@ impl Model {
 /// # Errors
 /// Naming the file and the place in it.
 pub fn parse_json(path: &Path, text: &[u8]) -> Result<Value> {
-    serde_json::from_slice(text).map_err(|error| {
-        Error::msg(format!("`{}` is not JSON: {error}", path.display())).hint("fetch that file again")
-    })
+    serde_json::from_slice(text)
+        .map_err(|error| Error::msg(format!("`{}` is not JSON: {error}", path.display())).hint("fetch that file again"))
 }

@@ -43,14 +43,14 @@ impl Attention {
     /// If a tensor is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
         let AttentionConfig { hidden, heads, kv_heads, head_dim, qkv_bias, .. } = config;
-        let column = |name: &str, out: usize| {
-            ColumnLinear::load(loader, &format!("{prefix}.{name}"), out, hidden, qkv_bias)
-        };
+        let column =
+            |name: &str, out: usize| ColumnLinear::load(loader, &format!("{prefix}.{name}"), out, hidden, qkv_bias);
         let norm = |name: &str, (eps, centre)| {
             RmsNorm::load(loader, &format!("{prefix}.{name}.weight"), head_dim, eps, centre)
         };
         let q_width = heads * head_dim * if config.output_gate { 2 } else { 1 };
-        let norms = config.qk_norm.map(|how| Ok::<_, Error>((norm("q_norm", how)?, norm("k_norm", how)?))).transpose()?;
+        let norms =
+            config.qk_norm.map(|how| Ok::<_, Error>((norm("q_norm", how)?, norm("k_norm", how)?))).transpose()?;
         Ok(Self {
             config,
             q: column("q_proj", q_width)?,

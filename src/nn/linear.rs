@@ -19,7 +19,13 @@ impl ColumnLinear {
     ///
     /// # Errors
     /// If a tensor is missing or misshapen.
-    pub fn load(loader: &Loader<'_>, prefix: &str, out_features: usize, in_features: usize, bias: bool) -> Result<Self> {
+    pub fn load(
+        loader: &Loader<'_>,
+        prefix: &str,
+        out_features: usize,
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Self> {
         let weight = loader.matrix(&format!("{prefix}.weight"), out_features, in_features)?;
         let bias = bias
             .then(|| Tensor::from_vec(1, out_features, loader.values(&format!("{prefix}.bias"), &[out_features])?))
@@ -61,7 +67,13 @@ impl RowLinear {
     ///
     /// # Errors
     /// If the tensor is missing or misshapen.
-    pub fn load(loader: &Loader<'_>, prefix: &str, out_features: usize, in_features: usize, unit: usize) -> Result<Self> {
+    pub fn load(
+        loader: &Loader<'_>,
+        prefix: &str,
+        out_features: usize,
+        in_features: usize,
+        unit: usize,
+    ) -> Result<Self> {
         let weight = loader.matrix(&format!("{prefix}.weight"), out_features, in_features)?;
         Ok(Self { weight, fold: Fold::whole(Leaves::of_units(in_features, unit)) })
     }

@@ -73,8 +73,11 @@ impl<'a> Loader<'a> {
         left.retain(|name| !taken.contains(name) && !skipped.iter().any(|prefix| name.starts_with(prefix)));
         let Some(first) = left.first() else { return Ok(()) };
         let count = left.len();
-        let error = format!("the checkpoint has {count} tensors this architecture does not use, the first is `{first}`");
-        Err(Error::msg(error).hint("config.json and the weights do not belong together, or the model is a variant tbshard does not know"))
+        let error =
+            format!("the checkpoint has {count} tensors this architecture does not use, the first is `{first}`");
+        Err(Error::msg(error).hint(
+            "config.json and the weights do not belong together, or the model is a variant tbshard does not know",
+        ))
     }
 
     fn take(&self, name: &str) {

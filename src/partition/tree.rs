@@ -47,9 +47,7 @@ impl Fold {
     /// The number of columns this rank owns.
     pub fn width(&self) -> usize {
         match (self.roots.first(), self.roots.last()) {
-            (Some(first), Some(last)) => {
-                self.leaves.columns(last.end - 1).end - self.leaves.columns(first.start).start
-            }
+            (Some(first), Some(last)) => self.leaves.columns(last.end - 1).end - self.leaves.columns(first.start).start,
             _ => 0,
         }
     }

@@ -73,7 +73,8 @@ impl Checkpoint {
         }
         if let Some(index) = index {
             if let Some((tensor, file)) = index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
-                let error = format!("tensor `{tensor}` is not in `{}`, where the index puts it", dir.join(file).display());
+                let error =
+                    format!("tensor `{tensor}` is not in `{}`, where the index puts it", dir.join(file).display());
                 return Err(Error::msg(error).hint("fetch that file again"));
             }
         }
@@ -110,7 +111,9 @@ impl Source for Checkpoint {
         let Some((file, entry)) = self.tensors.get(name) else {
             let at = self.files.first().and_then(|file| file.path.parent()).unwrap_or(Path::new("."));
             let error = format!("`{}` has no tensor `{name}`", at.display());
-            return Err(Error::msg(error).hint("the checkpoint is incomplete or of another architecture than config.json says"));
+            return Err(
+                Error::msg(error).hint("the checkpoint is incomplete or of another architecture than config.json says")
+            );
         };
         let shard = &self.files[*file];
         let origin = format!("`{}`", shard.path.display());

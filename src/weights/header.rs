@@ -66,8 +66,9 @@ fn entry(name: &str, info: Value, header: usize) -> Result<Entry> {
         let error = Error::msg(format!("tensor `{name}` has the unknown dtype {dtype}"));
         return Err(error.hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights"));
     }
-    let TensorInfo { dtype, shape, data_offsets: (start, end) } = serde_json::from_value(info)
-        .map_err(|error| Error::msg(format!("the header's entry for tensor `{name}` is malformed: {error}")).hint(AGAIN))?;
+    let TensorInfo { dtype, shape, data_offsets: (start, end) } = serde_json::from_value(info).map_err(|error| {
+        Error::msg(format!("the header's entry for tensor `{name}` is malformed: {error}")).hint(AGAIN)
+    })?;
     let values = shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
     let bits = values.and_then(|values| values.checked_mul(dtype.bitsize()));
     let place = header.checked_add(start).zip(header.checked_add(end));
@@ -76,7 +77,8 @@ fn entry(name: &str, info: Value, header: usize) -> Result<Entry> {
             Ok(Entry { dtype, shape, bytes: start..end })
         }
         _ => {
-            let error = format!("tensor `{name}` of shape {shape:?} and type {dtype:?} cannot lie at bytes {start}..{end}");
+            let error =
+                format!("tensor `{name}` of shape {shape:?} and type {dtype:?} cannot lie at bytes {start}..{end}");
             Err(Error::msg(error).hint(AGAIN))
         }
     }

@@ -77,12 +77,12 @@ impl Stored {
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         let pairs = |f: fn([u8; 2]) -> f32| self.bytes.chunks_exact(2).map(|b| f([b[0], b[1]])).collect();
         Ok(match self.dtype {
-            Dtype::F32 => {
-                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
+            Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Dtype::F16 => pairs(|b| f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => pairs(|b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::Fp8 => return Err(Error::msg(format!("{}: tensor `{}` is FP8 without scales", self.origin, self.name))),
+            Dtype::Fp8 => {
+                return Err(Error::msg(format!("{}: tensor `{}` is FP8 without scales", self.origin, self.name)));
+            }
         })
     }
 

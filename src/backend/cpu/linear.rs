@@ -5,11 +5,10 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::dot::leaf_products;
-use super::simd::LANES;
 use crate::backend::Tensor;
 use crate::error::{Error, Result};
 use crate::partition::{Fold, halves};
-use crate::weights::{Matrix, Values};
+use crate::weights::Matrix;
 
 /// Output rows of one block: few when one token streams the weights, more when tokens share them.
 const STREAM_ROWS: usize = 4;
@@ -78,13 +77,6 @@ pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<T
 
 /// Checks that activations, weight and leaves belong together.
 pub(super) fn check(x: &Tensor, w: &Matrix, fold: &Fold) -> Result<()> {
-    if matches!(w.values(), Values::Fp8 { .. }) {
-        // sixteen lanes then never straddle two blocks with different scales
-        let mut starts = fold.roots.iter().cloned().flatten().map(|leaf| fold.local_columns(leaf).start);
-        if let Some(start) = starts.find(|start| start % LANES != 0) {
-            return Err(Error::msg(format!("a block-FP8 matrix cannot be cut at column {start}, only at multiples of 16")));
-        }
-    }
     let fits = x.cols() == w.in_features() && fold.width() == w.in_features();
     if fits || fold.roots.is_empty() {
         return Ok(());
@@ -118,12 +110,7 @@ fn subtree<'b>(
 }
 
 /// Sums a tree whose leaves are vectors of `size` values written by `leaf`; the sum is left at the front of `buffer`.
-pub(super) fn fold_tree(
-    node: &Range<usize>,
-    buffer: &mut [f32],
-    size: usize,
-    leaf: &mut dyn FnMut(usize, &mut [f32]),
-) {
+pub(super) fn fold_tree(node: &Range<usize>, buffer: &mut [f32], size: usize, leaf: &mut dyn FnMut(usize, &mut [f32])) {
     if node.len() == 1 {
         leaf(node.start, &mut buffer[..size]);
         return;

@@ -15,8 +15,7 @@ pub use pool::Pool;
 pub use simd::Isa;
 
 use super::{
-    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle, Routes,
-    Tensor,
+    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle, Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;

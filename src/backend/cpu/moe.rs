@@ -89,7 +89,12 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     let jobs: Vec<Inner<'_>> = grouped
         .runs
         .iter()
-        .map(|(e, run)| Inner { gate: &experts.routed.gate[*e], up: &experts.routed.up[*e], xs: &pairs[run.clone()], run })
+        .map(|(e, run)| Inner {
+            gate: &experts.routed.gate[*e],
+            up: &experts.routed.up[*e],
+            xs: &pairs[run.clone()],
+            run,
+        })
         .collect();
     hidden(cpu, &jobs, &mut inner);
     let shared = experts.shared.as_ref().map(|shared| {

@@ -98,26 +98,37 @@ impl Rows for F16Rows {
 }
 
 impl Fp8Rows {
+    /// The scales of sixteen columns, or of the first `count` of them.
     #[inline(always)]
-    unsafe fn scale<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn scales<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         // SAFETY: there is a scale for every block by `Matrix::new`
-        unsafe { S::splat(*self.scales.add(row / FP8_BLOCK * self.scale_stride + col / FP8_BLOCK)) }
+        unsafe {
+            let row = self.scales.add(row / FP8_BLOCK * self.scale_stride);
+            if col / FP8_BLOCK == (col + count - 1) / FP8_BLOCK {
+                return S::splat(*row.add(col / FP8_BLOCK));
+            }
+            // heads whose width is no multiple of sixteen: the lanes straddle two blocks
+            let mut lanes = [0.0; LANES];
+            for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+                *lane = *row.add((col + i) / FP8_BLOCK);
+            }
+            S::load(lanes.as_ptr())
+        }
     }
 }
 
 impl Rows for Fp8Rows {
-    // sixteen columns never straddle a block: leaves and rows start at multiples of sixteen
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::mul(S::load_fp8(self.start.add(row * self.stride + col)), self.scale::<S>(row, col)) }
+        unsafe { S::mul(S::load_fp8(self.start.add(row * self.stride + col)), self.scales::<S>(row, col, LANES)) }
     }
     #[inline(always)]
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         // SAFETY: as above
         unsafe {
             let bytes = padded(self.start.add(row * self.stride + col), count);
-            S::mul(S::load_fp8(bytes.as_ptr()), self.scale::<S>(row, col))
+            S::mul(S::load_fp8(bytes.as_ptr()), self.scales::<S>(row, col, count))
         }
     }
 }

@@ -95,28 +95,20 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(16).cast()));
-            [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-            ]
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
         }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self::V {
         // SAFETY: see above
         unsafe {
-            [
-                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
-            ]
+            [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast()))]
         }
     }
     #[inline(always)]
     unsafe fn load_fp8(from: *const u8) -> Self::V {
         // SAFETY: see above
-        unsafe {
-            [eight_fp8(from), eight_fp8(from.add(8))]
-        }
+        unsafe { [eight_fp8(from), eight_fp8(from.add(8))] }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
@@ -150,9 +142,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V {
         // SAFETY: see above
-        unsafe {
-            [eight_add_exponent(y[0], t[0]), eight_add_exponent(y[1], t[1])]
-        }
+        unsafe { [eight_add_exponent(y[0], t[0]), eight_add_exponent(y[1], t[1])] }
     }
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
