@@ -1,4 +1,5 @@
 //! Grouped-query attention over paged tiles, folded left to right with an online softmax.
+#![allow(clippy::needless_range_loop, reason = "register tiles are clearest, and unrolled, by index")]
 
 use super::Cpu;
 use super::linear::Shared;

@@ -1,4 +1,5 @@
 //! The gated delta net: causal convolution and the recurrent gated delta rule (Yang et al., arXiv 2412.06464).
+#![allow(clippy::needless_range_loop, reason = "register tiles are clearest, and unrolled, by index")]
 
 use super::Cpu;
 use super::dot::dot;
@@ -69,7 +70,7 @@ pub(super) fn delta_rule(
     shape: &DeltaShape,
 ) -> Tensor {
     let (keys, values) = (shape.k_heads * shape.key_dim, shape.v_heads * shape.value_dim);
-    assert!(qkv.cols() == 2 * keys + values && shape.value_dim % LANES == 0);
+    assert!(qkv.cols() == 2 * keys + values && shape.value_dim.is_multiple_of(LANES));
     assert_eq!(store.state_values, shape.v_heads * shape.key_dim * shape.value_dim);
     let width = qkv.cols();
     for_each_run(cpu, qkv.data_mut(), width, |_, row| {

@@ -1,4 +1,5 @@
 //! The dot products of one canonical leaf: rows of a stored matrix with any number of activation rows.
+#![allow(clippy::needless_range_loop, reason = "register tiles are clearest, and unrolled, by index")]
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -88,7 +88,7 @@ impl Pool {
         let mut spins = 0u32;
         while shared.working.load(Ordering::Acquire) != 0 {
             spins += 1;
-            if spins % 1024 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1024) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         if let Err(panic) = own {
             resume_unwind(panic);
