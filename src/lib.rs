@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod backend;
+pub mod cli;
 pub mod cluster;
 pub mod comm;
 pub mod engine;

@@ -118,7 +118,7 @@ impl Common {
                 "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
             )));
         }
-        if self.head_dim.is_none() && self.hidden_size % heads != 0 {
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
             let hidden = self.hidden_size;
             return Err(bad_config(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}")));
         }
@@ -135,7 +135,7 @@ impl Common {
             }
         }
         let rotated = self.rope_dim();
-        if rotated == 0 || rotated % 2 != 0 || rotated > self.head_dim() {
+        if rotated == 0 || !rotated.is_multiple_of(2) || rotated > self.head_dim() {
             return Err(bad_config(format!("partial_rotary_factor rotates {rotated} of {} values", self.head_dim())));
         }
         Ok(())

@@ -48,7 +48,7 @@ impl Hybrid {
             return Err(bad_config(error));
         }
         let width = self.linear_value_head_dim;
-        if width == 0 || width % 16 != 0 {
+        if width == 0 || !width.is_multiple_of(16) {
             return Err(bad_config(format!("linear_value_head_dim {width} is not a multiple of 16")));
         }
         let layers = self.common.num_hidden_layers;

@@ -29,6 +29,7 @@ pub struct DeltaConfig {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a layer")]
 enum Projections {
     Split { qkv: ColumnLinear, z: ColumnLinear, b: ColumnLinear, a: ColumnLinear },
     Fused { qkvz: ColumnLinear, ba: ColumnLinear },

@@ -69,7 +69,7 @@ mod tests {
             for leaf in 0..leaves.count() {
                 let columns = leaves.columns(leaf);
                 assert_eq!(columns.start, next);
-                assert!(columns.start % unit == 0 && columns.end > columns.start, "{len} {unit} {columns:?}");
+                assert!(columns.start.is_multiple_of(unit) && columns.end > columns.start, "{len} {unit} {columns:?}");
                 next = columns.end;
             }
             assert_eq!(next, len);

@@ -4,12 +4,14 @@ mod clock;
 mod message;
 mod python;
 mod reasoning;
+mod stop;
 mod stream;
 mod template;
 mod tokenizer;
 
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use reasoning::{Part, Reasoning};
+pub use stop::StopStrings;
 pub use stream::Stream;
 pub use template::{RenderOptions, Template};
 pub use tokenizer::Tokenizer;

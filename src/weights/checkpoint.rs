@@ -71,12 +71,15 @@ impl Checkpoint {
             }
             files.push(Shard { path, bytes, header: header.len });
         }
-        if let Some(index) = index {
-            if let Some((tensor, file)) = index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
-                let error =
-                    format!("tensor `{tensor}` is not in `{}`, where the index puts it", dir.join(file).display());
-                return Err(Error::msg(error).hint("fetch that file again"));
-            }
+        let missing = |index: &Index| {
+            let mut listed = index.weight_map.iter();
+            listed
+                .find(|(tensor, _)| !tensors.contains_key(*tensor))
+                .map(|(tensor, file)| (tensor.clone(), dir.join(file)))
+        };
+        if let Some((tensor, file)) = index.as_ref().and_then(missing) {
+            let error = format!("tensor `{tensor}` is not in `{}`, where the index puts it", file.display());
+            return Err(Error::msg(error).hint("fetch that file again"));
         }
         Ok(Self { files, tensors })
     }

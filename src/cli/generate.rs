@@ -1,0 +1,166 @@
+//! `tbshard generate`: answer one prompt.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::answer::{Answer, Ask, answer, statistics};
+use super::load::{Loaded, ModelArgs};
+use super::prompt::{Prompt, parse_tokens, plain, read_text, render};
+use super::sampling::SamplingArgs;
+use super::{Outcome, interrupt, ui};
+use crate::engine::{Finish, Request};
+use crate::error::{Error, Result};
+use crate::text::Message;
+
+/// Tokens of an answer when `--max-tokens` does not say.
+const DEFAULT_MAX_TOKENS: usize = 1024;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The prompt; `-` reads standard input
+    #[arg(long, short, value_name = "TEXT", group = "source", help_heading = "Prompt", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// A file with the prompt; `-` reads standard input
+    #[arg(long, value_name = "FILE", group = "source", help_heading = "Prompt")]
+    prompt_file: Option<PathBuf>,
+    /// The prompt as token ids: 51,441,…
+    #[arg(long, value_name = "IDS", group = "source", help_heading = "Prompt")]
+    prompt_tokens: Option<String>,
+    /// A system message before the prompt
+    #[arg(long, value_name = "TEXT", help_heading = "Prompt", conflicts_with_all = ["raw", "prompt_tokens"])]
+    system: Option<String>,
+    /// Continue the prompt as plain text, without the chat template
+    #[arg(long, help_heading = "Prompt")]
+    raw: bool,
+    /// Let the model reason before it answers, where its template can say so
+    #[arg(long, help_heading = "Prompt", conflicts_with = "no_thinking")]
+    thinking: bool,
+    /// Let the model answer at once
+    #[arg(long, help_heading = "Prompt")]
+    no_thinking: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Tokens to generate at most [default: 1024, or what the context has room for]
+    #[arg(long, short = 'n', value_name = "N", help_heading = "Output")]
+    max_tokens: Option<usize>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT", help_heading = "Output", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Go on past the model's end token
+    #[arg(long, help_heading = "Output")]
+    ignore_eos: bool,
+    /// Print one JSON object: text, tokens, prompt_tokens, finish_reason, timings
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    let text = match (&args.prompt, &args.prompt_file, &args.prompt_tokens) {
+        (Some(text), ..) if text == "-" => Some(read_text("-".as_ref())?),
+        (Some(text), ..) => Some(text.clone()),
+        (_, Some(path), _) => Some(read_text(path)?),
+        (.., Some(_)) => None,
+        _ if args.model.model.is_none() => return Err(args.model.load().err().unwrap_or_else(no_prompt)),
+        _ => return Err(no_prompt()),
+    };
+    if text.as_ref().is_some_and(String::is_empty) {
+        return Err(Error::usage("the prompt is empty"));
+    }
+    interrupt::listen()?;
+    let mut loaded = args.model.load()?;
+    let prompt = args.prompt(&loaded, text)?;
+    let max_tokens = room(&loaded, prompt.tokens.len(), args.max_tokens)?;
+    let eos = if args.ignore_eos { Vec::new() } else { loaded.defaults.eos.clone() };
+    let sampling = args.sampling.over(&loaded.defaults.sampling)?;
+    let request = Request { prompt: prompt.tokens.clone(), max_tokens, eos, sampling };
+    let (show, quiet) = (!args.json, args.model.quiet);
+    let ask = Ask { request, stop: args.stop.clone(), show, style_reasoning: true, quiet };
+    let mut sequence = loaded.engine.start()?;
+    let answer = answer(&mut loaded, &mut sequence, &prompt, &ask)?;
+    if args.json {
+        print_json(&loaded, &ask, &answer)?;
+    } else if std::io::stdout().is_terminal() && !answer.text.ends_with('\n') {
+        println!();
+    }
+    if !quiet {
+        eprintln!("{}", ui::paint_err(&statistics(&answer.generated), "2"));
+        if answer.generated.finish == Finish::Length && args.max_tokens.is_none() {
+            eprintln!("{}", ui::paint_err("the answer was cut here, --max-tokens allows a longer one", "2"));
+        }
+    }
+    Ok(if answer.generated.finish == Finish::Interrupted { Outcome::Interrupted } else { Outcome::Done })
+}
+
+fn no_prompt() -> Error {
+    Error::usage("there is no prompt").hint("give --prompt TEXT, --prompt-file FILE, or --prompt - for standard input")
+}
+
+impl Args {
+    fn prompt(&self, loaded: &Loaded, text: Option<String>) -> Result<Prompt> {
+        let Some(text) = text else {
+            let ids = self.prompt_tokens.as_deref().unwrap_or_default();
+            return Ok(Prompt { tokens: parse_tokens(ids, loaded)?, rendered: String::new() });
+        };
+        let thinking = if self.thinking || self.no_thinking { Some(self.thinking) } else { None };
+        let chat = loaded.template.is_some() || self.system.is_some() || thinking.is_some();
+        if self.raw || !chat {
+            return plain(loaded, &text);
+        }
+        let mut messages: Vec<Message> = self.system.iter().map(|system| Message::system(system.as_str())).collect();
+        messages.push(Message::user(text));
+        render(loaded, &messages, thinking)
+    }
+}
+
+/// How many tokens the answer may have.
+///
+/// # Errors
+/// If the context has no room for the prompt, or for what was asked for.
+pub(super) fn room(loaded: &Loaded, prompt: usize, asked: Option<usize>) -> Result<usize> {
+    let context = loaded.engine.context();
+    let hint = "raise --ctx, shorten the prompt, or ask for fewer tokens";
+    if prompt > context {
+        return Err(Error::msg(format!("the prompt has {prompt} tokens, the context {context}")).hint(hint));
+    }
+    // the last token of an answer needs no position: nothing follows it
+    let left = context - prompt + 1;
+    match asked {
+        Some(asked) if asked > left => {
+            let error =
+                format!("a prompt of {prompt} tokens and --max-tokens {asked} do not fit a context of {context}");
+            Err(Error::msg(error).hint(hint))
+        }
+        Some(asked) => Ok(asked),
+        None => Ok(left.min(DEFAULT_MAX_TOKENS)),
+    }
+}
+
+fn print_json(loaded: &Loaded, ask: &Ask, answer: &Answer) -> Result<()> {
+    let generated = &answer.generated;
+    let t = &generated.timings;
+    let mut object = json!({
+        "text": answer.text,
+        "tokens": generated.tokens,
+        "prompt_tokens": ask.request.prompt.len(),
+        "finish_reason": generated.finish,
+        "timings": {
+            "prompt_seconds": t.prompt_seconds,
+            "prompt_tokens_per_second": t.prompt_rate(),
+            "first_token_seconds": t.first_token_seconds,
+            "decode_seconds": t.decode_seconds,
+            "decode_tokens_per_second": t.decode_rate(),
+            "generated_tokens": t.generated_tokens,
+        },
+        "sampling": ask.request.sampling,
+        "model_digest": loaded.engine.model().digest,
+    });
+    if !answer.reasoning.is_empty() {
+        object["reasoning"] = answer.reasoning.clone().into();
+        object["answer"] = answer.answer.clone().into();
+    }
+    writeln!(std::io::stdout(), "{object}").map_err(|error| Error::io("standard output".as_ref(), error))
+}

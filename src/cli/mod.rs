@@ -1,0 +1,95 @@
+//! The command line: one file a command, and the only room that prints, reads the environment or exits.
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is the room that does")]
+
+mod answer;
+mod bench;
+mod chat;
+mod env;
+mod generate;
+mod interrupt;
+mod load;
+mod models;
+mod prompt;
+mod sampling;
+mod score;
+mod table;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Kind, Result};
+
+/// The exit code of a command that the user ended.
+const INTERRUPTED: u8 = 130;
+
+/// Run large language models from safetensors.
+#[derive(Debug, Parser)]
+#[command(name = "tbshard", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted. The answer goes to stdout, all else to stderr."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer one prompt.
+    Generate(generate::Args),
+    /// Talk with a model.
+    Chat(chat::Args),
+    /// Measure how well a model predicts a text.
+    Score(score::Args),
+    /// Measure speed.
+    Bench(bench::Args),
+    /// List the models that have a short name.
+    Models(models::Args),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Interrupted,
+}
+
+/// Parses the command line, runs the command, and returns the exit code.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // the terminal may be gone; there is nobody else to tell
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => report(&error),
+    }
+}
+
+fn dispatch(command: Command) -> Result<Outcome> {
+    match command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Models(args) => models::run(&args),
+    }
+}
+
+fn report(error: &Error) -> ExitCode {
+    eprintln!("{} {error}", ui::paint_err("error:", "1;31"));
+    if let Some(hint) = error.hint_text() {
+        eprintln!("{} {hint}", ui::paint_err("hint:", "36"));
+    }
+    match error.kind() {
+        Kind::Failed => ExitCode::FAILURE,
+        Kind::Usage => ExitCode::from(2),
+    }
+}

@@ -1,0 +1,60 @@
+//! The flags that change how tokens are chosen; what they leave open comes from the checkpoint.
+
+use clap::Args;
+
+use crate::engine::Sampling;
+use crate::error::{Error, Result};
+
+/// Flags over a checkpoint's generation_config.json.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling (defaults come from the checkpoint's generation_config.json)")]
+pub(super) struct SamplingArgs {
+    /// Temperature; 0 takes the most likely token
+    #[arg(long, value_name = "T")]
+    temp: Option<f32>,
+    /// Keep the most likely tokens up to this probability together
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Keep this many of the most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Drop tokens less likely than this times the most likely
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Taken off the logits of tokens already generated
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Divides the logits of tokens already seen; 1 changes nothing
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+    /// Equal seeds give equal answers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// The flags over `defaults`.
+    pub(super) fn over(&self, defaults: &Sampling) -> Result<Sampling> {
+        let sampling = Sampling {
+            temperature: self.temp.unwrap_or(defaults.temperature),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            seed: self.seed,
+        };
+        let within = |name: &str, value: f32, low: f32, high: f32| {
+            if value.is_finite() && (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::usage(format!("{name} {value} is not between {low} and {high}")))
+        };
+        within("--temp", sampling.temperature, 0.0, 100.0)?;
+        within("--top-p", sampling.top_p, 0.0, 1.0)?;
+        within("--min-p", sampling.min_p, 0.0, 1.0)?;
+        within("--presence-penalty", sampling.presence_penalty, -100.0, 100.0)?;
+        within("--repetition-penalty", sampling.repetition_penalty, 0.01, 100.0)?;
+        Ok(sampling)
+    }
+}

@@ -1,0 +1,68 @@
+//! What a person sees beside the answer: progress bars and colour, on stderr.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::env;
+use crate::cluster::hub;
+
+/// `text` in the style `code` (an SGR parameter) if stderr is a terminal that wants colour.
+pub(super) fn paint_err(text: &str, code: &str) -> String {
+    paint(text, code, std::io::stderr().is_terminal())
+}
+
+fn paint(text: &str, code: &str, terminal: bool) -> String {
+    if terminal && !env::no_colour() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Whether stdout is a terminal that wants colour.
+pub(super) fn colour_on_stdout() -> bool {
+    std::io::stdout().is_terminal() && !env::no_colour()
+}
+
+/// A bar of `total` steps; invisible when stderr is no terminal, or `quiet`.
+pub(super) fn bar(total: u64, template: &str, quiet: bool) -> ProgressBar {
+    let hidden = quiet || !std::io::stderr().is_terminal();
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    bar.set_style(style.progress_chars("=> "));
+    bar
+}
+
+/// A download as a progress bar.
+pub(super) struct Download {
+    bar: ProgressBar,
+    repo: String,
+    quiet: bool,
+}
+
+impl Download {
+    pub(super) fn new(repo: &str, quiet: bool) -> Self {
+        let template = "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+        Self { bar: bar(0, template, quiet), repo: repo.to_owned(), quiet }
+    }
+}
+
+impl hub::Progress for Download {
+    fn total(&self, files: usize, bytes: u64) {
+        self.bar.set_length(bytes);
+        self.bar.set_message(format!("{} ({files} files)", self.repo));
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+        if self.bar.is_hidden() && !self.quiet && files > 0 {
+            eprintln!("downloading {} ({files} files, {} bytes)", self.repo, bytes);
+        }
+    }
+
+    fn file(&self, _name: &str, _bytes: u64) {}
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}
