@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, missing_docs, clippy::print_stdout, reason = "tests are nobody's library")]
 
+mod bits;
 mod catalogue;
+mod cli;
 mod fake_hub;
 mod hub;
+mod layers;
 mod models;
 mod support;
 mod text;
+mod tidy;

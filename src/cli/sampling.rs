@@ -10,22 +10,22 @@ use crate::error::{Error, Result};
 #[command(next_help_heading = "Sampling (defaults come from the checkpoint's generation_config.json)")]
 pub(super) struct SamplingArgs {
     /// Temperature; 0 takes the most likely token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temp: Option<f32>,
     /// Keep the most likely tokens up to this probability together
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep this many of the most likely tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Drop tokens less likely than this times the most likely
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Taken off the logits of tokens already generated
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
     /// Divides the logits of tokens already seen; 1 changes nothing
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Equal seeds give equal answers
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -65,19 +65,21 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 /// A safetensors file that is written row by row, beside its place until it is whole.
 struct LogitsFile {
     path: PathBuf,
-    partial: PathBuf,
+    // a pipe or a device is written where it is: renaming onto it would replace it
+    partial: Option<PathBuf>,
     out: BufWriter<File>,
 }
 
 impl LogitsFile {
     fn create(path: &Path, tokens: usize, vocab: usize) -> Result<Self> {
-        let mut name = path
-            .file_name()
-            .map(std::ffi::OsStr::to_owned)
-            .ok_or_else(|| Error::usage(format!("--logits: `{}` does not name a file", path.display())))?;
+        let Some(mut name) = path.file_name().map(std::ffi::OsStr::to_owned) else {
+            return Err(Error::usage(format!("--logits: `{}` does not name a file", path.display())));
+        };
         name.push(".partial");
-        let partial = path.with_file_name(name);
-        let file = File::create(&partial).map_err(|error| Error::io(&partial, error))?;
+        let special = path.metadata().is_ok_and(|found| !found.is_file());
+        let partial = (!special).then(|| path.with_file_name(name));
+        let at = partial.as_deref().unwrap_or(path);
+        let file = File::create(at).map_err(|error| Error::io(at, error))?;
         let entry = json!({"dtype": "F32", "shape": [tokens, vocab], "data_offsets": [0, tokens * vocab * 4]});
         let mut header = json!({ "logits": entry }).to_string();
         header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
@@ -88,7 +90,7 @@ impl LogitsFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|error| Error::io(&self.partial, error))
+        self.out.write_all(bytes).map_err(|error| Error::io(&self.path, error))
     }
 
     fn append(&mut self, logits: &Tensor) -> Result<()> {
@@ -100,14 +102,19 @@ impl LogitsFile {
     }
 
     fn finish(mut self) -> Result<()> {
-        self.out.flush().map_err(|error| Error::io(&self.partial, error))?;
-        std::fs::rename(&self.partial, &self.path).map_err(|error| Error::io(&self.path, error))
+        self.out.flush().map_err(|error| Error::io(&self.path, error))?;
+        match &self.partial {
+            Some(partial) => std::fs::rename(partial, &self.path).map_err(|error| Error::io(&self.path, error)),
+            None => Ok(()),
+        }
     }
 }
 
 impl Drop for LogitsFile {
     fn drop(&mut self) {
-        // after `finish` there is nothing left to remove
-        let _ = std::fs::remove_file(&self.partial);
+        if let Some(partial) = &self.partial {
+            // after `finish` there is nothing left to remove
+            let _ = std::fs::remove_file(partial);
+        }
     }
 }

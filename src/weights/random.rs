@@ -23,7 +23,7 @@ impl Random {
 
     fn is_fp8(&self, name: &str) -> bool {
         let kept = ["in_proj_a.", "in_proj_b.", "in_proj_ba.", "conv1d", "norm"];
-        self.fp8 && name.contains("_proj.weight") && !kept.iter().any(|part| name.contains(part))
+        self.fp8 && name.ends_with("_proj.weight") && !kept.iter().any(|part| name.contains(part))
     }
 }
 
