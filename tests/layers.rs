@@ -86,7 +86,10 @@ fn the_table_only_looks_up() {
 fn the_map_shows_this_table() {
     let map = include_str!("../src/README.md");
     for (room, uses) in TABLE {
-        let row = map.lines().find(|line| line.starts_with(&format!("| `{room}` "))).unwrap_or_else(|| panic!("{room} is not in the map"));
+        let row = map
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{room}` ")))
+            .unwrap_or_else(|| panic!("{room} is not in the map"));
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let listed: Vec<&str> = cells[3].split_whitespace().filter(|word| *word != "–").collect();
         assert_eq!(&listed, uses, "src/README.md, row of {room}");

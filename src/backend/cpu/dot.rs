@@ -12,6 +12,11 @@ use crate::weights::Matrix;
 /// From this many activation rows on, weights are widened once into scratch memory.
 const WIDEN_FROM: usize = 8;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// How many rows ahead one token's pass asks for weights: with rows this apart, streams are too short for the hardware.
+const AHEAD: usize = 8;
+
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -127,6 +132,11 @@ unsafe fn tile<S: Simd, R: Rows, const ROWS: usize, const TOKENS: usize>(
         let (len, whole) = (cols.len(), cols.len() / LANES * LANES);
         let mut k = 0;
         while k < whole {
+            if TOKENS == 1 && (k * R::WIDTH).is_multiple_of(LINE) {
+                for r in 0..ROWS {
+                    S::prefetch(w.address(row + r + AHEAD, col + k));
+                }
+            }
             let mut wv = [S::splat(0.0); ROWS];
             for r in 0..ROWS {
                 wv[r] = w.load::<S>(row + r, col + k);

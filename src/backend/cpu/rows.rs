@@ -12,6 +12,10 @@ use crate::weights::{FP8_BLOCK, Matrix, Values};
 /// # Safety
 /// Callers keep `row` and `col` (and the sixteen, or `count`, values from there) inside the matrix, and fulfil [`Simd`].
 pub(super) trait Rows: Copy {
+    /// Bytes of a value.
+    const WIDTH: usize;
+    /// Where the weight is stored; the row may lie after the last one.
+    fn address(self, row: usize, col: usize) -> *const u8;
     /// Sixteen weights from column `col` of row `row`.
     unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V;
     /// The first `count` of them, zeros after.
@@ -50,15 +54,20 @@ pub(super) struct Fp8Rows {
 }
 
 impl Rows for F32Rows {
+    const WIDTH: usize = 4;
+    #[inline(always)]
+    fn address(self, row: usize, col: usize) -> *const u8 {
+        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: inside the matrix by the trait's contract; loads need no alignment
-        unsafe { S::load(self.start.add((row * self.stride + col) * 4).cast()) }
+        unsafe { S::load(self.address(row, col).cast()) }
     }
     #[inline(always)]
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         // SAFETY: as above
-        unsafe { load_some::<S>(self.start.add((row * self.stride + col) * 4).cast(), count) }
+        unsafe { load_some::<S>(self.address(row, col).cast(), count) }
     }
 }
 
@@ -72,28 +81,38 @@ unsafe fn padded(from: *const u8, bytes: usize) -> [u8; LANES * 2] {
 }
 
 impl Rows for Bf16Rows {
+    const WIDTH: usize = 2;
+    #[inline(always)]
+    fn address(self, row: usize, col: usize) -> *const u8 {
+        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::load_bf16(self.start.add((row * self.stride + col) * 2)) }
+        unsafe { S::load_bf16(self.address(row, col)) }
     }
     #[inline(always)]
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         // SAFETY: as above
-        unsafe { S::load_bf16(padded(self.start.add((row * self.stride + col) * 2), count * 2).as_ptr()) }
+        unsafe { S::load_bf16(padded(self.address(row, col), count * 2).as_ptr()) }
     }
 }
 
 impl Rows for F16Rows {
+    const WIDTH: usize = 2;
+    #[inline(always)]
+    fn address(self, row: usize, col: usize) -> *const u8 {
+        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::load_f16(self.start.add((row * self.stride + col) * 2)) }
+        unsafe { S::load_f16(self.address(row, col)) }
     }
     #[inline(always)]
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         // SAFETY: as above
-        unsafe { S::load_f16(padded(self.start.add((row * self.stride + col) * 2), count * 2).as_ptr()) }
+        unsafe { S::load_f16(padded(self.address(row, col), count * 2).as_ptr()) }
     }
 }
 
@@ -118,16 +137,21 @@ impl Fp8Rows {
 }
 
 impl Rows for Fp8Rows {
+    const WIDTH: usize = 1;
+    #[inline(always)]
+    fn address(self, row: usize, col: usize) -> *const u8 {
+        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::mul(S::load_fp8(self.start.add(row * self.stride + col)), self.scales::<S>(row, col, LANES)) }
+        unsafe { S::mul(S::load_fp8(self.address(row, col)), self.scales::<S>(row, col, LANES)) }
     }
     #[inline(always)]
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         // SAFETY: as above
         unsafe {
-            let bytes = padded(self.start.add(row * self.stride + col), count);
+            let bytes = padded(self.address(row, col), count);
             S::mul(S::load_fp8(bytes.as_ptr()), self.scales::<S>(row, col, count))
         }
     }

@@ -72,6 +72,11 @@ impl Simd for Avx2 {
     type V = [__m256; 2];
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         // SAFETY: see above
         unsafe { [_mm256_set1_ps(x); 2] }

@@ -23,6 +23,11 @@ impl Simd for Avx512 {
     type V = __m512;
 
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         // SAFETY: see above
         unsafe { _mm512_set1_ps(x) }

@@ -57,6 +57,9 @@ pub(super) trait Simd: Copy {
     /// Sixteen f32.
     type V: Copy;
 
+    /// Asks for the cache line at `at`, which may be anywhere, to be fetched into the second-level cache.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
