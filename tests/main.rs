@@ -9,6 +9,7 @@ mod fake_hub;
 mod hub;
 mod layers;
 mod models;
+mod slow;
 mod support;
 mod text;
 mod tidy;

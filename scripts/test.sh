@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Runs the tests and prints what each suite took against its budget.
+#
+#     scripts/test.sh           what a change must pass: build and tests (under ten minutes on two cores)
+#     scripts/test.sh --full    what CI runs: also lints, docs, licences, a real model against transformers, longer fuzzing
+#
+# TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
+# Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv).
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+full=""
+case "${1:-}" in
+  "") ;;
+  --full) full=yes ;;
+  *) echo "usage: scripts/test.sh [--full]" >&2; exit 2 ;;
+esac
+
+# suite: budget in seconds (it is ended there), then the command
+names=() results=() times=() budgets=()
+failed=0
+suite() {
+  local name=$1 budget=$2; shift 2
+  echo; echo "== $name (at most $budget s): $*"
+  local start=$SECONDS
+  if timeout --kill-after=10 "$budget" "$@"; then results+=("ok"); else results+=("FAILED"); failed=1; fi
+  names+=("$name"); budgets+=("$budget"); times+=($((SECONDS - start)))
+}
+
+table() {
+  echo; printf '%-12s %8s %8s  %s\n' suite seconds budget result
+  for i in "${!names[@]}"; do printf '%-12s %8s %8s  %s\n' "${names[$i]}" "${times[$i]}" "${budgets[$i]}" "${results[$i]}"; done
+}
+
+need() { # command, crate, version
+  command -v "$1" >/dev/null || cargo install "$2@$3" --locked
+}
+export -f need
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+
+suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143'
+suite build 900 cargo nextest run --no-run
+suite tests 300 cargo nextest run -E 'not test(slow::) and not test(bits::) and not test(fuzz::)'
+suite bits 120 cargo nextest run -E 'test(bits::)'
+suite fuzz 180 cargo nextest run -E 'test(fuzz::)'
+
+if [ -n "$full" ]; then
+  export RUSTDOCFLAGS="-D warnings"
+  suite fmt 60 cargo fmt --check
+  suite clippy 600 cargo clippy --all-targets -- -D warnings
+  suite doc 300 cargo doc --no-deps --quiet
+  suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
+  suite deny 120 cargo deny --config .deny.toml check licenses bans sources
+  suite python 600 scripts/python-env.sh
+  suite model 300 bash -c 'scripts/get-smollm2.sh > target/smollm2.path'
+  TBSHARD_SMOLLM2=$(tail -n 1 target/smollm2.path)
+  export TBSHARD_SMOLLM2 TBSHARD_PYTHON="$PWD/.venv/bin/python"
+  suite slow 300 cargo nextest run -E 'test(slow::)'
+  TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(fuzz::)'
+  suite release 900 cargo build --release
+  suite readme 120 target/release/tbshard generate --model "$TBSHARD_SMOLLM2" --prompt "What is the capital of France?"
+fi
+
+table
+exit $failed
