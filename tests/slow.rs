@@ -38,7 +38,8 @@ fn ids(tokens: &[u32]) -> String {
 fn the_capital_of_france_is_paris() {
     let Some(model) = set("TBSHARD_SMOLLM2") else { return };
     let model = model.display().to_string();
-    let output = command(&["generate", "--model", &model, "--prompt", "What is the capital of France?"]).output().unwrap();
+    let output =
+        command(&["generate", "--model", &model, "--prompt", "What is the capital of France?"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("Paris"), "{text}");
 }
@@ -48,7 +49,9 @@ fn greedy_output_is_that_of_transformers() {
     let (Some(model), Some(python)) = (set("TBSHARD_SMOLLM2"), set("TBSHARD_PYTHON")) else { return };
     let dir = model.display().to_string();
     let tokenizer = tbshard::text::Tokenizer::open(&model).unwrap();
-    for text in ["Once upon a time, in a small village by the sea,", "def fibonacci(n):\n", "The three largest planets are"] {
+    for text in
+        ["Once upon a time, in a small village by the sea,", "def fibonacci(n):\n", "The three largest planets are"]
+    {
         let tokens = ids(&tokenizer.encode(text, true).unwrap());
         let reference = theirs(&python, &dir, &["--prompt-tokens", &tokens, "--new", "48"]);
         let args = ["generate", "--model", &dir, "--prompt-tokens", &tokens, "-n", "48", "--ignore-eos", "--json"];

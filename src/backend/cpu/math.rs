@@ -80,26 +80,30 @@ pub(super) unsafe fn store_some<S: Simd>(to: *mut f32, v: S::V, count: usize) {
     }
 }
 
-/// Writes `f(to, from)` over `to`, lane by lane.
+/// Writes an expression of the lanes `$x` of `$to` and `$y` of `$from` over `$to`, which is at most as long as `$from`.
 ///
-/// # Safety
-/// As [`Simd`]; `from` is at least as long as `to`.
-#[inline(always)]
-pub(super) unsafe fn zip<S: Simd>(to: &mut [f32], from: &[f32], f: impl Fn(S::V, S::V) -> S::V) {
-    let whole = to.len() / LANES * LANES;
-    let rest = to.len() - whole;
-    let (to, from) = (to.as_mut_ptr(), from.as_ptr());
-    // SAFETY: all offsets lie inside both slices
-    unsafe {
-        for i in (0..whole).step_by(LANES) {
-            S::store(to.add(i), f(S::load(to.add(i)), S::load(from.add(i))));
+/// A macro and not a function of a closure: a closure is not compiled for the instruction set, and its intrinsics
+/// would be calls. Must stand in an `unsafe` block that fulfils [`Simd`].
+macro_rules! zip {
+    ($simd:ident, $to:expr, $from:expr, |$x:pat_param, $y:ident| $value:expr) => {{
+        let (to, from): (&mut [f32], &[f32]) = ($to, $from);
+        assert!(to.len() <= from.len());
+        let whole = to.len() / LANES * LANES;
+        let rest = to.len() - whole;
+        let (to, from) = (to.as_mut_ptr(), from.as_ptr());
+        let mut i = 0;
+        while i < whole {
+            let ($x, $y) = ($simd::load(to.add(i)), $simd::load(from.add(i)));
+            $simd::store(to.add(i), $value);
+            i += LANES;
         }
         if rest > 0 {
-            let v = f(load_some::<S>(to.add(whole), rest), load_some::<S>(from.add(whole), rest));
-            store_some::<S>(to.add(whole), v, rest);
+            let ($x, $y) = (load_some::<$simd>(to.add(whole), rest), load_some::<$simd>(from.add(whole), rest));
+            store_some::<$simd>(to.add(whole), $value, rest);
         }
-    }
+    }};
 }
+pub(super) use zip;
 
 /// Multiplies `x` by `factor`.
 ///
@@ -143,7 +147,7 @@ mod tests {
 
     unsafe fn exp_all<S: Simd>(to: &mut [f32], from: &[f32]) {
         // SAFETY: called through `dispatch!` on an instruction set that is available
-        unsafe { zip::<S>(to, from, |_, x| exp::<S>(x)) }
+        unsafe { zip!(S, to, from, |_, x| exp::<S>(x)) }
     }
 
     #[test]

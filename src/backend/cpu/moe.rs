@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::Cpu;
 use super::dot::leaf_products;
 use super::linear::{Shared, check, fold_tree};
-use super::math::{exp, sigmoid, silu, zip};
-use super::simd::{Simd, dispatch};
+use super::math::{exp, load_some, sigmoid, store_some, zip};
+use super::rowwise::silu_mul;
+use super::simd::{LANES, Simd, dispatch};
 use crate::backend::{Experts, Routes, Tensor};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves};
@@ -23,7 +24,7 @@ thread_local! {
 #[inline(always)]
 unsafe fn exp_minus<S: Simd>(x: &mut [f32], max: &[f32]) {
     // SAFETY: the caller's promise: one length
-    unsafe { zip::<S>(x, max, |x, max| exp::<S>(S::sub(x, max))) }
+    unsafe { zip!(S, x, max, |x, max| exp::<S>(S::sub(x, max))) }
 }
 
 /// Softmax over all experts, then the `top_k` largest, the lower index first among equals.
@@ -115,12 +116,6 @@ struct Inner<'a> {
     run: &'a Range<usize>,
 }
 
-#[inline(always)]
-unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
-    // SAFETY: the caller's promise: one length
-    unsafe { zip::<S>(gate, up, |gate, up| S::mul(silu::<S>(gate), up)) }
-}
-
 /// silu(gate · x) · (up · x) of every job.
 fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
     let width = to.cols();
@@ -156,7 +151,7 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
 #[inline(always)]
 unsafe fn sigmoid_all<S: Simd>(to: &mut [f32], from: &[f32]) {
     // SAFETY: the caller's promise: one length
-    unsafe { zip::<S>(to, from, |_, x| sigmoid::<S>(x)) }
+    unsafe { zip!(S, to, from, |_, x| sigmoid::<S>(x)) }
 }
 
 fn sigmoid_of(cpu: &Cpu, x: &[f32]) -> Vec<f32> {
@@ -234,5 +229,5 @@ fn outer(
 #[inline(always)]
 unsafe fn add_weighted<S: Simd>(to: &mut [f32], from: &[f32], weight: f32) {
     // SAFETY: the caller's promise: one length
-    unsafe { zip::<S>(to, from, |to, from| S::fma(S::splat(weight), from, to)) }
+    unsafe { zip!(S, to, from, |to, from| S::fma(S::splat(weight), from, to)) }
 }

@@ -3,8 +3,8 @@
 use super::Cpu;
 use super::dot::dot;
 use super::linear::Shared;
-use super::math::{sigmoid, silu, zip};
-use super::simd::{Isa, Simd, dispatch};
+use super::math::{load_some, sigmoid, silu, store_some, zip};
+use super::simd::{Isa, LANES, Simd, dispatch};
 use crate::backend::{RopeStyle, Tensor};
 
 /// Values below which sharing the rows out costs more than it saves.
@@ -59,32 +59,36 @@ unsafe fn norm<S: Simd>(run: &mut [f32], weight: &[f32], eps: f32) {
     unsafe {
         let squares = dot::<S>(run.as_ptr(), run.as_ptr(), run.len());
         let scale = S::splat(1.0 / (squares / run.len() as f32 + eps).sqrt());
-        zip::<S>(run, weight, |x, w| S::mul(S::mul(x, scale), w));
+        zip!(S, run, weight, |x, w| S::mul(S::mul(x, scale), w));
     }
 }
 
 #[inline(always)]
 unsafe fn mul_silu<S: Simd>(x: &mut [f32], gate: &[f32]) {
     // SAFETY: the callers' checks
-    unsafe { zip::<S>(x, gate, |x, gate| S::mul(x, silu::<S>(gate))) }
+    unsafe { zip!(S, x, gate, |x, gate| S::mul(x, silu::<S>(gate))) }
 }
 
 #[inline(always)]
 unsafe fn mul_sigmoid<S: Simd>(x: &mut [f32], gate: &[f32]) {
     // SAFETY: the callers' checks
-    unsafe { zip::<S>(x, gate, |x, gate| S::mul(x, sigmoid::<S>(gate))) }
+    unsafe { zip!(S, x, gate, |x, gate| S::mul(x, sigmoid::<S>(gate))) }
 }
 
+/// gate ← silu(gate) · up.
+///
+/// # Safety
+/// As [`Simd`]; both have one length.
 #[inline(always)]
-unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
+pub(super) unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
     // SAFETY: the callers' checks
-    unsafe { zip::<S>(gate, up, |gate, up| S::mul(silu::<S>(gate), up)) }
+    unsafe { zip!(S, gate, up, |gate, up| S::mul(silu::<S>(gate), up)) }
 }
 
 #[inline(always)]
 unsafe fn add_to<S: Simd>(x: &mut [f32], y: &[f32]) {
     // SAFETY: the callers' checks
-    unsafe { zip::<S>(x, y, |x, y| S::add(x, y)) }
+    unsafe { zip!(S, x, y, |x, y| S::add(x, y)) }
 }
 
 /// silu(gate) · up.
