@@ -14,8 +14,7 @@ use crate::engine::{Finish, Request, Sequence};
 use crate::error::{Error, Result};
 use crate::text::Message;
 
-const HELP: &str =
-    "/reset forgets the conversation, /stats shows the last answer's speed, /quit leaves; Ctrl-C stops an answer";
+const HELP: &str = "/reset forgets, /stats shows the speed, /quit leaves; Ctrl-C stops an answer";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

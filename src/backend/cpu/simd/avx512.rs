@@ -58,16 +58,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_fp8(from: *const u8) -> __m512 {
         // SAFETY: see above
-        unsafe {
-            let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
-            let magnitude = _mm512_and_si512(wide, _mm512_set1_epi32(0x7f));
-            let nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
-            let sign = _mm512_slli_epi32::<24>(_mm512_xor_si512(wide, magnitude));
-            let value = _mm512_castsi512_ps(_mm512_slli_epi32::<20>(magnitude));
-            let value = _mm512_mul_ps(value, _mm512_castsi512_ps(_mm512_set1_epi32((120 + 127) << 23)));
-            let signed = _mm512_or_si512(_mm512_castps_si512(value), sign);
-            _mm512_mask_blend_ps(nan, _mm512_castsi512_ps(signed), _mm512_set1_ps(f32::NAN))
-        }
+        unsafe { _mm512_mul_ps(_mm512_cvtph_ps(super::avx2::fp8_as_f16(from)), _mm512_set1_ps(256.0)) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
