@@ -5,8 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Sampling;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::models::parse_json;
+
+const AGAIN: &str = "the file is damaged or was edited, fetch it again";
 
 /// The defaults of a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -27,10 +29,10 @@ impl Defaults {
         let generation = match std::fs::read(&path) {
             Ok(text) => parse_json(&path, &text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            Err(error) => return Err(Error::io(&path, error)),
+            Err(error) => return Err(Error::io(&path, error).hint(AGAIN)),
         };
         let config_path = dir.join("config.json");
-        let text = std::fs::read(&config_path).map_err(|error| Error::io(&config_path, error))?;
+        let text = std::fs::read(&config_path).map_err(|error| Error::io(&config_path, error).hint(AGAIN))?;
         let config = parse_json(&config_path, &text)?;
         Self::from_values(&generation, &config)
     }
@@ -40,17 +42,20 @@ impl Defaults {
     /// # Errors
     /// If a value is of the wrong type.
     pub fn from_values(generation: &Value, config: &Value) -> Result<Self> {
+        if !generation.is_object() && !generation.is_null() {
+            return Err(Error::msg("generation_config.json: it is not a table").hint(AGAIN));
+        }
+        let wrong = |key: &str, value: &Value, kind: &str| {
+            Error::msg(format!("generation_config.json: {key} is {value}, not {kind}")).hint(AGAIN)
+        };
+        let given = |key: &str| generation.get(key).filter(|value| !value.is_null());
         let number = |key: &str| -> Result<Option<f32>> {
-            match generation.get(key) {
-                None | Some(Value::Null) => Ok(None),
-                Some(value) => match value.as_f64() {
-                    Some(number) => Ok(Some(number as f32)),
-                    None => Err(Error::msg(format!("generation_config.json: {key} is {value}, not a number"))),
-                },
-            }
+            let number = |value: &Value| value.as_f64().ok_or_else(|| wrong(key, value, "a number"));
+            Ok(given(key).map(number).transpose()?.map(|number| number as f32))
         };
         let mut sampling = Sampling::default();
-        if generation.get("do_sample").and_then(Value::as_bool) == Some(true) {
+        let flag = |value: &Value| value.as_bool().ok_or_else(|| wrong("do_sample", value, "true or false"));
+        if given("do_sample").map(flag).transpose()?.unwrap_or(false) {
             sampling.temperature = number("temperature")?.unwrap_or(1.0);
             sampling.top_p = number("top_p")?.unwrap_or(1.0);
             sampling.top_k = number("top_k")?.unwrap_or(0.0) as usize;
@@ -59,9 +64,11 @@ impl Defaults {
         sampling.repetition_penalty = number("repetition_penalty")?.unwrap_or(1.0);
         sampling.presence_penalty = number("presence_penalty")?.unwrap_or(0.0);
         let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
-        let places = [generation.get("eos_token_id"), config.get("eos_token_id"), nested];
-        let eos = places.into_iter().flatten().find(|value| !value.is_null());
-        Ok(Self { sampling, eos: eos.map(ids).transpose()?.unwrap_or_default() })
+        let places = [("generation_", generation.get("eos_token_id")), ("", config.get("eos_token_id")), ("", nested)];
+        let mut said =
+            places.into_iter().filter_map(|(file, value)| Some((file, value.filter(|value| !value.is_null())?)));
+        let eos = said.next().map(|(file, value)| ids(value).context(format!("{file}config.json")));
+        Ok(Self { sampling, eos: eos.transpose()?.unwrap_or_default() })
     }
 }
 
@@ -69,7 +76,8 @@ fn ids(value: &Value) -> Result<Vec<u32>> {
     let list = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let ids: Option<Vec<u32>> = list.iter().map(id).collect();
-    ids.ok_or_else(|| Error::msg(format!("eos_token_id is {value}, not a token id or a list of them")))
+    let error = || Error::msg(format!("eos_token_id is {value}, not a token id or a list of them")).hint(AGAIN);
+    ids.ok_or_else(error)
 }
 
 #[cfg(test)]

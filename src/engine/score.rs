@@ -24,10 +24,15 @@ pub struct Score {
 /// Scores `tokens` in windows of the engine's context; `each` is handed all logits in order (`[rows, vocab]`).
 ///
 /// # Errors
-/// If there are fewer than two tokens, or as [`Engine::forward`], or what `each` returns.
+/// If there are fewer than two tokens or positions, or as [`Engine::forward`], or what `each` returns.
 pub fn score(engine: &mut Engine, tokens: &[u32], each: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<Score> {
     if tokens.len() < 2 {
-        return Err(Error::msg(format!("{} tokens are too few to score, two are needed", tokens.len())));
+        let error = format!("{} tokens are too few to score, two are needed", tokens.len());
+        return Err(Error::msg(error).hint("give a longer text"));
+    }
+    if engine.context() < 2 {
+        let error = format!("a context of {} is too small to score, two positions are needed", engine.context());
+        return Err(Error::msg(error).hint("raise --ctx"));
     }
     let mut losses = Vec::new();
     for window in tokens.chunks(engine.context()) {

@@ -87,7 +87,7 @@ impl Engine {
     /// # Errors
     /// If all slots are taken.
     pub fn start(&mut self) -> Result<Sequence> {
-        let slot = self.slots.pop().ok_or_else(|| Error::msg("all sequence slots are taken"))?;
+        let slot = self.slots.pop().ok_or_else(|| Error::msg("all sequence slots are taken").hint("end a sequence"))?;
         for state in &mut self.states {
             if let LayerState::Delta(store) = state {
                 store.reset(slot);
@@ -105,7 +105,8 @@ impl Engine {
     /// Appends tokens to sequences and returns the logits that are wanted, run after run: `[rows, vocab]`.
     ///
     /// # Errors
-    /// If a sequence would outgrow its context, a token is not in the vocabulary, or the logits are not numbers.
+    /// If a run has no tokens, a sequence would outgrow its context, a token is not in the vocabulary, or the logits are
+    /// not numbers.
     pub fn forward(
         &mut self,
         runs: &mut [(&mut Sequence, &[u32])],
@@ -114,6 +115,9 @@ impl Engine {
     ) -> Result<Tensor> {
         let (mut batch, mut ids, mut rows) = (Batch::default(), Vec::new(), Vec::new());
         for (sequence, tokens) in runs.iter_mut() {
+            if tokens.is_empty() {
+                return Err(Error::msg("a run has no tokens").hint("leave out sequences that have nothing to run"));
+            }
             let len = sequence.len + tokens.len();
             if len > self.context {
                 let error = format!("{len} positions do not fit a context of {}", self.context);

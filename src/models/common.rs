@@ -11,6 +11,9 @@ use crate::nn::{
     Attention, AttentionConfig, Block, Centre, Decoder, Embedding, FeedForward, Head, Loader, Mixer, RmsNorm, Rotary,
 };
 
+/// No size of a model comes near this; it bounds what is multiplied and reserved on a config's word.
+const MAX_SIZE: usize = 1 << 24;
+
 /// Keys of every decoder's config.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Common {
@@ -39,8 +42,9 @@ pub(super) struct Common {
 /// `rope_scaling` of older files, `rope_parameters` of newer ones.
 #[derive(Debug, Clone, Deserialize)]
 struct Rope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    // the older name; some files have both
+    r#type: Option<String>,
     rope_theta: Option<f32>,
     partial_rotary_factor: Option<f32>,
 }
@@ -67,11 +71,12 @@ impl MoeKeys {
 
     /// Checks what serde cannot.
     pub(super) fn validate(&self) -> Result<()> {
+        check_size("num_experts", self.num_experts)?;
         let (experts, chosen) = (self.num_experts, self.num_experts_per_tok);
         if chosen == 0 || chosen > experts {
             return Err(bad_config(format!("num_experts_per_tok {chosen} is not one of 1..={experts} (num_experts)")));
         }
-        at_least_one("moe_intermediate_size", self.moe_intermediate_size)
+        check_size("moe_intermediate_size", self.moe_intermediate_size)
     }
 }
 
@@ -93,25 +98,50 @@ pub(super) fn bad_config(message: String) -> Error {
         .hint("the file is damaged, or the model is a variant tbshard does not know")
 }
 
-/// Refuses zero.
-pub(super) fn at_least_one(key: &str, value: usize) -> Result<()> {
-    if value == 0 { Err(bad_config(format!("{key} is 0"))) } else { Ok(()) }
+/// Refuses zero, and what no model has: products of three sizes stay below what a machine can hold.
+pub(super) fn check_size(key: &str, value: usize) -> Result<()> {
+    if value == 0 || value > MAX_SIZE {
+        return Err(bad_config(format!("{key} {value} is not one of 1..={MAX_SIZE}")));
+    }
+    Ok(())
+}
+
+fn check_positive(key: &str, value: f32) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(bad_config(format!("{key} {value} is not a positive number")))
 }
 
 /// Reads a config struct; a missing or mistyped key is an error that names it.
 pub(super) fn read<T: DeserializeOwned>(config: &Value) -> Result<T> {
-    T::deserialize(config).map_err(|error| bad_config(error.to_string()))
+    T::deserialize(config).map_err(|error| match mistyped::<T>(config) {
+        Some(key) => bad_config(format!("{key}: {error}")),
+        None => bad_config(error.to_string()),
+    })
+}
+
+/// The key that makes the config readable when it has a value of another type: serde does not say it for flattened structs.
+fn mistyped<T: DeserializeOwned>(config: &Value) -> Option<&String> {
+    let samples = [Value::Null, true.into(), 1.into(), "".into(), Value::Array(Vec::new())];
+    config.as_object()?.keys().find(|key| {
+        let mut changed = config.clone();
+        samples.iter().any(|sample| {
+            changed[key.as_str()] = sample.clone();
+            T::deserialize(&changed).is_ok()
+        })
+    })
 }
 
 impl Common {
     /// Checks what serde cannot: heads that divide, sizes that are not zero, options that are known.
     pub(super) fn validate(&self) -> Result<()> {
-        at_least_one("hidden_size", self.hidden_size)?;
-        at_least_one("num_hidden_layers", self.num_hidden_layers)?;
-        at_least_one("num_attention_heads", self.num_attention_heads)?;
-        at_least_one("num_key_value_heads", self.kv_heads())?;
-        at_least_one("vocab_size", self.vocab_size)?;
-        at_least_one("max_position_embeddings", self.max_position_embeddings)?;
+        check_size("hidden_size", self.hidden_size)?;
+        check_size("num_hidden_layers", self.num_hidden_layers)?;
+        check_size("num_attention_heads", self.num_attention_heads)?;
+        check_size("num_key_value_heads", self.kv_heads())?;
+        check_size("vocab_size", self.vocab_size)?;
+        check_size("max_position_embeddings", self.max_position_embeddings)?;
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         if heads % kv_heads != 0 {
             return Err(bad_config(format!(
@@ -122,7 +152,9 @@ impl Common {
             let hidden = self.hidden_size;
             return Err(bad_config(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}")));
         }
-        at_least_one("head_dim", self.head_dim())?;
+        check_size("head_dim", self.head_dim())?;
+        check_positive("rms_norm_eps", self.rms_norm_eps)?;
+        check_positive("rope_theta", self.rope_theta())?;
         if self.hidden_act != "silu" {
             return Err(bad_config(format!("hidden_act `{}` is not supported, only `silu`", self.hidden_act)));
         }
@@ -130,13 +162,16 @@ impl Common {
             return Err(bad_config("use_sliding_window is not supported".to_owned()));
         }
         for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
-            if let Some(kind) = rope.rope_type.as_deref().filter(|kind| *kind != "default") {
+            let kinds = [&rope.rope_type, &rope.r#type];
+            if let Some(kind) = kinds.into_iter().flatten().find(|kind| *kind != "default") {
                 return Err(bad_config(format!("rope type `{kind}` is not supported yet")));
             }
         }
         let rotated = self.rope_dim();
         if rotated == 0 || !rotated.is_multiple_of(2) || rotated > self.head_dim() {
-            return Err(bad_config(format!("partial_rotary_factor rotates {rotated} of {} values", self.head_dim())));
+            let (dim, factor) = (self.head_dim(), self.partial_rotary_factor());
+            let error = format!("head_dim {dim} times partial_rotary_factor {factor} rotates {rotated} values");
+            return Err(bad_config(format!("{error}, not an even number up to head_dim")));
         }
         Ok(())
     }
@@ -149,16 +184,23 @@ impl Common {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    fn rope_dim(&self) -> usize {
+    fn partial_rotary_factor(&self) -> f32 {
         let ropes = [&self.rope_parameters, &self.rope_scaling];
         let nested = ropes.into_iter().flatten().find_map(|rope| rope.partial_rotary_factor);
-        let factor = nested.or(self.partial_rotary_factor).unwrap_or(1.0);
-        (self.head_dim() as f32 * factor) as usize
+        nested.or(self.partial_rotary_factor).unwrap_or(1.0)
+    }
+
+    fn rope_dim(&self) -> usize {
+        (self.head_dim() as f32 * self.partial_rotary_factor()) as usize
+    }
+
+    fn rope_theta(&self) -> f32 {
+        let nested = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+        nested.or(self.rope_theta).unwrap_or(10_000.0)
     }
 
     fn rotary(&self) -> Rotary {
-        let nested = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
-        Rotary::new(self.rope_dim(), nested.or(self.rope_theta).unwrap_or(10_000.0), RopeStyle::Halves)
+        Rotary::new(self.rope_dim(), self.rope_theta(), RopeStyle::Halves)
     }
 
     /// What a planner and a cache need to know.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::common::{Common, at_least_one, bad_config};
+use super::common::{Common, bad_config, check_size};
 use crate::backend::DeltaShape;
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, DeltaConfig, DeltaLayout, GatedDeltaNet, Loader, Mixer};
@@ -37,18 +37,19 @@ impl Hybrid {
     pub(super) fn validate(&self) -> Result<()> {
         self.common.validate()?;
         self.common.refuse_attention_bias()?;
-        at_least_one("linear_num_key_heads", self.linear_num_key_heads)?;
-        at_least_one("linear_num_value_heads", self.linear_num_value_heads)?;
-        at_least_one("linear_key_head_dim", self.linear_key_head_dim)?;
-        at_least_one("linear_conv_kernel_dim", self.linear_conv_kernel_dim)?;
-        at_least_one("full_attention_interval", self.full_attention_interval)?;
+        check_size("linear_num_key_heads", self.linear_num_key_heads)?;
+        check_size("linear_num_value_heads", self.linear_num_value_heads)?;
+        check_size("linear_key_head_dim", self.linear_key_head_dim)?;
+        check_size("linear_conv_kernel_dim", self.linear_conv_kernel_dim)?;
+        check_size("full_attention_interval", self.full_attention_interval)?;
         let (keys, values) = (self.linear_num_key_heads, self.linear_num_value_heads);
         if values % keys != 0 {
             let error = format!("linear_num_value_heads {values} is not a multiple of linear_num_key_heads {keys}");
             return Err(bad_config(error));
         }
         let width = self.linear_value_head_dim;
-        if width == 0 || !width.is_multiple_of(16) {
+        check_size("linear_value_head_dim", width)?;
+        if !width.is_multiple_of(16) {
             return Err(bad_config(format!("linear_value_head_dim {width} is not a multiple of 16")));
         }
         let layers = self.common.num_hidden_layers;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, at_least_one, bad_config, read};
+use super::common::{Common, bad_config, check_size, read};
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, Decoder, Loader, Mlp};
@@ -35,7 +35,7 @@ pub(super) fn qwen2(config: &Value) -> Result<Box<dyn Architecture>> {
 impl Llama {
     fn validated(self) -> Result<Box<dyn Architecture>> {
         self.common.validate()?;
-        at_least_one("intermediate_size", self.intermediate_size)?;
+        check_size("intermediate_size", self.intermediate_size)?;
         if self.mlp_bias {
             return Err(bad_config("mlp_bias is not supported".to_owned()));
         }

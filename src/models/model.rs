@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::common::bad_config;
 use super::{Geometry, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader};
@@ -32,7 +33,8 @@ impl Model {
     pub fn open(dir: &Path, progress: LoadProgress<'_>) -> Result<Self> {
         let path = dir.join("config.json");
         let text = std::fs::read(&path).map_err(|error| {
-            Error::io(&path, error).hint("a model directory holds config.json, tokenizer.json and *.safetensors")
+            let error = Error::from_std(error).context(format!("`{}`", path.display()));
+            error.hint("a model directory holds config.json, tokenizer.json and *.safetensors")
         })?;
         let config = parse_json(&path, &text)?;
         let checkpoint = Checkpoint::open(dir)?;
@@ -49,9 +51,12 @@ impl Model {
         if let Some(layers) = layers {
             let nested = config.get("text_config").is_some();
             let text = if nested { &mut config["text_config"] } else { &mut config };
-            let all = text.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
+            let Some(all) = text.get("num_hidden_layers").and_then(Value::as_u64) else {
+                return Err(bad_config("there is no num_hidden_layers that --layers could cut".to_owned()));
+            };
             if layers == 0 || layers as u64 > all {
-                return Err(Error::usage(format!("--layers {layers} is not one of 1..={all}")));
+                let error = Error::usage(format!("--layers {layers} is not one of 1..={all}"));
+                return Err(error.hint("without --layers all of them are taken"));
             }
             text["num_hidden_layers"] = layers.into();
         }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, at_least_one, read};
+use super::common::{Common, check_size, read};
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, Decoder, Loader, Mlp};
@@ -20,7 +20,7 @@ pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
     let qwen3: Qwen3 = read(config)?;
     qwen3.common.validate()?;
     qwen3.common.refuse_attention_bias()?;
-    at_least_one("intermediate_size", qwen3.intermediate_size)?;
+    check_size("intermediate_size", qwen3.intermediate_size)?;
     Ok(Box::new(qwen3))
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{MoeKeys, at_least_one, bad_config, read};
+use super::common::{MoeKeys, bad_config, check_size, read};
 use super::hybrid::Hybrid;
 use super::{Architecture, Geometry};
 use crate::error::Result;
@@ -23,8 +23,8 @@ struct Qwen35 {
 
 /// Reads a `qwen3_5` or `qwen3_5_moe` config, whose text model is nested and whose vision model is left alone.
 pub(super) fn read_wrapped(config: &Value) -> Result<Box<dyn Architecture>> {
-    let Some(text) = config.get("text_config") else {
-        return Err(bad_config("missing field `text_config`".to_owned()));
+    let Some(text) = config.get("text_config").filter(|text| text.is_object()) else {
+        return Err(bad_config("there is no table `text_config`".to_owned()));
     };
     parse(text, "model.language_model.", config.get("tie_word_embeddings").and_then(Value::as_bool))
 }
@@ -44,8 +44,10 @@ fn parse(text: &Value, prefix: &'static str, tied: Option<bool>) -> Result<Box<d
         moe.validate()?;
         model.moe = Some(moe);
     } else {
-        at_least_one("intermediate_size", model.intermediate_size.unwrap_or(0))?;
+        let missing = || bad_config("missing field `intermediate_size`".to_owned());
+        check_size("intermediate_size", model.intermediate_size.ok_or_else(missing)?)?;
     }
+    model.shared_expert_intermediate_size.map_or(Ok(()), |size| check_size("shared_expert_intermediate_size", size))?;
     Ok(Box::new(model))
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, MoeKeys, at_least_one, read};
+use super::common::{Common, MoeKeys, check_size, read};
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, Decoder, FeedForward, Loader, Mlp, Moe, MoeConfig};
@@ -23,7 +23,7 @@ pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
     qwen3.common.validate()?;
     qwen3.common.refuse_attention_bias()?;
     qwen3.moe.validate()?;
-    at_least_one("intermediate_size", qwen3.intermediate_size)?;
+    check_size("intermediate_size", qwen3.intermediate_size)?;
     Ok(Box::new(qwen3))
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{MoeKeys, at_least_one, read};
+use super::common::{MoeKeys, check_size, read};
 use super::hybrid::Hybrid;
 use super::{Architecture, Geometry};
 use crate::error::Result;
@@ -24,8 +24,8 @@ pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
     let next: Qwen3Next = read(config)?;
     next.hybrid.validate()?;
     next.moe.validate()?;
-    at_least_one("intermediate_size", next.intermediate_size)?;
-    at_least_one("shared_expert_intermediate_size", next.shared_expert_intermediate_size)?;
+    check_size("intermediate_size", next.intermediate_size)?;
+    check_size("shared_expert_intermediate_size", next.shared_expert_intermediate_size)?;
     Ok(Box::new(next))
 }
 

@@ -25,7 +25,8 @@ impl Embedding {
     /// # Errors
     /// If an id is outside the vocabulary.
     pub fn forward(&self, ids: &[u32], cx: &Context<'_>) -> Result<Tensor> {
-        cx.backend.embed(&self.table, ids)
+        let hint = "tokenizer.json and the weights do not belong together, or the ids are another model's";
+        cx.backend.embed(&self.table, ids).map_err(|error| error.hint(hint))
     }
 
     /// A head that shares this table.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::weights::{Matrix, Source, Stored};
+use crate::weights::{Matrix, Source, Stored, Values};
 
 /// Loads the tensors of one model.
 pub struct Loader<'a> {
@@ -35,8 +35,11 @@ impl<'a> Loader<'a> {
     /// If it is missing, misshapen, or in a format that no kernel reads.
     pub fn matrix(&self, name: &str, out_features: usize, in_features: usize) -> Result<Matrix> {
         self.take(name);
-        self.take(&format!("{name}_scale_inv"));
-        self.source.matrix(name, out_features, in_features)
+        let matrix = self.source.matrix(name, out_features, in_features)?;
+        if let Values::Fp8 { .. } = matrix.values() {
+            self.take(&format!("{name}_scale_inv"));
+        }
+        Ok(matrix)
     }
 
     /// The tensor `name` of shape `shape`, widened to f32.

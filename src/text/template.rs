@@ -16,6 +16,8 @@ use crate::error::{Context, Error, Result};
 /// The special tokens a template may name.
 const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
+const AGAIN: &str = "fetch the file again from the model's repository";
+
 /// What to render besides the messages.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions {
@@ -160,13 +162,14 @@ fn read(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(path, error)),
+        Err(error) => Err(Error::io(path, error).hint(AGAIN)),
     }
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read(path)? else { return Ok(None) };
-    let json = serde_json::from_str(&text)
-        .map_err(|error| Error::from_std(error).context(format_args!("`{}` is not valid JSON", path.display())))?;
+    let json = serde_json::from_str(&text).map_err(|error| {
+        Error::from_std(error).context(format_args!("`{}` is not valid JSON", path.display())).hint(AGAIN)
+    })?;
     Ok(Some(json))
 }

@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 
 const FILE: &str = "tokenizer.json";
 const TIKTOKEN: &str = "tiktoken.model";
+const AGAIN: &str = "fetch the file again from the model's repository";
 
 /// Turns text into token ids and back, exactly as the model was trained with.
 pub struct Tokenizer {
@@ -28,11 +29,10 @@ impl Tokenizer {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(absent(dir)),
-            Err(error) => return Err(Error::io(&path, error)),
+            Err(error) => return Err(Error::io(&path, error).hint(AGAIN)),
         };
-        let mut inner = parse(&bytes)
-            .with_context(|| format!("`{}`", path.display()))
-            .map_err(|error| error.hint("fetch the file again from the model's repository"))?;
+        let mut inner =
+            parse(&bytes).with_context(|| format!("`{}`", path.display())).map_err(|error| error.hint(AGAIN))?;
         inner.with_padding(None).with_truncation(None).map_err(foreign)?;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();

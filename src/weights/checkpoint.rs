@@ -147,12 +147,15 @@ fn read_index(dir: &Path) -> Result<Option<Index>> {
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(&path, error)),
+        Err(error) => return Err(Error::io(&path, error).hint("fetch that file again")),
     };
     let index: Index = serde_json::from_slice(&text).map_err(|error| {
         Error::msg(format!("`{}` is not an index: {error}", path.display())).hint("fetch that file again")
     })?;
-    let strange = |file: &&String| Path::new(file.as_str()).components().count() != 1 || file.contains("..");
+    if index.weight_map.is_empty() {
+        return Err(Error::msg(format!("`{}` names no tensors", path.display())).hint("fetch that file again"));
+    }
+    let strange = |file: &&String| Path::new(file.as_str()).file_name() != Some(file.as_str().as_ref());
     if let Some(file) = index.weight_map.values().find(strange) {
         let error = format!("`{}` names the file `{file}` outside its directory", path.display());
         return Err(Error::msg(error).hint("do not use this checkpoint"));
@@ -161,7 +164,7 @@ fn read_index(dir: &Path) -> Result<Option<Index>> {
 }
 
 fn list(dir: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(dir).map_err(|error| Error::io(dir, error))?;
+    let entries = std::fs::read_dir(dir).map_err(|error| Error::io(dir, error).hint("check the path"))?;
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(|error| Error::io(dir, error))?.file_name();
@@ -187,15 +190,19 @@ fn map(path: &Path) -> Result<Bytes> {
             std::io::ErrorKind::NotFound => "the index names this file, fetch it again",
             _ => "check who may read the file",
         };
-        Error::io(path, error).hint(hint)
+        Error::from_std(error).context(format!("`{}`", path.display())).hint(hint)
     };
+    // looked at before it is opened, because opening a pipe waits for its writer
+    let found = std::fs::metadata(path).map_err(missing)?;
+    if !found.is_file() {
+        return Err(Error::msg(format!("`{}` is not a regular file", path.display())).hint("fetch that file again"));
+    }
     let file = File::open(path).map_err(missing)?;
-    let len = file.metadata().map_err(|error| Error::io(path, error))?.len();
-    if len == 0 {
+    if found.len() == 0 {
         return Err(Error::msg(format!("`{}` is empty", path.display())).hint("fetch that file again"));
     }
     // SAFETY: the mapping is read-only and private; a file that is cut while it is mapped ends the process with SIGBUS,
     // as with every program that maps its weights
-    let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::io(path, error))?;
+    let map = unsafe { Mmap::map(&file) }.map_err(missing)?;
     Ok(Bytes::from_owner(map))
 }

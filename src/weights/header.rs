@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 
 const AGAIN: &str = "the file is damaged or its download was cut off, fetch it again";
 
+/// How the stand-in begins that git leaves where git-lfs did not put the file.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
 /// Where the tensors of one file lie.
 #[derive(Debug)]
 pub struct Header {
@@ -42,6 +45,9 @@ pub fn parse_header(file: &[u8]) -> Result<Header> {
     let Some(length) = file.first_chunk::<8>() else {
         return Err(Error::msg(format!("{} bytes are too few for a safetensors file", file.len())).hint(AGAIN));
     };
+    if file.starts_with(LFS_POINTER) {
+        return Err(Error::msg("the file is a git-lfs pointer, not the weights").hint("run `git lfs pull`"));
+    }
     let length = u64::from_le_bytes(*length);
     let end = usize::try_from(length).ok().and_then(|length| length.checked_add(8));
     let Some((len, json)) = end.and_then(|end| Some((end, file.get(8..end)?))) else {
@@ -51,8 +57,9 @@ pub fn parse_header(file: &[u8]) -> Result<Header> {
     let mut json: Map<String, Value> = serde_json::from_slice(json)
         .map_err(|error| Error::msg(format!("the header is not a JSON object: {error}")).hint(AGAIN))?;
     let metadata = match json.shift_remove("__metadata__") {
-        Some(Value::Object(table)) => table,
-        _ => Map::new(),
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(table)) if table.values().all(Value::is_string) => table,
+        Some(_) => return Err(Error::msg("the header's `__metadata__` is not a table of strings").hint(AGAIN)),
     };
     let tensors: BTreeMap<String, Entry> =
         json.into_iter().map(|(name, info)| Ok((name.clone(), entry(&name, info, len)?))).collect::<Result<_>>()?;

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::matrix::FP8_BLOCK;
 use super::stored::{Dtype, Source, Stored};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A source that has every tensor one asks for.
 #[derive(Debug, Clone)]
@@ -36,12 +36,12 @@ impl Source for Random {
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored> {
-        let values: usize = shape.iter().product();
         let inner = shape.last().copied().unwrap_or(1).max(1) as f32;
         let mut numbers = Numbers::new(self.seed, name);
         let (dtype, bytes) = if self.is_fp8(name) {
             // exponent bits below 0x78: no NaN, at most 240
-            (Dtype::Fp8, numbers.fill(values, 1, |x| [(x as u8 & 0x80) | (x as u8 & 0x7f).min(0x77), 0]))
+            let buffer = reserve(name, shape, 1)?;
+            (Dtype::Fp8, numbers.fill(buffer, 1, |x| [(x as u8 & 0x80) | (x as u8 & 0x7f).min(0x77), 0]))
         } else {
             // uniform with the variance that keeps activations at one: [-√(3/in), √(3/in)]
             let (middle, reach) = match shape.len() {
@@ -52,7 +52,7 @@ impl Source for Random {
                 _ => (0.0, (3.0 / inner).sqrt()),
             };
             let value = |x: u16| bf16::from_f32(middle + reach * (f32::from(x) / 32768.0 - 1.0)).to_le_bytes();
-            (Dtype::Bf16, numbers.fill(values, 2, value))
+            (Dtype::Bf16, numbers.fill(reserve(name, shape, 2)?, 2, value))
         };
         let origin = "random weights".to_owned();
         Ok(Stored { name: name.to_owned(), origin, dtype, shape: shape.to_vec(), bytes: Bytes::from(bytes) })
@@ -64,6 +64,17 @@ impl Source for Random {
 
     fn find_nan(&self, _names: &[String]) -> Option<String> {
         None
+    }
+}
+
+/// An empty buffer for the tensor and a word more; shapes are only as sane as the config they come from.
+fn reserve(name: &str, shape: &[usize], width: usize) -> Result<(Vec<u8>, usize)> {
+    let len = shape.iter().try_fold(width, |len, n| len.checked_mul(*n));
+    let mut buffer = Vec::new();
+    match len {
+        Some(len) if buffer.try_reserve_exact(len.saturating_add(8)).is_ok() => Ok((buffer, len)),
+        _ => Err(Error::msg(format!("tensor `{name}` of shape {shape:?} does not fit in memory"))
+            .hint("take a smaller model or fewer layers")),
     }
 }
 
@@ -79,9 +90,9 @@ impl Numbers {
         Self(first | 1)
     }
 
-    fn fill(&mut self, values: usize, width: usize, value: impl Fn(u16) -> [u8; 2]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(values * width + 8);
-        while bytes.len() < values * width {
+    fn fill(&mut self, buffer: (Vec<u8>, usize), width: usize, value: impl Fn(u16) -> [u8; 2]) -> Vec<u8> {
+        let (mut bytes, len) = buffer;
+        while bytes.len() < len {
             self.0 ^= self.0 >> 12;
             self.0 ^= self.0 << 25;
             self.0 ^= self.0 >> 27;
@@ -90,7 +101,7 @@ impl Numbers {
                 bytes.extend_from_slice(&value((word >> (16 * part)) as u16)[..width]);
             }
         }
-        bytes.truncate(values * width);
+        bytes.truncate(len);
         bytes
     }
 }

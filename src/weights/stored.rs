@@ -81,7 +81,10 @@ impl Stored {
             Dtype::F16 => pairs(|b| f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => pairs(|b| bf16::from_le_bytes(b).to_f32()),
             Dtype::Fp8 => {
-                return Err(Error::msg(format!("{}: tensor `{}` is FP8 without scales", self.origin, self.name)));
+                let error = format!("{}: tensor `{}` is FP8 without scales", self.origin, self.name);
+                return Err(
+                    Error::msg(error).hint("tbshard reads FP8 projections, everything else as F32, F16 or BF16")
+                );
             }
         })
     }
