@@ -13,6 +13,8 @@ pub enum Kind {
     Failed,
     /// The command line asked for something that cannot be: exit 2.
     Usage,
+    /// The user ended it: exit 130, and nothing to say.
+    Interrupted,
 }
 
 /// An error chain printed on one line, outermost cause first, with a hint on what to do.
@@ -31,6 +33,11 @@ impl Error {
     /// Returns a usage error (exit 2) that says `message`.
     pub fn usage(message: impl Display) -> Self {
         Self { kind: Kind::Usage, ..Self::msg(message) }
+    }
+
+    /// Returns what ends work that the user interrupted.
+    pub fn interrupted() -> Self {
+        Self { kind: Kind::Interrupted, ..Self::msg("interrupted") }
     }
 
     /// Wraps a foreign error, keeping its own causes.

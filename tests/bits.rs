@@ -88,7 +88,7 @@ fn any_thread_count_and_instruction_set() {
                 continue;
             }
             let backend = Box::new(Cpu::with_isa(threads, isa).unwrap());
-            let mut engine = Engine::new(support::model(&dir), backend, 128, 1);
+            let mut engine = Engine::new(support::model(&dir), backend, 128, 1).unwrap();
             let bits = logits(&mut engine, &tokens, 40);
             assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{} {isa:?} {threads} threads", dir.display());
         }

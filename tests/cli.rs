@@ -52,6 +52,7 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(stdout(output), "");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.iter().filter(|line| line.starts_with("error: ")).count(), 1, "{text}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("hint: ")).count(), 1, "{text}");
     assert!(!text.contains("panicked") && !text.contains("RUST_BACKTRACE"), "{text}");
     for word in words {
         assert!(text.contains(word), "{word:?} is not in {text}");
@@ -155,6 +156,10 @@ fn what_cannot_be_is_refused_with_a_hint() {
     case(&[&m[..], &["--prompt", "x", "--temp", "-1"]].concat(), 2, &["--temp"]);
     case(&[&m[..], &["--prompt", "x", "--top-p", "1.5"]].concat(), 2, &["--top-p"]);
     case(&[&m[..], &["--prompt", "x", "--threads", "0"]].concat(), 2, &["--threads"]);
+    case(&[&m[..], &["--prompt", "x", "--threads", "1000000"]].concat(), 1, &["1000000 threads"]);
+    case(&[&m[..], &["--prompt", "x", "--ctx", "100000000000000"]].concat(), 1, &["--ctx"]);
+    case(&[&m[..], &["--prompt", "x", "--ctx", "18446744073709551615"]].concat(), 1, &["--ctx"]);
+    case(&[&m[..], &["--prompt", "x", "--revision", "v1"]].concat(), 2, &["--revision"]);
     case(&[&m[..], &["--prompt", "x", "--layers", "2"]].concat(), 2, &["--layers"]);
     case(&[&m[..], &["--prompt", "a b c d e f g", "--raw", "--ctx", "2"]].concat(), 1, &["context", "hint: "]);
     case(
@@ -163,6 +168,9 @@ fn what_cannot_be_is_refused_with_a_hint() {
         &["--max-tokens 100", "64", "hint: "],
     );
     case(&["score", "--model", &model, "--prompt-tokens", "1"], 1, &["too few"]);
+    case(&["score", "--model", &model, "--prompt-tokens", "1,2", "--ctx", "1"], 1, &["--ctx"]);
+    case(&["score", "--model", &model, "--prompt-tokens", "1,2", "--logits", "/"], 2, &["--logits"]);
+    case(&["bench", "tokens-per-sec", "--model", &model, "--pp", "0", "--tg", "0"], 2, &["--pp 0"]);
     case(&["bench", "tokens-per-sec", "--model", &model, "--reps", "0"], 2, &["--reps"]);
 }
 
@@ -185,6 +193,9 @@ fn prompts_that_are_not_utf8_are_refused() {
     std::fs::write(&file, b"caf\xe9").unwrap();
     let output = run(&["generate", "--model", &tiny("llama"), "--prompt-file", file.to_str().unwrap()]);
     refused(&output, 1, &["latin1.txt", "byte 3", "hint: "]);
+    let mut command = command(&["generate", "--model", &tiny("llama"), "--prompt"]);
+    let foreign = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+    refused(&command.arg::<&std::ffi::OsStr>(foreign).output().unwrap(), 2, &["argument 5", "hint: "]);
 }
 
 #[test]
@@ -265,4 +276,30 @@ fn bench_and_models_print_tables_and_json() {
     assert_eq!(named("qwen3.6-27b")["supported"], true);
     assert_eq!(named("kimi-k2.6")["supported"], false);
     assert!(stdout(&run(&["models"])).lines().any(|line| line.starts_with("qwen3.6-27b ") && line.contains("55.6 GB")));
+}
+
+#[test]
+fn a_model_without_a_tokenizer_takes_token_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tiny("qwen2")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("tokenizer.json") {
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let (bare, whole) = (dir.path().display().to_string(), tiny("qwen2"));
+    let tokens = |model: &str| {
+        let args = ["generate", "--model", model, "--prompt-tokens", "5,6,7", "-n", "5", "--ignore-eos", "--json"];
+        serde_json::from_str::<Value>(&stdout(&run(&args))).unwrap()["tokens"].clone()
+    };
+    assert_eq!(tokens(&bare), tokens(&whole));
+    refused(&run(&["generate", "--model", &bare, "--prompt", "x"]), 1, &["tokenizer.json", "hint: "]);
+}
+
+#[test]
+fn a_broken_stderr_is_no_failure() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let model = tiny("llama");
+    let output = command(&["generate", "--model", &model, "--prompt", "x", "-n", "3"]).stderr(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
 }

@@ -84,7 +84,7 @@ fn every_architecture_is_registered_and_has_a_fixture() {
     }
     for (name, _) in all(&["src/models"], &["rs"]) {
         let stem = Path::new(&name).file_stem().unwrap().to_string_lossy().into_owned();
-        let shared = ["mod", "model", "common", "hybrid", "catalogue"].contains(&stem.as_str());
+        let shared = ["mod", "model", "common", "hybrid", "catalogue", "quantisation"].contains(&stem.as_str());
         assert!(shared || registered.contains(&stem.as_str()), "{name} is not registered");
     }
 }

@@ -1,10 +1,20 @@
 //! What a sequence leaves behind in a layer: keys and values in pages, or the state of a gated delta net.
 
+use crate::error::{Error, Result};
+
 /// Positions that attention folds in one step; a page of the cache is a whole number of them.
 pub const TILE: usize = 32;
 
 /// Positions of one page of the KV cache.
 pub const PAGE: usize = 2 * TILE;
+
+/// Zeros that cost no memory until they are written; a reservation is tried first because a failed allocation aborts.
+fn zeros(len: Option<usize>) -> Result<Vec<f32>> {
+    match len {
+        Some(len) if Vec::<f32>::new().try_reserve_exact(len).is_ok() => Ok(vec![0.0; len]),
+        _ => Err(Error::msg("there is no memory for the state of so many positions").hint("lower --ctx")),
+    }
+}
 
 /// Keys and values of one attention layer, in pages shared by all sequences.
 ///
@@ -18,8 +28,12 @@ pub struct KvStore {
 
 impl KvStore {
     /// Reserves `pages` pages; memory is touched when positions are written.
-    pub fn new(pages: usize, kv_heads: usize, head_dim: usize) -> Self {
-        Self { kv_heads, head_dim, data: vec![0.0; pages * Self::page_values(kv_heads, head_dim)] }
+    ///
+    /// # Errors
+    /// If the system has no room for them.
+    pub fn new(pages: usize, kv_heads: usize, head_dim: usize) -> Result<Self> {
+        let data = zeros(pages.checked_mul(Self::page_values(kv_heads, head_dim)))?;
+        Ok(Self { kv_heads, head_dim, data })
     }
 
     /// f32 values of one page.
@@ -49,9 +63,12 @@ pub struct DeltaStore {
 
 impl DeltaStore {
     /// Reserves `slots` zeroed states: `taps` past inputs of `channels`, and `state_values` values of recurrent state.
-    pub fn new(slots: usize, channels: usize, taps: usize, state_values: usize) -> Self {
-        let conv = vec![0.0; slots * taps * channels];
-        Self { channels, taps, state_values, conv, state: vec![0.0; slots * state_values] }
+    ///
+    /// # Errors
+    /// If the system has no room for them.
+    pub fn new(slots: usize, channels: usize, taps: usize, state_values: usize) -> Result<Self> {
+        let conv = zeros(slots.checked_mul(taps * channels))?;
+        Ok(Self { channels, taps, state_values, conv, state: zeros(slots.checked_mul(state_values))? })
     }
 
     /// Forgets the sequence in `slot`.

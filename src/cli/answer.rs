@@ -1,8 +1,6 @@
 //! An answer as it streams: tokens to text, stop strings, reasoning dimmed, Ctrl-C.
 
-use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use super::interrupt::Answering;
 use super::load::Loaded;
@@ -32,6 +30,8 @@ pub(super) struct Answer {
     pub(super) reasoning: String,
     /// What follows.
     pub(super) answer: String,
+    /// Nobody reads stdout any more.
+    pub(super) closed: bool,
 }
 
 struct Writer<'a> {
@@ -44,7 +44,9 @@ struct Writer<'a> {
     dim: bool,
     text: String,
     parts: [String; 2],
-    failed: Option<std::io::Error>,
+    // nobody reads stdout any more, or it cannot be written
+    closed: bool,
+    failed: Option<Error>,
 }
 
 impl Writer<'_> {
@@ -60,10 +62,12 @@ impl Writer<'_> {
         Ok(stopped)
     }
 
-    fn finish(&mut self, stopped: bool) -> Result<()> {
+    /// Shows what was held back; tells whether that completed a stop string.
+    fn finish(&mut self, mut stopped: bool) -> Result<bool> {
         if !stopped {
             let last = self.stream.as_mut().map(Stream::finish).transpose()?.unwrap_or_default();
-            let (shown, stopped) = self.stops.push(&last);
+            let (shown, now) = self.stops.push(&last);
+            stopped = now;
             self.show(&shown);
             if !stopped {
                 let held = self.stops.finish();
@@ -75,7 +79,7 @@ impl Writer<'_> {
         if self.dim {
             self.write("\x1b[0m");
         }
-        Ok(())
+        Ok(stopped)
     }
 
     fn show(&mut self, text: &str) {
@@ -106,11 +110,13 @@ impl Writer<'_> {
     }
 
     fn write(&mut self, text: &str) {
-        if !self.show || self.failed.is_some() {
+        if !self.show || self.closed {
             return;
         }
-        let mut out = std::io::stdout().lock();
-        self.failed = out.write_all(text.as_bytes()).and_then(|()| out.flush()).err();
+        match ui::print(text) {
+            Ok(read) => self.closed = !read,
+            Err(error) => (self.closed, self.failed) = (true, Some(error)),
+        }
     }
 }
 
@@ -128,6 +134,7 @@ pub(super) fn answer(loaded: &mut Loaded, sequence: &mut Sequence, prompt: &Prom
         dim: false,
         text: String::new(),
         parts: [String::new(), String::new()],
+        closed: false,
         failed: None,
     };
     let total = ask.request.prompt.len() as u64;
@@ -150,22 +157,23 @@ pub(super) fn answer(loaded: &mut Loaded, sequence: &mut Sequence, prompt: &Prom
         if answering.interrupted() {
             return ControlFlow::Break(Finish::Interrupted);
         }
-        let end = stopped || problem.is_some() || writer.failed.is_some();
+        let end = stopped || problem.is_some() || writer.closed;
         if end { ControlFlow::Break(Finish::Stop) } else { ControlFlow::Continue(()) }
     };
-    let generated = generate(&mut loaded.engine, sequence, &ask.request, &mut sampler, on)?;
+    let generated = generate(&mut loaded.engine, sequence, &ask.request, &mut sampler, on);
     drop(answering);
     bar.finish_and_clear();
-    writer.finish(stopped)?;
-    match (problem, writer.failed) {
-        (Some(problem), _) => return Err(problem),
-        (None, Some(error)) if error.kind() != ErrorKind::BrokenPipe => {
-            return Err(Error::io(Path::new("standard output"), error));
-        }
-        _ => {}
+    // before an error is passed on, so that the terminal does not stay dim
+    stopped = writer.finish(stopped)?;
+    let mut generated = generated?;
+    if let Some(problem) = problem.or(writer.failed) {
+        return Err(problem);
+    }
+    if stopped {
+        generated.finish = Finish::Stop;
     }
     let [reasoning, answer] = writer.parts;
-    Ok(Answer { generated, text: writer.text, reasoning, answer })
+    Ok(Answer { generated, text: writer.text, reasoning, answer, closed: writer.closed })
 }
 
 /// `prompt 12 tok 310 tok/s · 64 tok 88 tok/s · first token 0.04 s`.

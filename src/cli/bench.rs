@@ -1,6 +1,5 @@
 //! `tbshard bench`: how fast a model runs here.
 
-use std::io::Write;
 use std::time::Instant;
 
 use clap::{Subcommand, ValueEnum};
@@ -62,17 +61,21 @@ struct Line {
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let What::TokensPerSec(args) = &args.what;
     if args.reps == 0 {
-        return Err(Error::usage("--reps 0 measures nothing"));
+        return Err(Error::usage("--reps 0 measures nothing").hint("5 is the default"));
     }
     interrupt::listen()?;
     let longest = args.pp.iter().chain(&args.tg).copied().max().unwrap_or(0);
     let ctx = args.model.ctx.unwrap_or(longest.max(1));
     if longest > ctx {
-        return Err(Error::usage(format!("{longest} tokens do not fit --ctx {ctx}")));
+        return Err(Error::usage(format!("{longest} tokens do not fit --ctx {ctx}"))
+            .hint("without --ctx the context is as long as needed"));
     }
     let mut loaded = ModelArgs { ctx: Some(ctx), ..args.model.clone() }.load()?;
     let tests = args.pp.iter().map(|n| (*n, true)).chain(args.tg.iter().map(|n| (*n, false))).filter(|(n, _)| *n > 0);
     let tests: Vec<_> = tests.collect();
+    if tests.is_empty() {
+        return Err(Error::usage("--pp 0 and --tg 0 leave nothing to measure").hint("give one of them a length"));
+    }
     let bar = ui::bar((tests.len() * (args.reps + 1)) as u64, "{msg} {bar:20} {pos}/{len} eta {eta}", args.model.quiet);
     let mut lines = Vec::new();
     for (tokens, prompt) in tests {
@@ -87,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             bar.inc(1);
         }
         let (mean, sd) = mean_and_sd(&rates);
-        let (model, backend) = (args.model.model.clone().unwrap_or_default(), loaded.engine.backend_name());
+        let (model, backend) = (args.model.label(), loaded.engine.backend_name());
         lines.push(Line { model, backend, test, tokens, tokens_per_second: rates, mean, sd });
     }
     bar.finish_and_clear();
@@ -102,7 +105,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             table::markdown(&rows, &[2, 3])
         }
     };
-    writeln!(std::io::stdout(), "{text}").map_err(|error| Error::io("standard output".as_ref(), error))?;
+    ui::print(&format!("{text}\n"))?;
     Ok(Outcome::Done)
 }
 

@@ -1,11 +1,11 @@
 //! `tbshard chat`: a conversation in the terminal.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 
 use rustyline::error::ReadlineError;
 
 use super::answer::{Answer, Ask, answer, statistics};
-use super::generate::room;
+use super::generate::{DEFAULT_MAX_TOKENS, room};
 use super::load::{Loaded, ModelArgs};
 use super::prompt::render;
 use super::sampling::SamplingArgs;
@@ -40,6 +40,8 @@ pub(super) struct Args {
 enum Input {
     Line(String),
     Interrupt,
+    /// A line that is not UTF-8.
+    Foreign,
     End,
 }
 
@@ -70,11 +72,14 @@ impl Reader {
                 Err(error) => Err(Error::from_std(error)),
             },
             Self::Plain => {
-                let mut line = String::new();
-                let read = std::io::stdin().lock().read_line(&mut line);
+                let mut line = Vec::new();
+                let read = std::io::stdin().lock().read_until(b'\n', &mut line);
                 match read.map_err(|error| Error::io("standard input".as_ref(), error))? {
                     0 => Ok(Input::End),
-                    _ => Ok(Input::Line(line.trim_end_matches(['\n', '\r']).to_owned())),
+                    _ => {
+                        Ok(String::from_utf8(line)
+                            .map_or(Input::Foreign, |line| Input::Line(line.trim_end().to_owned())))
+                    }
                 }
             }
         }
@@ -97,24 +102,32 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     chat.reset();
     render(&chat.loaded, &[Message::user("hello")], chat.thinking())?;
     let mut reader = Reader::open()?;
+    if matches!(reader, Reader::Editor(_)) {
+        interrupt::stay();
+    }
     if !args.model.quiet {
-        eprintln!("{}", ui::paint_err(HELP, "2"));
+        ui::whisper(HELP);
     }
     loop {
         match reader.line()? {
             Input::End => break,
-            Input::Interrupt => eprintln!("{}", ui::paint_err("/quit leaves", "2")),
+            Input::Interrupt => ui::whisper("/quit leaves"),
+            Input::Foreign => ui::say("that line is not UTF-8, say it again"),
             Input::Line(line) => match line.trim() {
                 "" => {}
                 "/quit" | "/exit" => break,
-                "/help" => eprintln!("{HELP}"),
+                "/help" => ui::say(HELP),
                 "/reset" => {
                     chat.reset();
-                    eprintln!("{}", ui::paint_err("the conversation starts anew", "2"));
+                    ui::whisper("the conversation starts anew");
                 }
-                "/stats" => eprintln!("{}", chat.statistics.as_deref().unwrap_or("nothing was answered yet")),
-                command if command.starts_with('/') => eprintln!("there is no command `{command}`: {HELP}"),
-                text => chat.turn(text)?,
+                "/stats" => ui::say(chat.statistics.as_deref().unwrap_or("nothing was answered yet")),
+                command if command.starts_with('/') => ui::say(format_args!("there is no command `{command}`: {HELP}")),
+                text => {
+                    if !chat.turn(text)? {
+                        break;
+                    }
+                }
             },
         }
     }
@@ -137,35 +150,37 @@ impl Chat<'_> {
         }
     }
 
-    /// One question and its answer. A question that cannot be answered is taken back and the chat goes on.
-    fn turn(&mut self, text: &str) -> Result<()> {
+    /// One question and its answer; `false` if nobody reads answers any more. A question that cannot be answered is
+    /// taken back and the chat goes on.
+    fn turn(&mut self, text: &str) -> Result<bool> {
         self.messages.push(Message::user(text));
-        match self.answer() {
-            Ok(answer) => {
-                let mut message = Message::assistant(answer.answer.clone());
-                if !answer.reasoning.is_empty() {
-                    message.reasoning_content = Some(answer.reasoning.clone());
-                }
-                self.messages.push(message);
-                self.statistics = Some(statistics(&answer.generated));
-                println!();
-                if answer.generated.finish == Finish::Interrupted {
-                    eprintln!("{}", ui::paint_err("(stopped)", "2"));
-                }
-                std::io::stdout().flush().map_err(|error| Error::io("standard output".as_ref(), error))
-            }
+        let answer = match self.answer() {
+            Ok(answer) => answer,
             Err(error) => {
                 self.messages.pop();
                 self.release();
                 super::report(&error);
-                Ok(())
+                // an answer that cannot be shown will not be shown the next time either
+                return ui::print("\n");
             }
+        };
+        let mut message = Message::assistant(answer.answer.clone());
+        if !answer.reasoning.is_empty() {
+            message.reasoning_content = Some(answer.reasoning.clone());
         }
+        self.messages.push(message);
+        self.statistics = Some(statistics(&answer.generated));
+        if answer.generated.finish == Finish::Interrupted {
+            ui::whisper("\n(stopped)");
+        }
+        Ok(!answer.closed && ui::print("\n")?)
     }
 
     fn answer(&mut self) -> Result<Answer> {
         let prompt = render(&self.loaded, &self.messages, self.thinking())?;
-        let max_tokens = room(&self.loaded, prompt.tokens.len(), self.args.max_tokens)?;
+        let hint = "/reset forgets what was said, --ctx makes room for more";
+        let left = room(&self.loaded, prompt.tokens.len()).map_err(|error| error.hint(hint))?;
+        let max_tokens = self.args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(left);
         // templates drop old reasoning, so what the cache holds is often not a prefix; then it starts anew
         if self
             .held

@@ -1,6 +1,6 @@
 //! `tbshard generate`: answer one prompt.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::text::Message;
 
 /// Tokens of an answer when `--max-tokens` does not say.
-const DEFAULT_MAX_TOKENS: usize = 1024;
+pub(super) const DEFAULT_MAX_TOKENS: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -37,10 +37,10 @@ pub(super) struct Args {
     #[arg(long, help_heading = "Prompt")]
     raw: bool,
     /// Let the model reason before it answers, where its template can say so
-    #[arg(long, help_heading = "Prompt", conflicts_with = "no_thinking")]
+    #[arg(long, help_heading = "Prompt", conflicts_with_all = ["no_thinking", "raw", "prompt_tokens"])]
     thinking: bool,
     /// Let the model answer at once
-    #[arg(long, help_heading = "Prompt")]
+    #[arg(long, help_heading = "Prompt", conflicts_with_all = ["raw", "prompt_tokens"])]
     no_thinking: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -68,28 +68,31 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         _ => return Err(no_prompt()),
     };
     if text.as_ref().is_some_and(String::is_empty) {
-        return Err(Error::usage("the prompt is empty"));
+        return Err(Error::usage("the prompt is empty").hint("give it some text"));
     }
     interrupt::listen()?;
     let mut loaded = args.model.load()?;
     let prompt = args.prompt(&loaded, text)?;
-    let max_tokens = room(&loaded, prompt.tokens.len(), args.max_tokens)?;
+    let max_tokens = length(&loaded, prompt.tokens.len(), args.max_tokens)?;
     let eos = if args.ignore_eos { Vec::new() } else { loaded.defaults.eos.clone() };
     let sampling = args.sampling.over(&loaded.defaults.sampling)?;
+    if args.sampling.is_pointless(&sampling) && !args.model.quiet {
+        ui::whisper("the temperature is 0, so other sampling flags change nothing; --temp 1 lets them");
+    }
     let request = Request { prompt: prompt.tokens.clone(), max_tokens, eos, sampling };
     let (show, quiet) = (!args.json, args.model.quiet);
     let ask = Ask { request, stop: args.stop.clone(), show, style_reasoning: true, quiet };
     let mut sequence = loaded.engine.start()?;
     let answer = answer(&mut loaded, &mut sequence, &prompt, &ask)?;
     if args.json {
-        print_json(&loaded, &ask, &answer)?;
+        ui::print(&json(&loaded, &ask, &answer))?;
     } else if std::io::stdout().is_terminal() && !answer.text.ends_with('\n') {
-        println!();
+        ui::print("\n")?;
     }
     if !quiet {
-        eprintln!("{}", ui::paint_err(&statistics(&answer.generated), "2"));
+        ui::whisper(statistics(&answer.generated));
         if answer.generated.finish == Finish::Length && args.max_tokens.is_none() {
-            eprintln!("{}", ui::paint_err("the answer was cut here, --max-tokens allows a longer one", "2"));
+            ui::whisper("the answer was cut here, --max-tokens allows a longer one");
         }
     }
     Ok(if answer.generated.finish == Finish::Interrupted { Outcome::Interrupted } else { Outcome::Done })
@@ -116,30 +119,34 @@ impl Args {
     }
 }
 
+/// How many tokens the context has room for after the prompt.
+///
+/// # Errors
+/// If it has no room for the prompt itself.
+pub(super) fn room(loaded: &Loaded, prompt: usize) -> Result<usize> {
+    let context = loaded.engine.context();
+    // the last token of an answer needs no position: nothing follows it
+    let left = (context + 1).checked_sub(prompt).filter(|left| *left > 0);
+    left.ok_or_else(|| Error::msg(format!("the prompt has {prompt} tokens, the context {context}")))
+}
+
 /// How many tokens the answer may have.
 ///
 /// # Errors
 /// If the context has no room for the prompt, or for what was asked for.
-pub(super) fn room(loaded: &Loaded, prompt: usize, asked: Option<usize>) -> Result<usize> {
-    let context = loaded.engine.context();
+fn length(loaded: &Loaded, prompt: usize, asked: Option<usize>) -> Result<usize> {
     let hint = "raise --ctx, shorten the prompt, or ask for fewer tokens";
-    if prompt > context {
-        return Err(Error::msg(format!("the prompt has {prompt} tokens, the context {context}")).hint(hint));
+    let left = room(loaded, prompt).map_err(|error| error.hint(hint))?;
+    let Some(asked) = asked else { return Ok(left.min(DEFAULT_MAX_TOKENS)) };
+    if asked > left {
+        let context = loaded.engine.context();
+        let error = format!("a prompt of {prompt} tokens and --max-tokens {asked} do not fit a context of {context}");
+        return Err(Error::msg(error).hint(hint));
     }
-    // the last token of an answer needs no position: nothing follows it
-    let left = context - prompt + 1;
-    match asked {
-        Some(asked) if asked > left => {
-            let error =
-                format!("a prompt of {prompt} tokens and --max-tokens {asked} do not fit a context of {context}");
-            Err(Error::msg(error).hint(hint))
-        }
-        Some(asked) => Ok(asked),
-        None => Ok(left.min(DEFAULT_MAX_TOKENS)),
-    }
+    Ok(asked)
 }
 
-fn print_json(loaded: &Loaded, ask: &Ask, answer: &Answer) -> Result<()> {
+fn json(loaded: &Loaded, ask: &Ask, answer: &Answer) -> String {
     let generated = &answer.generated;
     let t = &generated.timings;
     let mut object = json!({
@@ -162,5 +169,5 @@ fn print_json(loaded: &Loaded, ask: &Ask, answer: &Answer) -> Result<()> {
         object["reasoning"] = answer.reasoning.clone().into();
         object["answer"] = answer.answer.clone().into();
     }
-    writeln!(std::io::stdout(), "{object}").map_err(|error| Error::io("standard output".as_ref(), error))
+    format!("{object}\n")
 }

@@ -2,23 +2,33 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::INTERRUPTED;
+use super::{INTERRUPTED, ui};
 use crate::error::{Error, Result};
 
 static ANSWERING: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
+static STAYING: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening. Must be called once.
 ///
 /// # Errors
 /// If the signal cannot be caught.
+#[allow(clippy::exit, reason = "a signal has nobody to return to")]
 pub(super) fn listen() -> Result<()> {
     ctrlc::set_handler(|| {
-        if !ANSWERING.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
+        let again = !ANSWERING.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst);
+        if again && STAYING.load(Ordering::SeqCst) {
+            ui::whisper("/quit leaves");
+        } else if again {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })
     .map_err(Error::from_std)
+}
+
+/// From now on Ctrl-C never ends the program: a conversation would be lost.
+pub(super) fn stay() {
+    STAYING.store(true, Ordering::SeqCst);
 }
 
 /// While this lives, Ctrl-C only asks; [`Answering::interrupted`] tells.
@@ -33,6 +43,11 @@ impl Answering {
 
     pub(super) fn interrupted(&self) -> bool {
         ASKED.load(Ordering::SeqCst)
+    }
+
+    /// Fails when the user asked to end.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.interrupted() { Err(Error::interrupted()) } else { Ok(()) }
     }
 }
 

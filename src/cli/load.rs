@@ -56,6 +56,7 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Option<Tokenizer>,
     pub(super) template: Option<Template>,
     pub(super) defaults: Defaults,
+    directory: Option<PathBuf>,
 }
 
 /// What `--model` stands for.
@@ -68,9 +69,21 @@ impl ModelArgs {
     /// How many threads run the model.
     pub(super) fn threads(&self) -> Result<usize> {
         match self.threads {
-            Some(0) => Err(Error::usage("--threads 0 leaves nobody to work")),
+            Some(0) => {
+                Err(Error::usage("--threads 0 leaves nobody to work").hint("without --threads every core is used"))
+            }
             Some(threads) => Ok(threads),
             None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)),
+        }
+    }
+
+    /// The model and what is not usual about its weights, for a table.
+    pub(super) fn label(&self) -> String {
+        let name = self.model.clone().unwrap_or_default();
+        match (self.weights, self.layers) {
+            (Weights::Checkpoint, _) => name,
+            (Weights::Random, None) => format!("{name} (random)"),
+            (Weights::Random, Some(layers)) => format!("{name} (random, {layers} layers)"),
         }
     }
 
@@ -80,6 +93,10 @@ impl ModelArgs {
             return Err(error.hint("give --model a directory of safetensors, a hub id such as Qwen/Qwen3-0.6B, or a short name (`tbshard models` lists them)"));
         };
         let path = Path::new(name);
+        if path.is_dir() && self.revision.is_some() {
+            return Err(Error::usage(format!("--revision says nothing about the directory `{name}`"))
+                .hint("it is for models of the hub"));
+        }
         if path.is_dir() {
             return Ok(Found::Directory(path.to_owned()));
         }
@@ -106,10 +123,12 @@ impl ModelArgs {
     pub(super) fn load(&self) -> Result<Loaded> {
         let threads = self.threads()?;
         if self.layers.is_some() && self.weights == Weights::Checkpoint {
-            return Err(Error::usage("--layers needs --weights random: a checkpoint is run whole"));
+            return Err(Error::usage("--layers needs --weights random").hint("a checkpoint is run whole"));
         }
         if self.ctx == Some(0) {
-            return Err(Error::usage("--ctx 0 leaves no room for a token"));
+            return Err(
+                Error::usage("--ctx 0 leaves no room for a token").hint("without --ctx the model's own is used")
+            );
         }
         let mut found = self.find()?;
         if let (Found::Entry(entry), Weights::Checkpoint) = (&found, self.weights) {
@@ -137,9 +156,17 @@ impl ModelArgs {
         };
         bar.finish_and_clear();
         let context = self.ctx.unwrap_or(model.geometry.context.min(DEFAULT_CONTEXT));
-        let engine = Engine::new(model, Box::new(Cpu::new(threads)), context, 1);
+        if context > model.geometry.context && !self.quiet {
+            ui::whisper(format_args!(
+                "the model was made for {} positions, --ctx asks for more",
+                model.geometry.context
+            ));
+        }
+        let engine = Engine::new(model, Box::new(Cpu::new(threads)?), context, 1)?;
         let template = directory.map(|dir| Template::open(dir)).transpose()?.flatten();
-        Ok(Loaded { engine, tokenizer: directory.map(|dir| Tokenizer::open(dir)).transpose()?, template, defaults })
+        // a model without a tokenizer can still be given token ids
+        let tokenizer = directory.filter(|dir| Tokenizer::is_in(dir)).map(|dir| Tokenizer::open(dir)).transpose()?;
+        Ok(Loaded { engine, tokenizer, template, defaults, directory: directory.cloned() })
     }
 }
 
@@ -159,11 +186,17 @@ fn defaults_of(entry: &catalogue::Entry) -> Result<Defaults> {
 }
 
 impl Loaded {
-    /// The tokenizer, for commands that cannot do without.
+    /// The tokenizer, for what cannot be done without.
     pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
+        let absent = || match &self.directory {
+            Some(dir) => Tokenizer::open(dir).err(),
+            None => None,
+        };
         self.tokenizer.as_ref().ok_or_else(|| {
-            Error::usage("a model of the catalogue with random weights has no tokenizer")
-                .hint("give token ids with --prompt-tokens")
+            absent().unwrap_or_else(|| {
+                let error = Error::usage("a model of the catalogue with random weights has no tokenizer");
+                error.hint("give token ids with --prompt-tokens")
+            })
         })
     }
 }

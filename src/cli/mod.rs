@@ -1,6 +1,4 @@
 //! The command line: one file a command, and the only room that prints, reads the environment or exits.
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "this is the room that does")]
-
 mod answer;
 mod bench;
 mod chat;
@@ -58,6 +56,11 @@ enum Outcome {
 
 /// Parses the command line, runs the command, and returns the exit code.
 pub fn run() -> ExitCode {
+    let foreign = std::env::args_os().position(|arg| arg.to_str().is_none());
+    if let Some(at) = foreign {
+        let error = Error::usage(format!("argument {at} of the command line is not UTF-8"));
+        return report(&error.hint("give such text with --prompt-file, converted with `iconv -t UTF-8`"));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -84,11 +87,14 @@ fn dispatch(command: Command) -> Result<Outcome> {
 }
 
 fn report(error: &Error) -> ExitCode {
-    eprintln!("{} {error}", ui::paint_err("error:", "1;31"));
-    if let Some(hint) = error.hint_text() {
-        eprintln!("{} {hint}", ui::paint_err("hint:", "36"));
+    if error.kind() != Kind::Interrupted {
+        ui::say(format_args!("{} {error}", ui::paint_err("error:", "1;31")));
+        if let Some(hint) = error.hint_text() {
+            ui::say(format_args!("{} {hint}", ui::paint_err("hint:", "36")));
+        }
     }
     match error.kind() {
+        Kind::Interrupted => ExitCode::from(INTERRUPTED),
         Kind::Failed => ExitCode::FAILURE,
         Kind::Usage => ExitCode::from(2),
     }

@@ -1,8 +1,6 @@
 //! `tbshard models`: the catalogue.
 
-use std::io::Write;
-
-use super::{Outcome, table};
+use super::{Outcome, table, ui};
 use crate::error::{Error, Result};
 use crate::models::{architectures, catalogue};
 
@@ -23,12 +21,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         }
         format!("{list}\n")
     } else {
-        let mut rows = vec![["NAME", "HUB", "ARCHITECTURE", "PARAMS", "SIZE", "CONTEXT", "LICENCE"].map(str::to_owned)];
+        let mut rows = vec![["NAME", "ARCHITECTURE", "PARAMS", "SIZE", "CONTEXT", "LICENCE"].map(str::to_owned)];
         for entry in &entries {
             let star = if runs(&entry.architecture) { "" } else { " *" };
             rows.push([
                 entry.name.clone(),
-                entry.hub.clone(),
                 format!("{}{star}", entry.architecture),
                 table::scaled(entry.parameters as f64, &["", "K", "M", "B", "T"]),
                 table::scaled(entry.bytes as f64, &[" B", " kB", " MB", " GB", " TB"]),
@@ -36,8 +33,8 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
                 entry.licence.clone(),
             ]);
         }
-        format!("{}\n* not supported yet\n", table::aligned(&rows, &[3, 4, 5]))
+        format!("{}\n* not supported yet; --json has the hub ids\n", table::aligned(&rows, &[2, 3, 4]))
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::io("standard output".as_ref(), error))?;
+    ui::print(&text)?;
     Ok(Outcome::Done)
 }

@@ -38,11 +38,16 @@ pub(super) fn parse_tokens(text: &str, loaded: &Loaded) -> Result<Vec<u32>> {
     let tokens: Result<Vec<u32>> = words
         .map(|word| match word.parse::<u32>() {
             Ok(id) if (id as usize) < vocab => Ok(id),
-            _ => Err(Error::usage(format!("--prompt-tokens: `{word}` is not a token id below {vocab}"))),
+            _ => Err(Error::usage(format!("--prompt-tokens: `{word}` is not a token id below {vocab}"))
+                .hint("ids are numbers between commas: 51,441,7")),
         })
         .collect();
     let tokens = tokens?;
-    if tokens.is_empty() { Err(Error::usage("--prompt-tokens names no token")) } else { Ok(tokens) }
+    if tokens.is_empty() {
+        Err(Error::usage("--prompt-tokens names no token").hint("ids are numbers between commas: 51,441,7"))
+    } else {
+        Ok(tokens)
+    }
 }
 
 /// A prompt as the model is given it.

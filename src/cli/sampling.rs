@@ -44,17 +44,17 @@ impl SamplingArgs {
             repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
             seed: self.seed,
         };
-        let within = |name: &str, value: f32, low: f32, high: f32| {
-            if value.is_finite() && (low..=high).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::usage(format!("{name} {value} is not between {low} and {high}")))
-        };
-        within("--temp", sampling.temperature, 0.0, 100.0)?;
-        within("--top-p", sampling.top_p, 0.0, 1.0)?;
-        within("--min-p", sampling.min_p, 0.0, 1.0)?;
-        within("--presence-penalty", sampling.presence_penalty, -100.0, 100.0)?;
-        within("--repetition-penalty", sampling.repetition_penalty, 0.01, 100.0)?;
+        if let Some((what, value)) = sampling.impossible() {
+            let flag = if what == "temperature" { "temp" } else { what };
+            return Err(Error::usage(format!("--{flag} {value} is impossible"))
+                .hint("`tbshard generate --help` says what it does"));
+        }
         Ok(sampling)
+    }
+
+    /// Whether flags are given that only matter when tokens are drawn, and none is.
+    pub(super) fn is_pointless(&self, sampling: &Sampling) -> bool {
+        let given = self.top_p.is_some() || self.top_k.is_some() || self.min_p.is_some() || self.seed != 0;
+        sampling.temperature == 0.0 && given
     }
 }

@@ -42,8 +42,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let vocab = loaded.engine.model().geometry.vocab;
     let mut file = args.logits.as_ref().map(|path| LogitsFile::create(path, tokens.len(), vocab)).transpose()?;
     let bar = ui::bar(tokens.len() as u64, "scoring {bar:20} {pos}/{len} tokens eta {eta}", args.model.quiet);
+    let answering = interrupt::Answering::begin();
     let score = score(&mut loaded.engine, &tokens, &mut |logits| {
         bar.inc(logits.rows() as u64);
+        answering.check()?;
         file.as_mut().map_or(Ok(()), |file| file.append(logits))
     })?;
     bar.finish_and_clear();
@@ -55,10 +57,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         object["model_digest"] = loaded.engine.model().digest.clone().into();
         object.to_string()
     } else {
-        let (ppl, error) = (score.perplexity, score.standard_error);
-        format!("perplexity {ppl:.4} ± {error:.4} ({} of {} tokens predicted)", score.predicted, score.tokens)
+        let error = score.standard_error.map(|error| format!(" ± {error:.4}")).unwrap_or_default();
+        format!("perplexity {:.4}{error} ({} of {} tokens predicted)", score.perplexity, score.predicted, score.tokens)
     };
-    writeln!(std::io::stdout(), "{line}").map_err(|error| Error::io(Path::new("standard output"), error))?;
+    ui::print(&format!("{line}\n"))?;
     Ok(Outcome::Done)
 }
 
@@ -73,7 +75,8 @@ struct LogitsFile {
 impl LogitsFile {
     fn create(path: &Path, tokens: usize, vocab: usize) -> Result<Self> {
         let Some(mut name) = path.file_name().map(std::ffi::OsStr::to_owned) else {
-            return Err(Error::usage(format!("--logits: `{}` does not name a file", path.display())));
+            return Err(Error::usage(format!("--logits: `{}` does not name a file", path.display()))
+                .hint("give the path of a file"));
         };
         name.push(".partial");
         let special = path.metadata().is_ok_and(|found| !found.is_file());

@@ -1,12 +1,38 @@
-//! What a person sees beside the answer: progress bars and colour, on stderr.
+//! What a person sees: lines on stdout and stderr, progress bars, colour.
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::env;
 use crate::cluster::hub;
+use crate::error::{Error, Result};
+
+/// Writes a line to stderr. There is nobody to tell if that fails.
+pub(super) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes a dimmed line to stderr.
+pub(super) fn whisper(line: impl Display) {
+    say(paint_err(&line.to_string(), "2"));
+}
+
+/// Writes `text` to stdout; `false` if nobody reads it any more.
+///
+/// # Errors
+/// If it cannot be written, as on a full disk.
+pub(super) fn print(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::io(Path::new("standard output"), error).hint("give it somewhere to go")),
+    }
+}
 
 /// `text` in the style `code` (an SGR parameter) if stderr is a terminal that wants colour.
 pub(super) fn paint_err(text: &str, code: &str) -> String {
@@ -52,7 +78,7 @@ impl hub::Progress for Download {
         self.bar.set_message(format!("{} ({files} files)", self.repo));
         self.bar.enable_steady_tick(Duration::from_millis(200));
         if self.bar.is_hidden() && !self.quiet && files > 0 {
-            eprintln!("downloading {} ({files} files, {} bytes)", self.repo, bytes);
+            say(format_args!("downloading {} ({files} files, {bytes} bytes)", self.repo));
         }
     }
 

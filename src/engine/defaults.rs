@@ -58,11 +58,17 @@ impl Defaults {
         if given("do_sample").map(flag).transpose()?.unwrap_or(false) {
             sampling.temperature = number("temperature")?.unwrap_or(1.0);
             sampling.top_p = number("top_p")?.unwrap_or(1.0);
-            sampling.top_k = number("top_k")?.unwrap_or(0.0) as usize;
+            // absent keeps all tokens, as most engines have it; transformers would keep 50
+            let whole = |value: &Value| value.as_u64().ok_or_else(|| wrong("top_k", value, "a whole number"));
+            sampling.top_k = given("top_k").map(whole).transpose()?.unwrap_or(0) as usize;
             sampling.min_p = number("min_p")?.unwrap_or(0.0);
         }
         sampling.repetition_penalty = number("repetition_penalty")?.unwrap_or(1.0);
         sampling.presence_penalty = number("presence_penalty")?.unwrap_or(0.0);
+        if let Some((what, value)) = sampling.impossible() {
+            let error = format!("generation_config.json: {what} {value} is impossible");
+            return Err(Error::msg(error).hint(AGAIN));
+        }
         let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
         let places = [("generation_", generation.get("eos_token_id")), ("", config.get("eos_token_id")), ("", nested)];
         let mut said =

@@ -93,14 +93,16 @@ pub fn generate(
     on: &mut dyn FnMut(Event) -> ControlFlow<Finish>,
 ) -> Result<Generated> {
     let start = Instant::now();
-    let mut timings = Timings { prompt_tokens: request.prompt.len(), ..Timings::default() };
+    let mut timings = Timings::default();
     let mut tokens = Vec::new();
-    let mut ended = None;
+    let (mut ended, mut ran) = (None, 0);
     sampler.accept_prompt(&request.prompt);
     let logits = engine.prefill(sequence, &request.prompt, &mut |done| {
+        ran = done;
         ended = on(Event::Prompt(done)).break_value();
         ended.is_none()
     })?;
+    timings.prompt_tokens = ran;
     timings.prompt_seconds = start.elapsed().as_secs_f64();
     let Some(mut logits) = logits else {
         return Ok(Generated { tokens, finish: ended.unwrap_or(Finish::Interrupted), timings });

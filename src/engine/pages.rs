@@ -11,10 +11,15 @@ pub(super) struct PagePool {
 }
 
 impl PagePool {
-    /// As many pages as `positions` positions need.
-    pub(super) fn new(positions: usize) -> Self {
-        let total = positions.div_ceil(PAGE);
-        Self { free: (0..total as u32).rev().collect(), total }
+    /// As many pages as `slots` sequences of `positions` positions need.
+    ///
+    /// # Errors
+    /// If they cannot be counted in 32 bits.
+    pub(super) fn new(positions: usize, slots: usize) -> Result<Self> {
+        let total = positions.div_ceil(PAGE).checked_mul(slots).and_then(|total| u32::try_from(total).ok());
+        let error = || Error::msg(format!("{slots} × {positions} positions are too many")).hint("lower --ctx");
+        let total = total.ok_or_else(error)?;
+        Ok(Self { free: (0..total).rev().collect(), total: total as usize })
     }
 
     pub(super) fn total(&self) -> usize {
@@ -48,7 +53,7 @@ mod tests {
 
     #[test]
     fn pages_are_handed_out_once_and_come_back() {
-        let mut pool = PagePool::new(10 * PAGE);
+        let mut pool = PagePool::new(5 * PAGE, 2).unwrap();
         let (mut a, mut b) = (Vec::new(), Vec::new());
         pool.extend(&mut a, 3 * PAGE + 1).unwrap();
         pool.extend(&mut b, 6 * PAGE).unwrap();

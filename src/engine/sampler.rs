@@ -38,6 +38,20 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// The first value outside its range, and what it is called.
+    pub fn impossible(&self) -> Option<(&'static str, f32)> {
+        let ranges = [
+            ("temperature", self.temperature, 0.0..=100.0),
+            ("top-p", self.top_p, 0.0..=1.0),
+            ("min-p", self.min_p, 0.0..=1.0),
+            ("presence-penalty", self.presence_penalty, -100.0..=100.0),
+            ("repetition-penalty", self.repetition_penalty, 0.01..=100.0),
+        ];
+        ranges.into_iter().find(|(_, value, range)| !range.contains(value)).map(|(what, value, _)| (what, value))
+    }
+}
+
 /// Chooses the tokens of one sequence.
 #[derive(Debug)]
 pub struct Sampler {

@@ -17,8 +17,8 @@ pub struct Score {
     pub mean_nll: f64,
     /// exp(mean_nll).
     pub perplexity: f64,
-    /// Standard error of the perplexity (delta method).
-    pub standard_error: f64,
+    /// Standard error of the perplexity (delta method); one prediction has none.
+    pub standard_error: Option<f64>,
 }
 
 /// Scores `tokens` in windows of the engine's context; `each` is handed all logits in order (`[rows, vocab]`).
@@ -49,7 +49,7 @@ pub fn score(engine: &mut Engine, tokens: &[u32], each: &mut dyn FnMut(&Tensor) 
     let mean = losses.iter().sum::<f64>() / count;
     let variance = losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
     let perplexity = libm::exp(mean);
-    let standard_error = perplexity * (variance / count).sqrt();
+    let standard_error = (losses.len() > 1).then(|| perplexity * (variance / count).sqrt());
     Ok(Score { tokens: tokens.len(), predicted: losses.len(), mean_nll: mean, perplexity, standard_error })
 }
 

@@ -1,14 +1,20 @@
 //! Sequences on a model: their slots and pages, and forward passes over them.
 
+use std::time::Instant;
+
 use super::pages::PagePool;
-use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
+use crate::backend::{Backend, Batch, LayerState, Tensor};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::nn::Observer;
 
-/// Rows of one forward pass over a prompt.
-const PREFILL_CHUNK: usize = 512;
+/// Rows of one forward pass over a prompt: the first pass, and the most and least of a later one.
+const FIRST_ROWS: usize = 64;
+const MOST_ROWS: usize = 512;
+const LEAST_ROWS: usize = 16;
+/// How long a pass over a part of a prompt should take: progress is shown, and an interruption seen, between passes.
+const PASS_SECONDS: f64 = 0.5;
 
 /// A model with room for sequences.
 pub struct Engine {
@@ -19,7 +25,6 @@ pub struct Engine {
     pages: PagePool,
     slots: Vec<usize>,
     context: usize,
-    chunk: usize,
 }
 
 /// One sequence: how many positions it has, and where they are kept.
@@ -53,18 +58,14 @@ pub enum Wanted {
 
 impl Engine {
     /// Makes room for `slots` sequences of up to `context` positions each.
-    pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, slots: usize) -> Self {
-        let pages = PagePool::new(context.next_multiple_of(PAGE) * slots);
-        let states = model.decoder.states(pages.total(), slots);
+    ///
+    /// # Errors
+    /// If the system has no room for their state.
+    pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, slots: usize) -> Result<Self> {
+        let pages = PagePool::new(context, slots)?;
+        let states = model.decoder.states(pages.total(), slots)?;
         let comm = Communicator::solo();
-        Self { model, backend, comm, states, pages, slots: (0..slots).rev().collect(), context, chunk: PREFILL_CHUNK }
-    }
-
-    /// Runs prompts `rows` rows at a time; the logits do not depend on it.
-    #[must_use]
-    pub fn with_chunk(mut self, rows: usize) -> Self {
-        self.chunk = rows.max(1);
-        self
+        Ok(Self { model, backend, comm, states, pages, slots: (0..slots).rev().collect(), context })
     }
 
     /// The model.
@@ -142,7 +143,7 @@ impl Engine {
         Ok(logits)
     }
 
-    /// Appends a prompt in chunks; returns the logits of its last token, `[1, vocab]`.
+    /// Appends a prompt in passes of about half a second; returns the logits of its last token, `[1, vocab]`.
     ///
     /// `progress` is told how many tokens are done, and says whether to go on: `None` is returned if not.
     ///
@@ -157,16 +158,22 @@ impl Engine {
         if tokens.is_empty() {
             return Err(Error::msg("the prompt has no tokens").hint("give some text with --prompt"));
         }
-        let mut done = 0;
-        let mut last = None;
-        for chunk in tokens.chunks(self.chunk) {
-            last = Some(self.forward(&mut [(&mut *sequence, chunk)], Wanted::Last, None)?);
-            done += chunk.len();
+        let (mut done, mut rows) = (0, FIRST_ROWS);
+        loop {
+            let pass = &tokens[done..(done + rows).min(tokens.len())];
+            let start = Instant::now();
+            let logits = self.forward(&mut [(&mut *sequence, pass)], Wanted::Last, None)?;
+            // how a prompt is cut changes no bit of the logits
+            let rate = pass.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
+            rows = ((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS);
+            done += pass.len();
             if !progress(done) {
                 return Ok(None);
             }
+            if done == tokens.len() {
+                return Ok(Some(logits));
+            }
         }
-        Ok(last)
     }
 
     /// Appends `tokens` in chunks and hands every chunk's logits (`[rows, vocab]`) to `each`.
@@ -179,7 +186,7 @@ impl Engine {
         tokens: &[u32],
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
-        for chunk in tokens.chunks(self.chunk) {
+        for chunk in tokens.chunks(MOST_ROWS / 2) {
             let logits = self.forward(&mut [(&mut *sequence, chunk)], Wanted::All, None)?;
             each(&logits)?;
         }

@@ -55,8 +55,7 @@ pub(super) struct MoeKeys {
     pub(super) num_experts: usize,
     pub(super) num_experts_per_tok: usize,
     pub(super) moe_intermediate_size: usize,
-    #[serde(default = "yes")]
-    pub(super) norm_topk_prob: bool,
+    pub(super) norm_topk_prob: Option<bool>,
     #[serde(default = "one")]
     pub(super) decoder_sparse_step: usize,
     #[serde(default)]
@@ -82,10 +81,6 @@ impl MoeKeys {
 
 fn silu() -> String {
     "silu".to_owned()
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn one() -> usize {
@@ -195,12 +190,13 @@ impl Common {
     }
 
     fn rope_theta(&self) -> f32 {
-        let nested = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+        let ropes = [&self.rope_parameters, &self.rope_scaling];
+        let nested = ropes.into_iter().flatten().find_map(|rope| rope.rope_theta);
         nested.or(self.rope_theta).unwrap_or(10_000.0)
     }
 
     fn rotary(&self) -> Rotary {
-        Rotary::new(self.rope_dim(), self.rope_theta(), RopeStyle::Halves)
+        Rotary::new(self.rope_dim(), self.rope_theta())
     }
 
     /// What a planner and a cache need to know.
@@ -235,9 +231,15 @@ impl Common {
         Ok(())
     }
 
-    /// Overrides `tie_word_embeddings` where a wrapper says it.
+    /// Takes `tie_word_embeddings` from a wrapper that says it.
     pub(super) fn tied(mut self, tied: Option<bool>) -> Self {
-        self.tie_word_embeddings |= tied.unwrap_or(false);
+        self.tie_word_embeddings = tied.unwrap_or(self.tie_word_embeddings);
+        self
+    }
+
+    /// Rotates a quarter of a head where the config does not say how much.
+    pub(super) fn rotating_a_quarter(mut self) -> Self {
+        self.partial_rotary_factor.get_or_insert(0.25);
         self
     }
 
@@ -261,7 +263,8 @@ impl Common {
             blocks.push(Block { input_norm, mixer, post_norm, feed_forward });
             loader.report(i + 1, self.num_hidden_layers);
         }
-        let head = if self.tie_word_embeddings {
+        // a tied checkpoint may store its head all the same; if that differs from the embedding, it is the head
+        let head = if self.tie_word_embeddings && !loader.has("lm_head.weight") {
             embedding.tied_head()
         } else {
             Head::load(loader, "lm_head", vocab, hidden)?
@@ -272,10 +275,5 @@ impl Common {
     /// Loads the attention of a layer.
     pub(super) fn load_attention(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Box<dyn Mixer>> {
         Ok(Box::new(Attention::load(loader, &format!("{prefix}.self_attn"), config)?))
-    }
-
-    /// Tensors a tied checkpoint may carry all the same.
-    pub(super) fn spare(&self) -> &'static [&'static str] {
-        if self.tie_word_embeddings { &["lm_head.weight"] } else { &[] }
     }
 }

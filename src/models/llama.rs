@@ -57,6 +57,6 @@ impl Architecture for Llama {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        self.common.spare().to_vec()
+        Vec::new()
     }
 }

@@ -5,6 +5,7 @@ mod common;
 mod hybrid;
 mod llama;
 mod model;
+mod quantisation;
 mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
@@ -55,10 +56,10 @@ const REGISTER: &[(&str, Reader)] = &[
     ("qwen3",            qwen3::read_config),
     ("qwen3_moe",        qwen3_moe::read_config),
     ("qwen3_next",       qwen3_next::read_config),
-    ("qwen3_5",          qwen3_5::read_wrapped),
-    ("qwen3_5_text",     qwen3_5::read_text),
-    ("qwen3_5_moe",      qwen3_5::read_wrapped),
-    ("qwen3_5_moe_text", qwen3_5::read_text),
+    ("qwen3_5",          qwen3_5::wrapped),
+    ("qwen3_5_text",     qwen3_5::text),
+    ("qwen3_5_moe",      qwen3_5::wrapped_moe),
+    ("qwen3_5_moe_text", qwen3_5::text_moe),
 ];
 
 /// The names of all architectures.
@@ -79,5 +80,6 @@ pub fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
         let error = Error::msg(format!("config.json: the architecture `{kind}` is not supported"));
         return Err(error.hint(format!("tbshard knows {}", known.join(", "))));
     };
+    quantisation::Quantisation::read(config)?;
     read(config)
 }

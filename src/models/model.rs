@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::common::bad_config;
+use super::quantisation::Quantisation;
 use super::{Geometry, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader};
@@ -60,9 +61,11 @@ impl Model {
             }
             text["num_hidden_layers"] = layers.into();
         }
-        let fp8 = config.get("quantization_config").and_then(|q| q.get("quant_method")).and_then(Value::as_str);
-        let random = Random::new(seed, fp8 == Some("fp8"));
-        Self::load(&config, Box::new(random), format!("random-{seed}"), progress)
+        // an unknown architecture is the better thing to say than its unknown format
+        read_config(&config)?;
+        let random = Random::new(seed, Quantisation::read(&config)? == Quantisation::BlockFp8);
+        let digest = random.digest(config.to_string().as_bytes());
+        Self::load(&config, Box::new(random), digest, progress)
     }
 
     fn load(config: &Value, source: Box<dyn Source>, digest: String, progress: LoadProgress<'_>) -> Result<Self> {

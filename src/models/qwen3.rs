@@ -39,6 +39,6 @@ impl Architecture for Qwen3 {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        self.common.spare().to_vec()
+        Vec::new()
     }
 }

@@ -21,25 +21,39 @@ struct Qwen35 {
     prefix: &'static str,
 }
 
-/// Reads a `qwen3_5` or `qwen3_5_moe` config, whose text model is nested and whose vision model is left alone.
-pub(super) fn read_wrapped(config: &Value) -> Result<Box<dyn Architecture>> {
+/// Reads a `qwen3_5` config, whose text model is nested and whose vision model is left alone.
+pub(super) fn wrapped(config: &Value) -> Result<Box<dyn Architecture>> {
+    unwrap(config, false)
+}
+
+/// Reads a `qwen3_5_moe` config, nested likewise.
+pub(super) fn wrapped_moe(config: &Value) -> Result<Box<dyn Architecture>> {
+    unwrap(config, true)
+}
+
+/// Reads a `qwen3_5_text` config.
+pub(super) fn text(config: &Value) -> Result<Box<dyn Architecture>> {
+    parse(config, "model.", None, false)
+}
+
+/// Reads a `qwen3_5_moe_text` config.
+pub(super) fn text_moe(config: &Value) -> Result<Box<dyn Architecture>> {
+    parse(config, "model.", None, true)
+}
+
+fn unwrap(config: &Value, moe: bool) -> Result<Box<dyn Architecture>> {
     let Some(text) = config.get("text_config").filter(|text| text.is_object()) else {
         return Err(bad_config("there is no table `text_config`".to_owned()));
     };
-    parse(text, "model.language_model.", config.get("tie_word_embeddings").and_then(Value::as_bool))
+    parse(text, "model.language_model.", config.get("tie_word_embeddings").and_then(Value::as_bool), moe)
 }
 
-/// Reads a `qwen3_5_text` or `qwen3_5_moe_text` config.
-pub(super) fn read_text(config: &Value) -> Result<Box<dyn Architecture>> {
-    parse(config, "model.", None)
-}
-
-fn parse(text: &Value, prefix: &'static str, tied: Option<bool>) -> Result<Box<dyn Architecture>> {
+fn parse(text: &Value, prefix: &'static str, tied: Option<bool>, moe: bool) -> Result<Box<dyn Architecture>> {
     let mut model: Qwen35 = read(text)?;
     model.prefix = prefix;
-    model.hybrid.common = model.hybrid.common.tied(tied);
+    model.hybrid.common = model.hybrid.common.tied(tied).rotating_a_quarter();
     model.hybrid.validate()?;
-    if text.get("num_experts").is_some() {
+    if moe {
         let moe: MoeKeys = read(text)?;
         moe.validate()?;
         model.moe = Some(moe);
@@ -81,8 +95,6 @@ impl Architecture for Qwen35 {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        let mut skipped = vec!["model.visual.", "mtp."];
-        skipped.extend(self.hybrid.common.spare());
-        skipped
+        vec!["model.visual.", "mtp."]
     }
 }

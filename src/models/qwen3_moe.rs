@@ -41,7 +41,7 @@ impl Architecture for Qwen3Moe {
             top_k: moe.num_experts_per_tok,
             inner: moe.moe_intermediate_size,
             shared_inner: None,
-            normalise: moe.norm_topk_prob,
+            normalise: moe.norm_topk_prob.unwrap_or(false),
         };
         common.decoder(loader, "model.", Centre::Zero, |i, prefix| {
             let at = format!("{prefix}.mlp");
@@ -55,6 +55,6 @@ impl Architecture for Qwen3Moe {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        self.common.spare().to_vec()
+        Vec::new()
     }
 }

@@ -21,7 +21,8 @@ struct Qwen3Next {
 
 /// Reads a `qwen3_next` config.
 pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
-    let next: Qwen3Next = read(config)?;
+    let mut next: Qwen3Next = read(config)?;
+    next.hybrid.common = next.hybrid.common.rotating_a_quarter();
     next.hybrid.validate()?;
     next.moe.validate()?;
     check_size("intermediate_size", next.intermediate_size)?;
@@ -42,7 +43,7 @@ impl Architecture for Qwen3Next {
             top_k: moe.num_experts_per_tok,
             inner: moe.moe_intermediate_size,
             shared_inner: Some(self.shared_expert_intermediate_size),
-            normalise: moe.norm_topk_prob,
+            normalise: moe.norm_topk_prob.unwrap_or(true),
         };
         common.decoder(loader, "model.", Centre::One, |i, prefix| {
             let mixer = self.hybrid.mixer(loader, i, prefix, DeltaLayout::Fused)?;
@@ -57,8 +58,6 @@ impl Architecture for Qwen3Next {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        let mut skipped = vec!["mtp."];
-        skipped.extend(self.hybrid.common.spare());
-        skipped
+        vec!["mtp."]
     }
 }

@@ -90,7 +90,7 @@ impl Mixer for Attention {
         self.o.forward(&y, cx)
     }
 
-    fn state(&self, pages: usize, _slots: usize) -> LayerState {
-        LayerState::Kv(KvStore::new(pages, self.config.kv_heads, self.config.head_dim))
+    fn state(&self, pages: usize, _slots: usize) -> Result<LayerState> {
+        Ok(LayerState::Kv(KvStore::new(pages, self.config.kv_heads, self.config.head_dim)?))
     }
 }

@@ -26,7 +26,10 @@ pub trait Mixer: Send + Sync {
     fn forward(&self, x: &Tensor, state: &mut LayerState, cx: &mut Context<'_>) -> Result<Tensor>;
 
     /// An empty state for `pages` pages of the KV cache and `slots` sequences.
-    fn state(&self, pages: usize, slots: usize) -> LayerState;
+    ///
+    /// # Errors
+    /// If the system has no room for it.
+    fn state(&self, pages: usize, slots: usize) -> Result<LayerState>;
 }
 
 /// Works on every position alone.
@@ -101,7 +104,10 @@ impl Decoder {
     }
 
     /// Empty states for all layers.
-    pub fn states(&self, pages: usize, slots: usize) -> Vec<LayerState> {
+    ///
+    /// # Errors
+    /// If the system has no room for them.
+    pub fn states(&self, pages: usize, slots: usize) -> Result<Vec<LayerState>> {
         self.blocks.iter().map(|block| block.mixer.state(pages, slots)).collect()
     }
 }

@@ -119,8 +119,9 @@ impl Mixer for GatedDeltaNet {
         self.out.forward(&y, cx)
     }
 
-    fn state(&self, _pages: usize, slots: usize) -> LayerState {
+    fn state(&self, _pages: usize, slots: usize) -> Result<LayerState> {
         let DeltaShape { v_heads, key_dim, value_dim, .. } = self.config.shape;
-        LayerState::Delta(DeltaStore::new(slots, self.conv.cols(), self.conv.rows() - 1, v_heads * key_dim * value_dim))
+        let state = DeltaStore::new(slots, self.conv.cols(), self.conv.rows() - 1, v_heads * key_dim * value_dim)?;
+        Ok(LayerState::Delta(state))
     }
 }

@@ -1,24 +1,18 @@
 //! Rotary position embedding: the angles of a batch, computed once for all layers.
 
-use crate::backend::{Batch, RopeStyle, Tensor};
+use crate::backend::{Batch, Tensor};
 
 /// The frequencies of a rotary embedding (Su et al., arXiv 2104.09864).
 #[derive(Debug, Clone)]
 pub struct Rotary {
     inverse_frequencies: Vec<f32>,
-    style: RopeStyle,
 }
 
 impl Rotary {
     /// Rotates the first `dim` values of a head, pair i by position · theta^(−2i/dim).
-    pub fn new(dim: usize, theta: f32, style: RopeStyle) -> Self {
+    pub fn new(dim: usize, theta: f32) -> Self {
         let frequency = |i: usize| 1.0 / libm::powf(theta, (2 * i) as f32 / dim as f32);
-        Self { inverse_frequencies: (0..dim / 2).map(frequency).collect(), style }
-    }
-
-    /// How the values of a head are paired.
-    pub fn style(&self) -> RopeStyle {
-        self.style
+        Self { inverse_frequencies: (0..dim / 2).map(frequency).collect() }
     }
 
     /// Cosines, then sines, of every row's angles: `[rows, dim]`.

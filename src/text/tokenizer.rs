@@ -23,6 +23,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Whether `dir` holds a `tokenizer.json`.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
     /// Reads `tokenizer.json` in `dir`. Any truncation or padding the file asks for is switched off.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);

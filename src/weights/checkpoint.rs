@@ -84,11 +84,6 @@ impl Checkpoint {
         Ok(Self { files, tensors })
     }
 
-    /// The bytes of all files.
-    pub fn byte_len(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes.len() as u64).sum()
-    }
-
     /// SHA-256 over `config` and every file's name, size and header: what two ranks compare to know they read one model.
     pub fn digest(&self, config: &[u8]) -> String {
         let mut hash = Sha256::new();
@@ -133,11 +128,7 @@ impl Source for Checkpoint {
     }
 
     fn find_nan(&self, names: &[String]) -> Option<String> {
-        let nan = |stored: &Stored| match stored.dtype {
-            Dtype::Fp8 => stored.bytes.iter().any(|byte| byte & 0x7f == 0x7f),
-            _ => stored.to_f32().is_ok_and(|values| values.iter().any(|value| !value.is_finite())),
-        };
-        let stored = names.iter().filter_map(|name| self.get(name, &[]).ok()).find(nan)?;
+        let stored = names.iter().filter_map(|name| self.get(name, &[]).ok()).find(Stored::has_nan)?;
         Some(format!("{}: tensor `{}`", stored.origin, stored.name))
     }
 }

@@ -79,10 +79,4 @@ impl Matrix {
     pub fn values(&self) -> &Values {
         &self.values
     }
-
-    /// Bytes that a full pass over the matrix reads.
-    pub fn byte_len(&self) -> usize {
-        let scales = if let Values::Fp8 { scales, .. } = &self.values { scales.len() * 4 } else { 0 };
-        self.values.bytes().0.len() + scales
-    }
 }

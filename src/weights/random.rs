@@ -21,6 +21,15 @@ impl Random {
         Self { seed, fp8 }
     }
 
+    /// SHA-256 over `config` and the seed: what [`super::Checkpoint::digest`] is for files.
+    pub fn digest(&self, config: &[u8]) -> String {
+        let mut hash = Sha256::new();
+        hash.update(b"random");
+        hash.update(self.seed.to_le_bytes());
+        hash.update(config);
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn is_fp8(&self, name: &str) -> bool {
         let kept = ["in_proj_a.", "in_proj_b.", "in_proj_ba.", "conv1d", "norm"];
         self.fp8 && name.ends_with("_proj.weight") && !kept.iter().any(|part| name.contains(part))
@@ -31,7 +40,8 @@ impl Source for Random {
     fn has(&self, name: &str) -> bool {
         match name.strip_suffix("_scale_inv") {
             Some(scaled) => self.is_fp8(scaled),
-            None => !name.ends_with("experts.gate_up_proj"),
+            // experts come one by one, and a tied head is not stored again
+            None => !name.ends_with("experts.gate_up_proj") && name != "lm_head.weight",
         }
     }
 

@@ -89,6 +89,18 @@ impl Stored {
         })
     }
 
+    /// Whether a value is infinite or not a number.
+    pub fn has_nan(&self) -> bool {
+        // all bits of the exponent are set; E4M3 has no infinities, and NaN only where the mantissa is full too
+        let bytes = &self.bytes;
+        match self.dtype {
+            Dtype::F32 => bytes.chunks_exact(4).any(|b| u16::from_le_bytes([b[2], b[3]]) & 0x7f80 == 0x7f80),
+            Dtype::Bf16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80),
+            Dtype::F16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00),
+            Dtype::Fp8 => bytes.iter().any(|byte| byte & 0x7f == 0x7f),
+        }
+    }
+
     /// Entry `index` of the outermost dimension.
     pub fn entry(&self, index: usize) -> Self {
         let inner: usize = self.shape[1..].iter().product::<usize>() * self.dtype.width();

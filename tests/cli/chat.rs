@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use tbshard::text::{Message, RenderOptions, Template, Tokenizer};
+
 use super::{command, tiny};
 
 fn spawn(args: &[&str]) -> Child {
@@ -41,7 +43,56 @@ fn a_question_that_does_not_fit_leaves_the_chat_alive() {
     let long = "x ".repeat(300);
     let (code, out, err) = talk(&["chat", "--model", &model, "-n", "4", "--ctx", "64"], &format!("{long}\nabc\n"));
     assert_eq!(code, Some(0));
-    assert!(err.contains("error: ") && err.contains("hint: ") && !out.is_empty(), "{err}");
+    assert!(err.contains("error: ") && err.contains("/reset") && !out.trim().is_empty(), "{err}");
+}
+
+#[test]
+fn a_second_turn_is_answered_as_if_all_of_it_were_new() {
+    let dir = tiny("qwen3");
+    let path = std::path::Path::new(&dir);
+    let args = ["chat", "--model", &dir, "-n", "8", "--temp", "0", "-q"];
+    let out = talk(&args, "abc\ndef\n").1;
+    let first = talk(&args, "abc\n").1;
+    let answer = first.trim_end_matches('\n').to_owned();
+    let messages = [Message::user("abc"), Message::assistant(answer), Message::user("def")];
+    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    let prompt = Template::open(path).unwrap().unwrap().render(&messages, &options).unwrap();
+    let ids = Tokenizer::open(path).unwrap().encode(&prompt, false).unwrap();
+    let ids = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let fresh = command(&["generate", "--model", &dir, "--prompt-tokens", &ids, "-n", "8", "--temp", "0", "-q"]);
+    let fresh = { fresh }.output().unwrap();
+    assert_eq!(out, format!("{first}{}\n", String::from_utf8(fresh.stdout).unwrap()));
+}
+
+#[test]
+fn an_answer_is_as_long_as_the_context_allows() {
+    let model = tiny("qwen3");
+    let lines = "abc\n".repeat(12);
+    let (code, out, err) = talk(&["chat", "--model", &model, "-n", "60", "--ctx", "128", "--temp", "0"], &lines);
+    assert_eq!(code, Some(0));
+    assert!(!out.is_empty() && err.contains("/reset") && !err.contains("--max-tokens"), "{err}");
+}
+
+#[test]
+fn a_chat_nobody_reads_ends_and_a_full_disk_is_an_error() {
+    let model = tiny("qwen3");
+    let mut child = spawn(&["chat", "--model", &model, "-n", "8"]);
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"abc\nabc\n").unwrap();
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{err}");
+    assert!(!err.contains("panicked"), "{err}");
+
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = command(&["chat", "--model", &model, "-n", "8"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"abc\nabc\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("No space left"), "{err}");
 }
 
 fn interrupt(child: &Child) {

@@ -71,6 +71,9 @@ pub(super) fn delta_rule(
 ) -> Tensor {
     let (keys, values) = (shape.k_heads * shape.key_dim, shape.v_heads * shape.value_dim);
     assert!(qkv.cols() == 2 * keys + values && shape.value_dim.is_multiple_of(LANES));
+    let mut slots: Vec<usize> = batch.segments().iter().map(|segment| segment.slot).collect();
+    slots.sort_unstable();
+    assert!(slots.windows(2).all(|pair| pair[0] != pair[1]), "a batch names a slot once");
     assert_eq!(store.state_values, shape.v_heads * shape.key_dim * shape.value_dim);
     let width = qkv.cols();
     for_each_run(cpu, qkv.data_mut(), width, |_, row| {

@@ -101,12 +101,16 @@ fn subtree<'b>(
     buffer: &'b mut Vec<f32>,
 ) -> &'b [f32] {
     let size = rows.len() * xs.len();
-    let depth = usize::BITS - node.len().leading_zeros() + 1;
-    buffer.resize(size * depth as usize, 0.0);
+    buffer.resize(tree_values(node.len(), size), 0.0);
     fold_tree(node, buffer, size, &mut |leaf, out| {
         leaf_products(cpu.isa, w, rows.clone(), xs, fold.local_columns(leaf), out);
     });
     &buffer[..size]
+}
+
+/// How many values [`fold_tree`] needs for a tree of `leaves` leaves of `size` values: one vector a level, and one.
+pub(super) fn tree_values(leaves: usize, size: usize) -> usize {
+    (usize::BITS - leaves.leading_zeros() + 1) as usize * size
 }
 
 /// Sums a tree whose leaves are vectors of `size` values written by `leaf`; the sum is left at the front of `buffer`.

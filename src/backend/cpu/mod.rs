@@ -30,20 +30,22 @@ pub struct Cpu {
 
 impl Cpu {
     /// Uses `threads` threads and the widest instruction set of this processor.
-    pub fn new(threads: usize) -> Self {
-        let isa = Isa::available().pop().unwrap_or(Isa::Scalar);
-        Self { pool: Pool::new(threads), isa }
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self> {
+        Self::with_isa(threads, Isa::available().pop().unwrap_or(Isa::Scalar))
     }
 
     /// Uses `threads` threads and the instruction set `isa`.
     ///
     /// # Errors
-    /// If this processor does not have it.
+    /// If this processor does not have it, or the system refuses a thread.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
         if !Isa::available().contains(&isa) {
             return Err(Error::msg(format!("this processor has no {}", isa.name())));
         }
-        Ok(Self { pool: Pool::new(threads), isa })
+        Ok(Self { pool: Pool::new(threads)?, isa })
     }
 }
 

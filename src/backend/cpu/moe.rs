@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::dot::leaf_products;
-use super::linear::{Shared, check, fold_tree};
+use super::linear::{Shared, check, fold_tree, tree_values};
 use super::math::{exp, load_some, sigmoid, store_some, zip};
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
@@ -80,9 +80,11 @@ impl Grouped {
 /// The sum of the chosen experts' (and the shared expert's) outputs: one `[tokens, hidden]` block per subtree.
 pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
     let grouped = Grouped::new(routes);
+    let whole = Fold::whole(Leaves::unsharded(x.cols()));
     for (expert, _) in &grouped.runs {
-        let up = &experts.routed.up[*expert];
-        check(x, up, &Fold::whole(Leaves::unsharded(x.cols())))?;
+        for matrix in [&experts.routed.gate[*expert], &experts.routed.up[*expert]] {
+            check(x, matrix, &whole)?;
+        }
     }
     let tokens: Vec<&[f32]> = x.rows_iter().collect();
     let pairs: Vec<&[f32]> = grouped.tokens.iter().map(|t| tokens[*t]).collect();
@@ -131,7 +133,7 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
         let size = rows.len() * job.xs.len();
         BUFFERS.with_borrow_mut(|(gate, up)| {
             for (matrix, buffer) in [(job.gate, &mut *gate), (job.up, &mut *up)] {
-                buffer.resize(size * 8, 0.0);
+                buffer.resize(tree_values(leaves.count(), size), 0.0);
                 fold_tree(&(0..leaves.count()), buffer, size, &mut |leaf, out| {
                     leaf_products(cpu.isa, matrix, rows.clone(), job.xs, leaves.columns(leaf), out);
                 });
@@ -185,7 +187,7 @@ fn outer(
         let (height, size) = (rows.len(), rows.len() * tokens);
         BUFFERS.with_borrow_mut(|(products, sums)| {
             products.resize(pairs.len().max(tokens) * height, 0.0);
-            sums.resize(size * 8, 0.0);
+            sums.resize(tree_values(fold.leaves.count(), size), 0.0);
             for (root, node) in fold.roots.iter().enumerate() {
                 fold_tree(node, sums, size, &mut |leaf, out| {
                     for (expert, run) in &grouped.runs {

@@ -6,8 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Rounds of spinning before a waiting thread parks: some 50 µs.
-const SPINS: u32 = 20_000;
+use crate::error::{Error, Result};
+
+/// Rounds of spinning before a waiting worker parks: some 50 µs where a pause takes 140 cycles.
+const SPINS: u32 = 1_000;
+
+/// Rounds of spinning before the caller lets others run: on a busy machine the worker it waits for may be one of them.
+const CALLER_SPINS: u32 = 200;
 
 type Task = *const (dyn Fn(usize) + Sync);
 
@@ -37,7 +42,10 @@ unsafe impl Send for Shared {}
 
 impl Pool {
     /// Starts `threads - 1` workers; the thread that calls [`Pool::run`] is the last one.
-    pub fn new(threads: usize) -> Self {
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self> {
         let workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             epoch: AtomicU32::new(0),
@@ -50,10 +58,15 @@ impl Pool {
         });
         let spawn = |index: usize| {
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || shared.work(index))
+            let named = std::thread::Builder::new().name(format!("tbshard-{index}"));
+            named.spawn(move || shared.work(index))
         };
-        let workers = (0..workers).map(spawn).collect();
-        Self { shared, workers, turn: Mutex::new(()) }
+        let mut pool = Self { shared: Arc::clone(&shared), workers: Vec::new(), turn: Mutex::new(()) };
+        for worker in (0..workers).map(spawn) {
+            let refused = |error| Error::from_std(error).context(format!("cannot start {threads} threads"));
+            pool.workers.push(worker.map_err(|error| refused(error).hint("ask for fewer with --threads"))?);
+        }
+        Ok(pool)
     }
 
     /// The number of threads that share the work.
@@ -63,7 +76,7 @@ impl Pool {
 
     /// Runs `task(i)` for every `i < tasks`, each once, on any of the threads, and returns when all are done.
     ///
-    /// A panic in a task is raised again here.
+    /// A panic in a task is raised again here. A task must not call `run` itself: it would wait for its own turn.
     pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         if tasks <= 1 || self.workers.is_empty() {
             (0..tasks).for_each(task);
@@ -87,13 +100,14 @@ impl Pool {
         let own = catch_unwind(AssertUnwindSafe(|| shared.take(&task, tasks)));
         let mut spins = 0u32;
         while shared.working.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins.is_multiple_of(1024) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            spins = spins.saturating_add(1);
+            if spins > CALLER_SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
+        let theirs = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = own {
             resume_unwind(panic);
         }
-        if shared.panicked.swap(false, Ordering::Relaxed) {
+        if theirs {
             resume_unwind(Box::new("a task of the thread pool panicked"));
         }
     }
@@ -177,7 +191,7 @@ mod tests {
 
     #[test]
     fn every_task_runs_once() {
-        let pool = Pool::new(4);
+        let pool = Pool::new(4).unwrap();
         for tasks in [0, 1, 2, 7, 1000] {
             let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
             pool.run(tasks, |i| {
@@ -189,9 +203,11 @@ mod tests {
 
     #[test]
     fn a_panic_is_raised_in_the_caller_and_the_pool_goes_on() {
-        let pool = Pool::new(3);
-        let attempt = catch_unwind(AssertUnwindSafe(|| pool.run(100, |i| assert!(i != 57))));
-        assert!(attempt.is_err());
+        let pool = Pool::new(3).unwrap();
+        for bad in [57..58, 0..100] {
+            let attempt = catch_unwind(AssertUnwindSafe(|| pool.run(100, |i| assert!(!bad.contains(&i)))));
+            assert!(attempt.is_err());
+        }
         let sum = AtomicUsize::new(0);
         pool.run(10, |i| {
             sum.fetch_add(i, Ordering::Relaxed);
