@@ -16,6 +16,8 @@ case "${1:-}" in
   *) echo "usage: scripts/test.sh [--full]" >&2; exit 2 ;;
 esac
 
+target=${CARGO_TARGET_DIR:-target}
+
 # suite: budget in seconds (it is ended there), then the command
 names=() results=() times=() budgets=()
 failed=0
@@ -40,9 +42,10 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143'
 suite build 900 cargo nextest run --no-run
-suite tests 300 cargo nextest run -E 'not test(slow::) and not test(bits::) and not test(fuzz::)'
-suite bits 120 cargo nextest run -E 'test(bits::)'
-suite fuzz 180 cargo nextest run -E 'test(fuzz::)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz)::/)'
+suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
+suite faults 200 cargo nextest run -E 'test(/^(errors|damage)::/)'
+suite fuzz 300 cargo nextest run -E 'test(/^fuzz::/)'
 
 if [ -n "$full" ]; then
   export RUSTDOCFLAGS="-D warnings"
@@ -52,13 +55,13 @@ if [ -n "$full" ]; then
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources
   suite python 600 scripts/python-env.sh
-  suite model 300 bash -c 'scripts/get-smollm2.sh > target/smollm2.path'
-  TBSHARD_SMOLLM2=$(tail -n 1 target/smollm2.path)
+  suite model 300 bash -c "scripts/get-smollm2.sh > '$target/smollm2.path'"
+  TBSHARD_SMOLLM2=$(tail -n 1 "$target/smollm2.path")
   export TBSHARD_SMOLLM2 TBSHARD_PYTHON="$PWD/.venv/bin/python"
-  suite slow 300 cargo nextest run -E 'test(slow::)'
-  TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(fuzz::)'
+  suite slow 300 cargo nextest run -E 'test(/^slow::/)'
+  TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(/^fuzz::/)'
   suite release 900 cargo build --release
-  suite readme 120 target/release/tbshard generate --model "$TBSHARD_SMOLLM2" --prompt "What is the capital of France?"
+  suite readme 120 bash -c "'$target/release/tbshard' generate --model '$TBSHARD_SMOLLM2' --prompt 'What is the capital of France?' | tee /dev/stderr | grep -q Paris"
 fi
 
 table

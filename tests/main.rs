@@ -1,12 +1,17 @@
 //! All integration tests in one binary, a file a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::type_complexity, reason = "tables of cases have the types they have")]
 #![allow(unreachable_pub, missing_docs, clippy::print_stdout, reason = "tests are nobody's library")]
 
 mod bits;
 mod catalogue;
 mod cli;
+mod damage;
+mod errors;
 mod fake_hub;
+mod fuzz;
 mod hub;
+mod kernels;
 mod layers;
 mod models;
 mod slow;

@@ -66,7 +66,7 @@ impl Defaults {
         sampling.repetition_penalty = number("repetition_penalty")?.unwrap_or(1.0);
         sampling.presence_penalty = number("presence_penalty")?.unwrap_or(0.0);
         if let Some((what, value)) = sampling.impossible() {
-            let error = format!("generation_config.json: {what} {value} is impossible");
+            let error = format!("generation_config.json: {} {value} is impossible", what.replace('-', "_"));
             return Err(Error::msg(error).hint(AGAIN));
         }
         let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));

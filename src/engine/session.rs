@@ -62,9 +62,10 @@ impl Engine {
     /// # Errors
     /// If the system has no room for their state.
     pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, slots: usize) -> Result<Self> {
-        let pages = PagePool::new(context, slots)?;
-        let states = model.decoder.states(pages.total(), slots)?;
+        let pages = PagePool::count(context, slots)?;
+        let states = model.decoder.states(pages as usize, slots)?;
         let comm = Communicator::solo();
+        let pages = PagePool::new(pages);
         Ok(Self { model, backend, comm, states, pages, slots: (0..slots).rev().collect(), context })
     }
 

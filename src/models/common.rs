@@ -93,7 +93,7 @@ pub(super) fn bad_config(message: String) -> Error {
         .hint("the file is damaged, or the model is a variant tbshard does not know")
 }
 
-/// Refuses zero, and what no model has: products of three sizes stay below what a machine can hold.
+/// Refuses zero, and what no model has: products of two sizes stay far below what 64 bits hold.
 pub(super) fn check_size(key: &str, value: usize) -> Result<()> {
     if value == 0 || value > MAX_SIZE {
         return Err(bad_config(format!("{key} {value} is not one of 1..={MAX_SIZE}")));

@@ -69,15 +69,17 @@ impl<'a> Loader<'a> {
     /// Refuses a checkpoint with tensors that nobody took, but for those under the prefixes `skipped`.
     ///
     /// # Errors
-    /// Naming the first such tensor and how many there are.
+    /// Naming the first such tensor, its file, and how many there are.
     pub fn finish(&self, skipped: &[&str]) -> Result<()> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left = self.source.names();
         left.retain(|name| !taken.contains(name) && !skipped.iter().any(|prefix| name.starts_with(prefix)));
         let Some(first) = left.first() else { return Ok(()) };
         let count = left.len();
+        let place =
+            self.source.get(first, &[]).map_or_else(|_| String::new(), |stored| format!(" in {}", stored.origin));
         let error =
-            format!("the checkpoint has {count} tensors this architecture does not use, the first is `{first}`");
+            format!("the checkpoint has {count} tensors this architecture does not use, the first is `{first}`{place}");
         Err(Error::msg(error).hint(
             "config.json and the weights do not belong together, or the model is a variant tbshard does not know",
         ))

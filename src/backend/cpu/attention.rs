@@ -34,12 +34,21 @@ pub(super) fn store(store: &mut KvStore, k: &Tensor, v: &Tensor, batch: &Batch) 
 /// softmax(q kᵀ · scale) v for every query row over the positions up to its own: `[rows, heads · head_dim]`.
 pub(super) fn attention(cpu: &Cpu, q: &Tensor, kv: &KvStore, batch: &Batch, shape: &AttentionShape) -> Tensor {
     let dim = kv.head_dim;
-    let group = shape.heads / shape.kv_heads;
+    // a rank may own no head
+    let group = shape.heads / shape.kv_heads.max(1);
+    assert!(
+        q.cols() == shape.heads * dim && kv.kv_heads == shape.kv_heads && shape.heads == group * shape.kv_heads,
+        "queries of {} columns are not {} heads of {dim} over {} of the cache",
+        q.cols(),
+        shape.heads,
+        kv.kv_heads
+    );
+    assert_eq!(q.rows(), batch.rows());
     let mut out = Tensor::zeros(q.rows(), q.cols());
     let width = q.cols();
     let to = Shared::new(out.data_mut());
     // a task: one kv head, and query rows whose states fit the first-level cache
-    let rows_per_task = (64 / group).max(1);
+    let rows_per_task = (64 / group.max(1)).max(1);
     let mut tasks = Vec::new();
     for segment in batch.segments() {
         for first in segment.rows.clone().step_by(rows_per_task) {

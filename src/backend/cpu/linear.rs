@@ -76,7 +76,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<T
 }
 
 /// Checks that activations, weight and leaves belong together.
-pub(super) fn check(x: &Tensor, w: &Matrix, fold: &Fold) -> Result<()> {
+fn check(x: &Tensor, w: &Matrix, fold: &Fold) -> Result<()> {
     let fits = x.cols() == w.in_features() && fold.width() == w.in_features();
     if fits || fold.roots.is_empty() {
         return Ok(());

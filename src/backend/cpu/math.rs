@@ -12,7 +12,8 @@ use super::simd::{LANES, Simd};
 pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise
     unsafe {
-        let clamped = S::max(S::min(x, S::splat(88.7)), S::splat(-87.3));
+        // of a NaN and a number, `min` and `max` return their second operand: a NaN passes, an infinity does not
+        let clamped = S::max(S::splat(-87.3), S::min(S::splat(88.7), x));
         let magic = S::splat(12_582_912.0);
         let t = S::fma(clamped, S::splat(std::f32::consts::LOG2_E), magic);
         let n = S::sub(t, magic);
@@ -23,8 +24,8 @@ pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
             p = S::fma(p, r, S::splat(c));
         }
         let y = S::add(S::fma(p, S::mul(r, r), r), S::splat(1.0));
-        // x - x is zero, or NaN where x is: the clamp has lost that
-        let nan = S::sub(x, x);
+        // zero, or NaN where x is: the arithmetic on exponents loses that
+        let nan = S::sub(clamped, clamped);
         S::add(S::add_exponent(y, t), nan)
     }
 }

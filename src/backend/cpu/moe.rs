@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::dot::leaf_products;
-use super::linear::{Shared, check, fold_tree, tree_values};
+use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{exp, load_some, sigmoid, store_some, zip};
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
-use crate::backend::{Experts, Routes, Tensor};
-use crate::error::Result;
+use crate::backend::{ExpertWeights, Experts, Routes, Tensor};
+use crate::error::{Error, Result};
 use crate::partition::{Fold, Leaves};
 use crate::weights::Matrix;
 
@@ -80,10 +80,20 @@ impl Grouped {
 /// The sum of the chosen experts' (and the shared expert's) outputs: one `[tokens, hidden]` block per subtree.
 pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
     let grouped = Grouped::new(routes);
-    let whole = Fold::whole(Leaves::unsharded(x.cols()));
+    if routes.experts.len() != x.rows() * routes.top_k || routes.weights.len() != routes.experts.len() {
+        return Err(Error::msg(format!("{} routes for {} tokens", routes.experts.len(), x.rows())));
+    }
     for (expert, _) in &grouped.runs {
-        for matrix in [&experts.routed.gate[*expert], &experts.routed.up[*expert]] {
-            check(x, matrix, &whole)?;
+        let ExpertWeights { gate, up, down } = experts.routed;
+        match (gate.get(*expert), up.get(*expert), down.get(*expert)) {
+            (Some(gate), Some(up), Some(down)) => check_expert(x, [gate, up, down], experts.fold)?,
+            _ => return Err(Error::msg(format!("there is no expert {expert}"))),
+        }
+    }
+    if let Some(shared) = &experts.shared {
+        check_expert(x, [shared.gate, shared.up, shared.down], shared.fold)?;
+        if shared.fold.roots != experts.fold.roots {
+            return Err(Error::msg("the shared expert is cut into other leaves than the routed ones"));
         }
     }
     let tokens: Vec<&[f32]> = x.rows_iter().collect();
@@ -108,6 +118,21 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
         inner
     });
     Ok(outer(cpu, x, routes, experts, &grouped, &inner, shared.as_ref()))
+}
+
+/// Checks that the matrices of an expert fit the activations, and each other along the columns of `fold`.
+fn check_expert(x: &Tensor, [gate, up, down]: [&Matrix; 3], fold: &Fold) -> Result<()> {
+    let shape = |matrix: &Matrix| (matrix.out_features(), matrix.in_features());
+    let (inner, hidden) = (fold.width(), x.cols());
+    if shape(gate) == (inner, hidden) && shape(up) == (inner, hidden) && shape(down) == (hidden, inner) {
+        return Ok(());
+    }
+    Err(Error::msg(format!(
+        "an expert of gate {:?}, up {:?} and down {:?} does not fit {hidden} features and leaves of {inner}",
+        shape(gate),
+        shape(up),
+        shape(down)
+    )))
 }
 
 /// One expert's first half: the activations of its tokens go to the rows `run`.

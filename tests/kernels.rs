@@ -1,0 +1,19 @@
+//! Every operation of the CPU backend: against candle in f64, and its bits against themselves.
+//!
+//! An operation has three properties. It computes what the readable form in `reference` does, up to f32 rounding. Its
+//! bits are the same on every instruction set and number of threads. A row's bits do not depend on the other rows.
+
+mod attention;
+mod check;
+mod delta;
+mod edges;
+mod embed;
+mod experts;
+mod linear;
+mod order;
+mod random;
+mod reference;
+mod routing;
+mod rowwise;
+mod schedule;
+mod stored;
