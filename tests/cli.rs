@@ -156,7 +156,7 @@ fn what_cannot_be_is_refused_with_a_hint() {
     case(&[&m[..], &["--prompt", "x", "--temp", "-1"]].concat(), 2, &["--temp"]);
     case(&[&m[..], &["--prompt", "x", "--top-p", "1.5"]].concat(), 2, &["--top-p"]);
     case(&[&m[..], &["--prompt", "x", "--threads", "0"]].concat(), 2, &["--threads"]);
-    case(&[&m[..], &["--prompt", "x", "--threads", "1000000"]].concat(), 1, &["1000000 threads"]);
+    case(&[&m[..], &["--prompt", "x", "--threads", "1000000"]].concat(), 2, &["--threads 1000000"]);
     case(&[&m[..], &["--prompt", "x", "--ctx", "100000000000000"]].concat(), 1, &["--ctx"]);
     case(&[&m[..], &["--prompt", "x", "--ctx", "18446744073709551615"]].concat(), 1, &["--ctx"]);
     case(&[&m[..], &["--prompt", "x", "--revision", "v1"]].concat(), 2, &["--revision"]);

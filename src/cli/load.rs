@@ -15,6 +15,9 @@ use crate::text::{Template, Tokenizer};
 /// Positions a context has when `--ctx` does not say: as many as the model was made for, but not more than this.
 const DEFAULT_CONTEXT: usize = 32 * 1024;
 
+/// More threads than this are a slip of the finger, and the standard library aborts where the system refuses one.
+const MAX_THREADS: usize = 1024;
+
 /// Which model, and how it is run.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ModelArgs {
@@ -71,6 +74,10 @@ impl ModelArgs {
         match self.threads {
             Some(0) => {
                 Err(Error::usage("--threads 0 leaves nobody to work").hint("without --threads every core is used"))
+            }
+            Some(threads) if threads > MAX_THREADS => {
+                let error = Error::usage(format!("--threads {threads} is more than {MAX_THREADS}"));
+                Err(error.hint("without --threads every core is used"))
             }
             Some(threads) => Ok(threads),
             None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)),
