@@ -16,7 +16,8 @@ use super::stored::{FORMATS, Format, Stored};
 const ROWS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 12, 63, 64, 65, 130];
 const INNER: [usize; 11] = [16, 1, 513, 15, 128, 17, 1037, 200, 31, 384, 1536];
 const OUT: [usize; 9] = [1, 67, 2, 129, 3, 32, 4, 33, 5];
-const UNITS: [usize; 5] = [128, 16, 24, 1, 64];
+// 20 and 24: leaves start anywhere in a register's width and in a block of FP8
+const UNITS: [usize; 6] = [128, 24, 1, 20, 64, 16];
 
 struct Case {
     what: String,
@@ -25,14 +26,17 @@ struct Case {
     leaves: Leaves,
 }
 
-/// Every number of rows in every format, once; the other dimensions as they come round.
+/// Every number of rows in every format, twice; the other dimensions as they come round.
 fn cases() -> impl Iterator<Item = Case> {
-    (0..ROWS.len() * FORMATS.len()).map(|case| {
+    (0..2 * ROWS.len() * FORMATS.len()).map(|case| {
         let mut rng = Rng::new(case as u64);
         let (rows, inner, out) = (ROWS[case % ROWS.len()], INNER[case % INNER.len()], OUT[case % OUT.len()]);
-        let (format, unit) = (FORMATS[case % FORMATS.len()], UNITS[case % UNITS.len()]);
-        let leaves = if case % 6 == 5 { Leaves::unsharded(inner) } else { Leaves::of_units(inner, unit) };
-        let what = format!("{format:?} [{rows}, {inner}] x [{out}, {inner}], {} leaves", leaves.count());
+        let format = FORMATS[case % FORMATS.len()];
+        let leaves = match rng.below(6) {
+            0 => Leaves::unsharded(inner),
+            _ => Leaves::of_units(inner, rng.pick(&UNITS)),
+        };
+        let what = format!("case {case}: {format:?} [{rows}, {inner}] x [{out}, {inner}], {} leaves", leaves.count());
         Case { what, x: rng.tensor(rows, inner, 1.0), w: Stored::random(&mut rng, format, out, inner), leaves }
     })
 }
