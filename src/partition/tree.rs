@@ -1,6 +1,7 @@
 //! The fixed binary tree in which the leaves of a dot product are summed, whoever owns them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Leaves;
 
@@ -17,40 +18,71 @@ pub fn halves(node: &Range<usize>) -> (Range<usize>, Range<usize>) {
 pub struct Fold {
     /// The canonical cut of the whole dot product.
     pub leaves: Leaves,
-    /// The subtrees, left to right, as runs of leaves.
+    /// The subtrees of this rank, left to right, as runs of leaves.
     pub roots: Vec<Range<usize>>,
-    // the column that is column 0 of this rank's slice of the weight
-    first_column: usize,
+    // rank r owns the leaves cuts[r]..cuts[r + 1], which are these subtrees
+    cuts: Vec<usize>,
+    of_ranks: Arc<[Vec<Range<usize>>]>,
+    rank: usize,
 }
 
 impl Fold {
     /// The whole tree on one rank.
     pub fn whole(leaves: Leaves) -> Self {
-        let run = 0..leaves.count();
-        Self::of_run(leaves, run)
+        let cuts = vec![0, leaves.count()];
+        Self::shared(leaves, cuts, 0)
     }
 
-    /// The part of the tree inside `run`, a run of leaves that one rank owns (it may be empty).
-    pub fn of_run(leaves: Leaves, run: Range<usize>) -> Self {
-        let mut roots = Vec::new();
-        cover(&(0..leaves.count()), &run, &mut roots);
-        let first_column = if run.is_empty() { 0 } else { leaves.columns(run.start).start };
-        Self { leaves, roots, first_column }
+    /// The part of rank `rank`, where rank r owns the leaves `cuts[r]..cuts[r + 1]` (it may be none).
+    pub fn shared(leaves: Leaves, cuts: Vec<usize>, rank: usize) -> Self {
+        let of_ranks: Arc<[Vec<Range<usize>>]> = cuts.windows(2).map(|run| subtrees(&leaves, run[0]..run[1])).collect();
+        Self { leaves, roots: of_ranks[rank].clone(), cuts, of_ranks, rank }
+    }
+
+    /// The number of ranks that share the tree.
+    pub fn ranks(&self) -> usize {
+        self.cuts.len() - 1
+    }
+
+    /// The rank whose part this is.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The subtrees that rank `rank` sums, as runs of leaves.
+    pub fn roots_of(&self, rank: usize) -> &[Range<usize>] {
+        &self.of_ranks[rank]
+    }
+
+    /// The columns that this rank owns.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns_of(self.rank)
+    }
+
+    /// The columns that rank `rank` owns.
+    pub fn columns_of(&self, rank: usize) -> Range<usize> {
+        let start =
+            |leaf: usize| if leaf == self.leaves.count() { self.leaves.len() } else { self.leaves.columns(leaf).start };
+        start(self.cuts[rank])..start(self.cuts[rank + 1])
     }
 
     /// The columns of leaf `leaf`, counted from the start of this rank's slice.
     pub fn local_columns(&self, leaf: usize) -> Range<usize> {
-        let columns = self.leaves.columns(leaf);
-        columns.start - self.first_column..columns.end - self.first_column
+        let (columns, first) = (self.leaves.columns(leaf), self.columns().start);
+        columns.start - first..columns.end - first
     }
 
     /// The number of columns this rank owns.
     pub fn width(&self) -> usize {
-        match (self.roots.first(), self.roots.last()) {
-            (Some(first), Some(last)) => self.leaves.columns(last.end - 1).end - self.leaves.columns(first.start).start,
-            _ => 0,
-        }
+        self.columns().len()
     }
+}
+
+/// The maximal subtrees inside a run of leaves.
+fn subtrees(leaves: &Leaves, run: Range<usize>) -> Vec<Range<usize>> {
+    let mut roots = Vec::new();
+    cover(&(0..leaves.count()), &run, &mut roots);
+    roots
 }
 
 fn cover(node: &Range<usize>, run: &Range<usize>, roots: &mut Vec<Range<usize>>) {
@@ -74,9 +106,10 @@ mod tests {
     fn equal_powers_of_two_own_one_subtree_each() {
         let leaves = Leaves::of_units(24 * 256, 256);
         for ranks in [1, 2, 4, 8] {
+            let cuts: Vec<usize> = (0..=ranks).map(|rank| rank * 24 / ranks).collect();
             for rank in 0..ranks {
-                let run = rank * 24 / ranks..(rank + 1) * 24 / ranks;
-                assert_eq!(Fold::of_run(leaves.clone(), run.clone()).roots, vec![run]);
+                let fold = Fold::shared(leaves.clone(), cuts.clone(), rank);
+                assert_eq!(fold.roots, vec![cuts[rank]..cuts[rank + 1]]);
             }
         }
     }
@@ -87,7 +120,7 @@ mod tests {
             let leaves = Leaves::of_units(count * 16, 16);
             for start in 0..count {
                 for end in start..=count {
-                    let fold = Fold::of_run(leaves.clone(), start..end);
+                    let fold = Fold::shared(leaves.clone(), vec![0, start, end, count], 1);
                     let covered: Vec<_> = fold.roots.iter().cloned().flatten().collect();
                     assert_eq!(covered, (start..end).collect::<Vec<_>>());
                     assert_eq!(fold.width(), (end - start) * 16);
