@@ -1,0 +1,10 @@
+//! The fabrics of `transport`: one conformance suite over all of them, and the faults of each.
+
+mod conformance;
+mod endings;
+pub mod fabric;
+mod rendezvous;
+mod secure;
+mod shm;
+mod strangers;
+mod wire;
