@@ -1,31 +1,37 @@
-//! Collectives between ranks. Today there is one rank, where every collective is the identity.
+//! Collectives between ranks: what comes out is bit for bit what one rank would compute.
+//!
+//! # The tree
+//!
+//! A dot product is cut into leaves whose boundaries depend on the model alone, and the leaves are summed in a fixed binary
+//! tree ([`crate::partition::Fold`]). A rank owns a run of leaves; it sends the sums of the maximal subtrees inside its run, and every rank
+//! finishes the same tree in the same order. With eight leaves:
+//!
+//! ```text
+//!                 ((0+1)+(2+3)) + ((4+5)+(6+7))
+//!
+//! N = 2   rank 0  [0 1 2 3]        rank 1  [4 5 6 7]            one vector each
+//! N = 3   rank 0  [0 1 2]          rank 1  [3 4]    rank 2 [5 6 7]
+//!                 (0+1), 2                 3, 4            5, (6+7)   two vectors each
+//! N = 4   rank 0  [0 1]   rank 1  [2 3]   rank 2  [4 5]   rank 3  [6 7]   one vector each
+//! N = 5   rank 0  [0 1]   rank 1  [2]   rank 2  [3 4]   rank 3  [5]   rank 4  [6 7]   rank 2 sends two
+//! ```
+//!
+//! # Who sends what
+//!
+//! Small vectors go from everyone to everyone (`direct`): one hop. Large ones are cut into a slice a rank: everyone sends
+//! slice p of its subtrees to rank p, which finishes the tree of that slice and sends the sum to everyone
+//! (`reduce_scatter` + `all_gather`): two hops, and every vector crosses a link once or twice instead of N − 1 times.
+//! Addition is element by element, so both give the same bits.
 
-use crate::error::{Error, Result};
-use crate::partition::Fold;
+mod collectives;
+mod communicator;
+pub mod control;
+mod hello;
+mod ranks;
+mod tree;
+mod wire;
 
-/// A group of ranks that compute together.
-///
-/// **Invariant:** `world_size == 1` is not special to callers: collectives are no-ops there and nobody tests for it.
-#[derive(Debug, Default)]
-pub struct Communicator(());
-
-impl Communicator {
-    /// Returns the group of one rank.
-    pub fn solo() -> Self {
-        Self(())
-    }
-
-    /// Finishes the fixed tree of a row-parallel product.
-    ///
-    /// `partial` holds one `[tokens, out]` block per subtree of `fold`; the sum of the whole tree is left in the first.
-    ///
-    /// # Errors
-    /// If `fold` is not the whole tree: the missing leaves belong to ranks that this group does not have.
-    pub fn all_reduce(&mut self, fold: &Fold, partial: &mut [f32]) -> Result<()> {
-        if fold.roots.len() == 1 && fold.roots[0] == (0..fold.leaves.count()) {
-            return Ok(());
-        }
-        let values = partial.len();
-        Err(Error::msg(format!("a group of one rank cannot reduce {} subtrees of {values} values", fold.roots.len())))
-    }
-}
+pub use communicator::{Algorithm, Communicator};
+pub use hello::{Hello, self_test};
+pub use ranks::Ranks;
+pub use wire::{Place, Stats, Watch};

@@ -1,0 +1,89 @@
+//! What the main thread of a rank is doing, as its control thread tells it to the others.
+
+use std::fmt::{self, Display};
+
+/// The longest text in a control frame, in bytes of UTF-8.
+pub const MAX_TEXT: usize = 512;
+
+/// What kind of work a main thread is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Waiting for work, for instance for the next prompt: a rank in it is never stuck.
+    Idle,
+    /// Working by itself.
+    Compute,
+    /// In the collective of this name.
+    AllReduce,
+    /// In the collective of this name.
+    AllGather,
+    /// In the collective of this name.
+    ReduceScatter,
+    /// In the collective of this name.
+    Broadcast,
+    /// In the collective of this name.
+    Barrier,
+    /// Sending to one peer.
+    Send,
+    /// Receiving from one peer.
+    Recv,
+}
+
+impl Operation {
+    /// All of them; the position is the number on the wire.
+    pub const ALL: [Self; 9] = [
+        Self::Idle,
+        Self::Compute,
+        Self::AllReduce,
+        Self::AllGather,
+        Self::ReduceScatter,
+        Self::Broadcast,
+        Self::Barrier,
+        Self::Send,
+        Self::Recv,
+    ];
+}
+
+impl Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::Compute => "compute",
+            Self::AllReduce => "all_reduce",
+            Self::AllGather => "all_gather",
+            Self::ReduceScatter => "reduce_scatter",
+            Self::Broadcast => "broadcast",
+            Self::Barrier => "barrier",
+            Self::Send => "send",
+            Self::Recv => "recv",
+        })
+    }
+}
+
+/// Where a main thread is. Prints as `all_reduce #8841 (layer 17 mlp)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Activity {
+    /// What it does.
+    pub operation: Operation,
+    /// The how manieth of its kind since the start.
+    pub number: u64,
+    /// The place in the model, e.g. `layer 17 mlp`; empty if there is none.
+    pub place: String,
+    /// The rank it cannot go on without, if it waits for a single one.
+    pub waiting_for: Option<usize>,
+}
+
+impl Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.operation, self.number)?;
+        if self.place.is_empty() { Ok(()) } else { write!(f, " ({})", self.place) }
+    }
+}
+
+/// Returns `text` as one line of at most [`MAX_TEXT`] bytes, without anything that a terminal would obey.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    while line.len() > MAX_TEXT {
+        line.pop();
+    }
+    line
+}
