@@ -12,9 +12,14 @@ pub use cpu::Cpu;
 pub use state::{DeltaStore, KvStore, LayerState, PAGE, TILE};
 pub use tensor::Tensor;
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::partition::Fold;
 use crate::weights::Matrix;
+
+/// The name of the arithmetic: what is rounded where, and in which order sums are added. It changes when any bit may.
+pub const ARITHMETIC: &str = "exact-1";
 
 /// Fused transformer operations on one device. Activations are `[rows, features]`, a row a token of a [`Batch`].
 ///
@@ -100,13 +105,59 @@ pub enum RopeStyle {
     Pairs,
 }
 
+/// Heads that share other heads group by group: query heads a kv head, value heads a key head.
+///
+/// A rank owns a run of heads; where it starts or ends inside a group, it has that group's shared head too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadGroups {
+    /// Heads here.
+    pub heads: usize,
+    /// Shared heads here.
+    pub shared: usize,
+    /// Heads of a whole group.
+    pub group: usize,
+    /// Heads of the first group that are not here but before.
+    pub before: usize,
+}
+
+impl HeadGroups {
+    /// All of `heads` heads over `shared` shared ones, which divide them.
+    pub fn whole(heads: usize, shared: usize) -> Self {
+        Self { heads, shared, group: heads / shared.max(1), before: 0 }
+    }
+
+    /// The run `heads` of them.
+    pub fn run(&self, heads: Range<usize>) -> Self {
+        let shared = self.shared_by(&heads);
+        let before = if heads.is_empty() { 0 } else { (self.before + heads.start) % self.group };
+        Self { heads: heads.len(), shared: shared.len(), before, ..*self }
+    }
+
+    /// The shared heads that the run `heads` needs.
+    pub fn shared_by(&self, heads: &Range<usize>) -> Range<usize> {
+        if heads.is_empty() {
+            return 0..0;
+        }
+        self.of(heads.start)..self.of(heads.end - 1) + 1
+    }
+
+    /// The shared head of head `head`.
+    pub fn of(&self, head: usize) -> usize {
+        (self.before + head) / self.group
+    }
+
+    /// The heads that share head `shared`.
+    pub fn sharing(&self, shared: usize) -> Range<usize> {
+        let at = |group: usize| (group * self.group).saturating_sub(self.before).min(self.heads);
+        at(shared)..at(shared + 1)
+    }
+}
+
 /// The heads of a grouped-query attention.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
-    /// Query heads; a multiple of `kv_heads`.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
+    /// Query heads, sharing key and value heads.
+    pub heads: HeadGroups,
     /// What scores are multiplied by.
     pub scale: f32,
 }
@@ -114,14 +165,24 @@ pub struct AttentionShape {
 /// The heads of a gated delta net.
 #[derive(Debug, Clone, Copy)]
 pub struct DeltaShape {
-    /// Query and key heads.
-    pub k_heads: usize,
-    /// Value heads; consecutive ones share a key head.
-    pub v_heads: usize,
+    /// Value heads, sharing query and key heads.
+    pub heads: HeadGroups,
     /// Values of a key.
     pub key_dim: usize,
     /// Values of a value: a multiple of 16.
     pub value_dim: usize,
+}
+
+impl DeltaShape {
+    /// Values of all queries, and of all keys.
+    pub fn keys(&self) -> usize {
+        self.heads.shared * self.key_dim
+    }
+
+    /// Values of all values.
+    pub fn values(&self) -> usize {
+        self.heads.heads * self.value_dim
+    }
 }
 
 /// Per row and v-head: what the state is multiplied by, and how strongly it is corrected.

@@ -1,5 +1,7 @@
 //! A row-major f32 activation in host-visible memory.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// Activations `[rows, cols]`: f32, row-major, in memory that the host can read.
@@ -68,9 +70,15 @@ impl Tensor {
         Self { rows: self.rows, cols: self.cols / run * width, data }
     }
 
-    /// Joins tensors of as many rows side by side.
-    pub fn beside(parts: &[&Self]) -> Self {
-        let rows = parts.first().map_or(0, |part| part.rows);
+    /// Copies runs of columns, one beside the other.
+    pub fn columns(&self, runs: &[Range<usize>]) -> Self {
+        let cols = runs.iter().map(Range::len).sum();
+        let data = self.rows_iter().flat_map(|row| runs.iter().flat_map(|run| &row[run.clone()])).copied().collect();
+        Self { rows: self.rows, cols, data }
+    }
+
+    /// Joins tensors of `rows` rows side by side.
+    pub fn beside(rows: usize, parts: &[&Self]) -> Self {
         let cols = parts.iter().map(|part| part.cols).sum();
         let data = (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
         Self { rows, cols, data }
@@ -82,9 +90,8 @@ impl Tensor {
         Self { rows: rows.len(), cols: self.cols, data }
     }
 
-    /// Keeps the first `rows` rows.
-    pub fn truncate_rows(&mut self, rows: usize) {
-        self.rows = self.rows.min(rows);
-        self.data.truncate(self.rows * self.cols);
+    /// Gives the values away.
+    pub fn into_vec(self) -> Vec<f32> {
+        self.data
     }
 }

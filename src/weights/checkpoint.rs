@@ -84,6 +84,17 @@ impl Checkpoint {
         Ok(Self { files, tensors })
     }
 
+    /// Reads one safetensors file that is in memory for good; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// Naming the file if it is damaged.
+    pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        let header = parse_header(bytes).with_context(|| format!("`{name}`"))?;
+        let tensors = header.tensors.into_iter().map(|(tensor, entry)| (tensor, (0, entry))).collect();
+        let file = Shard { path: name.into(), bytes: Bytes::from_static(bytes), header: header.len };
+        Ok(Self { files: vec![file], tensors })
+    }
+
     /// SHA-256 over `config` and every file's name, size and header: what two ranks compare to know they read one model.
     pub fn digest(&self, config: &[u8]) -> String {
         let mut hash = Sha256::new();

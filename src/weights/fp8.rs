@@ -16,5 +16,5 @@ pub(super) fn matrix(source: &(dyn Source + '_), stored: Stored) -> Result<Matri
     let (out, inner) = (stored.shape[0], stored.shape[1]);
     let blocks = [out.div_ceil(FP8_BLOCK), inner.div_ceil(FP8_BLOCK)];
     let scales = source.get(&name, &blocks)?.expect_shape(&blocks)?.to_f32()?;
-    Matrix::new(out, inner, Values::Fp8 { values: stored.bytes, scales })
+    Matrix::new(out, inner, Values::Fp8 { values: stored.bytes, scales: scales.into() })
 }

@@ -1,5 +1,8 @@
 //! A weight matrix as it lies in the checkpoint: shape, storage format, bytes.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
@@ -8,10 +11,14 @@ use crate::error::{Error, Result};
 pub const FP8_BLOCK: usize = 128;
 
 /// A weight `[out, in]` in its storage format; the bytes are usually a slice of a mapped file.
+///
+/// It may be a part of what is stored: nothing is copied then.
 #[derive(Debug, Clone)]
 pub struct Matrix {
-    out_features: usize,
-    in_features: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    // stored values of a row
+    stride: usize,
     values: Values,
 }
 
@@ -29,7 +36,7 @@ pub enum Values {
         /// One byte a value.
         values: Bytes,
         /// `[out / 128, in / 128]`, both rounded up, row-major.
-        scales: Vec<f32>,
+        scales: Arc<[f32]>,
     },
 }
 
@@ -62,20 +69,50 @@ impl Matrix {
                 return Err(Error::msg(format!("{} block scales where {expected} are needed", scales.len())));
             }
         }
-        Ok(Self { out_features, in_features, values })
+        Ok(Self { rows: 0..out_features, columns: 0..in_features, stride: in_features, values })
+    }
+
+    /// The rows `rows` of the columns `columns`, in place.
+    ///
+    /// # Errors
+    /// If they are not inside this matrix.
+    pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Self> {
+        let inside = |part: &Range<usize>, whole: &Range<usize>| part.start <= part.end && part.end <= whole.len();
+        if !inside(&rows, &self.rows) || !inside(&columns, &self.columns) {
+            let (out, inner) = (self.out_features(), self.in_features());
+            return Err(Error::msg(format!("[{rows:?}, {columns:?}] is no part of a [{out}, {inner}] matrix")));
+        }
+        let shifted = |part: Range<usize>, whole: &Range<usize>| part.start + whole.start..part.end + whole.start;
+        let (rows, columns) = (shifted(rows, &self.rows), shifted(columns, &self.columns));
+        Ok(Self { rows, columns, ..self.clone() })
     }
 
     /// Rows: output features.
     pub fn out_features(&self) -> usize {
-        self.out_features
+        self.rows.len()
     }
 
     /// Columns: input features.
     pub fn in_features(&self) -> usize {
-        self.in_features
+        self.columns.len()
     }
 
-    /// The stored values.
+    /// Where this matrix starts in what is stored: row and column.
+    pub fn origin(&self) -> (usize, usize) {
+        (self.rows.start, self.columns.start)
+    }
+
+    /// Values of a stored row.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Bytes of this matrix's values, its share of block scales not counted.
+    pub fn bytes(&self) -> usize {
+        self.out_features() * self.in_features() * self.values.bytes().1
+    }
+
+    /// The stored values, from the origin of what is stored.
     pub fn values(&self) -> &Values {
         &self.values
     }

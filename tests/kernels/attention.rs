@@ -1,6 +1,6 @@
 //! Grouped-query attention over a paged cache.
 
-use tbshard::backend::{AttentionShape, Backend, Batch, Cpu, KvStore, Tensor};
+use tbshard::backend::{AttentionShape, Backend, Batch, Cpu, HeadGroups, KvStore, Tensor};
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::random::Rng;
@@ -45,14 +45,14 @@ fn case(case: usize) -> Case {
         k.data_mut().chunks_mut(kv_heads * head_dim).enumerate().for_each(rise);
     }
     let v = rng.tensor(rows, kv_heads * head_dim, 1.0);
-    let shape = AttentionShape { heads, kv_heads, scale: 1.0 / (head_dim as f32).sqrt() };
+    let shape = AttentionShape { heads: HeadGroups::whole(heads, kv_heads), scale: 1.0 / (head_dim as f32).sqrt() };
     let what = format!("case {case}: {rows} rows, {heads} heads of {head_dim}, {kv_heads} with keys");
     Case { what, shape, head_dim, schedule, q, k, v }
 }
 
 impl Case {
     fn run(&self, cpu: &Cpu, passes: &[Pass]) -> Vec<f32> {
-        let mut store = KvStore::new(self.schedule.pages(), self.shape.kv_heads, self.head_dim).unwrap();
+        let mut store = KvStore::new(self.schedule.pages(), self.shape.heads.shared, self.head_dim).unwrap();
         let mut out = Vec::new();
         for Pass { batch, rows, .. } in passes {
             let part = |x: &Tensor| x.select_rows(rows);
@@ -73,8 +73,8 @@ impl Case {
             past.extend(run.rows.clone().map(|row| row as u32));
             let past = Exact::new(&past[..], q.device())?;
             let mut heads = Vec::new();
-            for head in 0..self.shape.heads {
-                let kv_head = head / (self.shape.heads / self.shape.kv_heads);
+            for head in 0..self.shape.heads.heads {
+                let kv_head = head / self.shape.heads.group;
                 let of = |x: &Exact, head: usize| x.narrow(1, head * self.head_dim, self.head_dim)?.contiguous();
                 let q = of(&q, head)?.narrow(0, run.rows.start, run.rows.len())?;
                 let (k, v) = (of(&k, kv_head)?.index_select(&past, 0)?, of(&v, kv_head)?.index_select(&past, 0)?);
@@ -125,7 +125,7 @@ fn the_first_maximum_is_a_score() {
     let v = rng.tensor(rows, dim, 1.0);
     let mut batch = Batch::default();
     batch.push(0, 0, rows, &[0]);
-    let shape = AttentionShape { heads: 1, kv_heads: 1, scale: 1.0 };
+    let shape = AttentionShape { heads: HeadGroups::whole(1, 1), scale: 1.0 };
     let got = cpu().attention(&q, &k, &v, &mut KvStore::new(1, 1, dim).unwrap(), &batch, &shape);
     near("negative scores", got.data(), &reference::attention(&exact(&q), &exact(&k), &exact(&v), 1.0).unwrap());
 }

@@ -1,7 +1,7 @@
 //! The gated delta net: causal convolution and the recurrent rule, with state carried over chunks.
 
 use candle_core::{D, DType, Device};
-use tbshard::backend::{Backend, Cpu, DeltaGates, DeltaShape, DeltaStore, Tensor};
+use tbshard::backend::{Backend, Cpu, DeltaGates, DeltaShape, DeltaStore, HeadGroups, Tensor};
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::random::Rng;
@@ -94,7 +94,7 @@ fn rule(case: usize) -> Rule {
     let mut rng = Rng::new(case as u64);
     let (k_heads, v_heads) = HEADS[case % HEADS.len()];
     let (key_dim, value_dim) = (KEY_DIMS[case % KEY_DIMS.len()], VALUE_DIMS[case % VALUE_DIMS.len()]);
-    let shape = DeltaShape { k_heads, v_heads, key_dim, value_dim };
+    let shape = DeltaShape { heads: HeadGroups::whole(v_heads, k_heads), key_dim, value_dim };
     let schedule = Schedule::random(&mut rng, 4, &CHUNKS);
     let (rows, keys, values) = (schedule.rows(), k_heads * key_dim, v_heads * value_dim);
     let mut qkv = rng.tensor(rows, 2 * keys + values, 1.0);
@@ -115,7 +115,7 @@ fn rule(case: usize) -> Rule {
 
 impl Rule {
     fn run(&self, cpu: &Cpu, passes: &[Pass]) -> Vec<f32> {
-        let DeltaShape { v_heads, key_dim, value_dim, .. } = self.shape;
+        let DeltaShape { heads: HeadGroups { heads: v_heads, .. }, key_dim, value_dim } = self.shape;
         let mut store = DeltaStore::new(self.schedule.slots(), 1, 1, v_heads * key_dim * value_dim).unwrap();
         let mut out = Vec::new();
         for Pass { batch, rows, fresh } in passes {
@@ -133,7 +133,8 @@ impl Rule {
     /// A step's is that of its dot products, a random walk of `key_dim` halves of an ulp of ‖S‖ + |v| at most, and that
     /// of making k and q of length one.
     fn reference(&self) -> candle_core::Result<Bound> {
-        let DeltaShape { k_heads, v_heads, key_dim, value_dim } = self.shape;
+        let DeltaShape { heads, key_dim, value_dim } = self.shape;
+        let (k_heads, v_heads) = (heads.shared, heads.heads);
         let (rows, keys) = (self.qkv.rows(), k_heads * key_dim);
         let qkv = exact(&self.qkv);
         let shared: Vec<u32> = (0..v_heads).map(|head| (head / (v_heads / k_heads)) as u32).collect();

@@ -1,11 +1,13 @@
 //! The edges of the contract: a rank that owns nothing, infinities, arguments that do not fit.
 
 use tbshard::backend::{
-    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, ExpertWeights, Experts, KvStore, Routes,
-    SharedExpert, Tensor,
+    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, ExpertWeights, Experts, HeadGroups, KvStore,
+    Routes, SharedExpert, Tensor,
 };
 use tbshard::partition::{Fold, Leaves};
 use tbshard::weights::Matrix;
+
+use crate::support::run_of;
 
 use super::check::{cpu, same};
 use super::random::Rng;
@@ -23,7 +25,7 @@ fn weights(out: usize, inner: usize) -> Matrix {
 
 #[test]
 fn a_rank_without_leaves_sums_nothing() {
-    let fold = Fold::of_run(Leaves::of_units(512, 128), 2..2);
+    let fold = run_of(Leaves::of_units(512, 128), 2..2);
     let y = cpu().linear(&Tensor::zeros(3, 0), &weights(40, 0), &fold).unwrap();
     assert_eq!((y.rows(), y.cols()), (0, 40));
     let routed = ExpertWeights { gate: vec![weights(0, 40)], up: vec![weights(0, 40)], down: vec![weights(40, 0)] };
@@ -35,14 +37,15 @@ fn a_rank_without_leaves_sums_nothing() {
 
 #[test]
 fn a_rank_without_heads_attends_to_nothing() {
-    let (empty, shape) = (Tensor::zeros(3, 0), AttentionShape { heads: 0, kv_heads: 0, scale: 1.0 });
+    let (empty, shape) = (Tensor::zeros(3, 0), AttentionShape { heads: HeadGroups::whole(4, 2).run(2..2), scale: 1.0 });
     let y = cpu().attention(&empty, &empty, &empty, &mut KvStore::new(1, 0, 64).unwrap(), &batch(3), &shape);
     assert_eq!((y.rows(), y.cols()), (3, 0));
 }
 
 #[test]
 fn a_rank_without_heads_has_no_recurrent_state() {
-    let (empty, shape) = (Tensor::zeros(3, 0), DeltaShape { k_heads: 0, v_heads: 0, key_dim: 64, value_dim: 64 });
+    let (empty, shape) =
+        (Tensor::zeros(3, 0), DeltaShape { heads: HeadGroups::whole(4, 2).run(2..2), key_dim: 64, value_dim: 64 });
     let mut store = DeltaStore::new(1, 0, 3, 0).unwrap();
     let qkv = cpu().conv_silu(&empty, &Tensor::zeros(4, 0), &mut store, &batch(3));
     let gates = cpu().delta_gates(&empty, &empty, &[], &[]);
@@ -105,7 +108,7 @@ fn a_batch_that_names_a_slot_twice_is_refused() {
     let mut batch = Batch::default();
     batch.push(0, 0, 1, &[]);
     batch.push(0, 1, 1, &[]);
-    let shape = DeltaShape { k_heads: 1, v_heads: 1, key_dim: 16, value_dim: 16 };
+    let shape = DeltaShape { heads: HeadGroups::whole(1, 1), key_dim: 16, value_dim: 16 };
     let gates = DeltaGates { decay: Tensor::zeros(2, 1), beta: Tensor::zeros(2, 1) };
     cpu().delta_rule(Tensor::zeros(2, 48), &gates, &mut DeltaStore::new(1, 48, 3, 256).unwrap(), &batch, &shape);
 }
@@ -114,7 +117,7 @@ fn a_batch_that_names_a_slot_twice_is_refused() {
 #[should_panic(expected = "heads")]
 fn queries_of_another_width_are_refused() {
     // rows narrower than the heads would share their outputs
-    let shape = AttentionShape { heads: 2, kv_heads: 1, scale: 1.0 };
+    let shape = AttentionShape { heads: HeadGroups::whole(2, 1), scale: 1.0 };
     let x = Tensor::zeros(2, 16);
     cpu().attention(&Tensor::zeros(2, 24), &x, &x, &mut KvStore::new(1, 1, 16).unwrap(), &batch(2), &shape);
 }

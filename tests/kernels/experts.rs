@@ -5,6 +5,8 @@ use std::ops::Range;
 use tbshard::backend::{Backend, Cpu, ExpertWeights, Experts, Routes, SharedExpert, Tensor};
 use tbshard::partition::{Fold, Leaves};
 
+use crate::support::run_of;
+
 use super::check::{cpu, near, same, same_everywhere};
 use super::linear::{Subtrees, depth, finish, runs};
 use super::order;
@@ -113,12 +115,11 @@ impl Case {
         let all = |part: fn(&Expert) -> &Stored| parts.iter().map(|expert| part(expert).matrix()).collect();
         let routed = ExpertWeights { gate: all(|e| &e.gate), up: all(|e| &e.up), down: all(|e| &e.down) };
         let shared = self.shared.as_ref().map(|expert| expert.cut(&run));
-        let shared =
-            shared.map(|e| (e.gate.matrix(), e.up.matrix(), e.down.matrix(), Fold::of_run(e.leaves, run.clone())));
+        let shared = shared.map(|e| (e.gate.matrix(), e.up.matrix(), e.down.matrix(), run_of(e.leaves, run.clone())));
         let weights = || self.shared_weights.as_ref().map(|weights| weights.select_rows(tokens));
         let shared =
             shared.as_ref().map(|(gate, up, down, fold)| SharedExpert { gate, up, down, fold, weights: weights() });
-        let fold = Fold::of_run(self.leaves().clone(), run);
+        let fold = run_of(self.leaves().clone(), run);
         let experts = Experts { routed: &routed, fold: &fold, shared };
         let y = cpu.experts(&self.x.select_rows(tokens), &self.routes_of(tokens), &experts).unwrap();
         (y, fold.roots)

@@ -6,6 +6,8 @@ use std::ops::Range;
 use tbshard::backend::{Backend, Tensor};
 use tbshard::partition::{Fold, Leaves, halves};
 
+use crate::support::run_of;
+
 use super::check::{cpu, near, same, same_everywhere};
 use super::order;
 use super::random::Rng;
@@ -116,7 +118,7 @@ fn ranks_that_share_the_leaves_make_up_the_whole() {
                     true => 0..0,
                     false => leaves.columns(run.start).start..leaves.columns(run.end - 1).end,
                 };
-                let fold = Fold::of_run(leaves.clone(), run);
+                let fold = run_of(leaves.clone(), run);
                 let x =
                     if cols.is_empty() { Tensor::zeros(rows, 0) } else { x.head_part(inner, cols.start, cols.len()) };
                 let part = cpu().linear(&x, &w.cut(0..out, cols).matrix(), &fold).unwrap();

@@ -53,7 +53,7 @@ impl Stored {
             Format::F32 => Values::F32(bytes),
             Format::F16 => Values::F16(bytes),
             Format::Bf16 => Values::Bf16(bytes),
-            Format::Fp8 => Values::Fp8 { values: bytes, scales: self.scales.clone() },
+            Format::Fp8 => Values::Fp8 { values: bytes, scales: self.scales.clone().into() },
         };
         Matrix::new(self.out, self.inner, values).unwrap()
     }

@@ -34,13 +34,12 @@ pub(super) fn store(store: &mut KvStore, k: &Tensor, v: &Tensor, batch: &Batch) 
 /// softmax(q kᵀ · scale) v for every query row over the positions up to its own: `[rows, heads · head_dim]`.
 pub(super) fn attention(cpu: &Cpu, q: &Tensor, kv: &KvStore, batch: &Batch, shape: &AttentionShape) -> Tensor {
     let dim = kv.head_dim;
-    // a rank may own no head
-    let group = shape.heads / shape.kv_heads.max(1);
+    let heads = shape.heads;
     assert!(
-        q.cols() == shape.heads * dim && kv.kv_heads == shape.kv_heads && shape.heads == group * shape.kv_heads,
+        q.cols() == heads.heads * dim && kv.kv_heads == heads.shared,
         "queries of {} columns are not {} heads of {dim} over {} of the cache",
         q.cols(),
-        shape.heads,
+        heads.heads,
         kv.kv_heads
     );
     assert_eq!(q.rows(), batch.rows());
@@ -48,19 +47,19 @@ pub(super) fn attention(cpu: &Cpu, q: &Tensor, kv: &KvStore, batch: &Batch, shap
     let width = q.cols();
     let to = Shared::new(out.data_mut());
     // a task: one kv head, and query rows whose states fit the first-level cache
-    let rows_per_task = (64 / group.max(1)).max(1);
+    let rows_per_task = (64 / heads.group.max(1)).max(1);
     let mut tasks = Vec::new();
     for segment in batch.segments() {
         for first in segment.rows.clone().step_by(rows_per_task) {
             let rows = first..(first + rows_per_task).min(segment.rows.end);
-            tasks.extend((0..shape.kv_heads).map(|head| (segment, rows.clone(), head)));
+            tasks.extend((0..heads.shared).map(|head| (segment, rows.clone(), head)));
         }
     }
     cpu.pool.run(tasks.len(), |task| {
         let (segment, rows, kv_head) = &tasks[task];
         let queries: Vec<Query<'_>> = rows
             .clone()
-            .flat_map(|row| (0..group).map(move |g| (row, kv_head * group + g)))
+            .flat_map(|row| heads.sharing(*kv_head).map(move |head| (row, head)))
             .map(|(row, head)| {
                 let at = row * width + head * dim;
                 // SAFETY: every (row, head) belongs to one task

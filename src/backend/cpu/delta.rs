@@ -69,27 +69,27 @@ pub(super) fn delta_rule(
     batch: &Batch,
     shape: &DeltaShape,
 ) -> Tensor {
-    let (keys, values) = (shape.k_heads * shape.key_dim, shape.v_heads * shape.value_dim);
+    let (keys, values) = (shape.keys(), shape.values());
     assert!(qkv.cols() == 2 * keys + values && shape.value_dim.is_multiple_of(LANES));
     let mut slots: Vec<usize> = batch.segments().iter().map(|segment| segment.slot).collect();
     slots.sort_unstable();
     assert!(slots.windows(2).all(|pair| pair[0] != pair[1]), "a batch names a slot once");
-    assert_eq!(store.state_values, shape.v_heads * shape.key_dim * shape.value_dim);
+    assert_eq!(store.state_values, values * shape.key_dim);
     let width = qkv.cols();
     for_each_run(cpu, qkv.data_mut(), width, |_, row| {
         for (head, x) in row[..2 * keys].chunks_exact_mut(shape.key_dim).enumerate() {
-            let scale = if head < shape.k_heads { 1.0 / (shape.key_dim as f32).sqrt() } else { 1.0 };
+            let scale = if head < shape.heads.shared { 1.0 / (shape.key_dim as f32).sqrt() } else { 1.0 };
             // SAFETY: the instruction set is available
             unsafe { dispatch!(cpu.isa, unit_length(x: &mut [f32], scale: f32)) };
         }
     });
     let mut out = Tensor::zeros(qkv.rows(), values);
     let (out_shared, state_shared) = (Shared::new(out.data_mut()), Shared::new(&mut store.state));
-    let heads = shape.v_heads;
+    let heads = shape.heads.heads;
     let state_len = shape.key_dim * shape.value_dim;
     cpu.pool.run(batch.segments().len() * heads, |task| {
         let (segment, head) = (&batch.segments()[task / heads], task % heads);
-        let k_head = head * shape.k_heads / heads;
+        let k_head = shape.heads.of(head);
         let at = (segment.slot * heads + head) * state_len;
         // SAFETY: every (slot, head) belongs to one task: a batch names a slot once
         let state = unsafe { state_shared.part(at..at + state_len) };

@@ -1,5 +1,7 @@
 //! How sixteen consecutive weights of a stored row become f32 lanes: one impl a format.
 
+use bytes::Bytes;
+
 use super::math::load_some;
 use super::simd::{Isa, LANES, Simd, dispatch};
 
@@ -51,6 +53,8 @@ pub(super) struct Fp8Rows {
     stride: usize,
     scales: *const f32,
     scale_stride: usize,
+    // where row 0 and column 0 lie in the grid of blocks
+    origin: (usize, usize),
 }
 
 impl Rows for F32Rows {
@@ -120,6 +124,7 @@ impl Fp8Rows {
     /// The scales of sixteen columns, or of the first `count` of them.
     #[inline(always)]
     unsafe fn scales<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
+        let (row, col) = (row + self.origin.0, col + self.origin.1);
         // SAFETY: there is a scale for every block by `Matrix::new`
         unsafe {
             let row = self.scales.add(row / FP8_BLOCK * self.scale_stride);
@@ -180,16 +185,18 @@ pub(super) enum StoredRows {
 
 impl StoredRows {
     pub(super) fn of(matrix: &Matrix) -> Self {
-        let stride = matrix.in_features();
+        let (stride, origin) = (matrix.stride(), matrix.origin());
+        let start = |bytes: &Bytes, width: usize| bytes.as_ptr().wrapping_add((origin.0 * stride + origin.1) * width);
         match matrix.values() {
-            Values::F32(bytes) => Self::F32(F32Rows { start: bytes.as_ptr(), stride }),
-            Values::F16(bytes) => Self::F16(F16Rows { start: bytes.as_ptr(), stride }),
-            Values::Bf16(bytes) => Self::Bf16(Bf16Rows { start: bytes.as_ptr(), stride }),
+            Values::F32(bytes) => Self::F32(F32Rows { start: start(bytes, 4), stride }),
+            Values::F16(bytes) => Self::F16(F16Rows { start: start(bytes, 2), stride }),
+            Values::Bf16(bytes) => Self::Bf16(Bf16Rows { start: start(bytes, 2), stride }),
             Values::Fp8 { values, scales } => Self::Fp8(Fp8Rows {
-                start: values.as_ptr(),
+                start: start(values, 1),
                 stride,
                 scales: scales.as_ptr(),
                 scale_stride: stride.div_ceil(FP8_BLOCK),
+                origin,
             }),
         }
     }
