@@ -47,7 +47,7 @@ fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
 }
 
 /// Whether the checkpoint is of an architecture and format that can be read today; all others are refused.
-fn supported(dir: &Path) -> bool {
+pub fn is_supported(dir: &Path) -> bool {
     let config: Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
     let kimi = ["kimi_k2", "kimi_k25", "kimi_linear"].contains(&config["model_type"].as_str().unwrap());
     let supported = !kimi && config.get("quantization").is_none();
@@ -58,7 +58,7 @@ fn supported(dir: &Path) -> bool {
 #[test]
 fn logits_and_greedy_tokens_are_the_references() {
     let mut names = Vec::new();
-    for dir in support::tiny_checkpoints().iter().filter(|dir| supported(dir)) {
+    for dir in support::tiny_checkpoints().iter().filter(|dir| is_supported(dir)) {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
         let recurrent = name.contains("qwen3_5") || name.contains("qwen3_next");
         let tolerance = if recurrent { 2e-3 } else { 1e-3 };
@@ -81,7 +81,7 @@ fn logits_and_greedy_tokens_are_the_references() {
             assert_eq!(broken, None, "{name} prompt {i}: hidden states differ first after layer");
             let delta = difference(logits.data(), &prompt.logits);
             assert!(delta <= tolerance, "{name} prompt {i}: logits differ by {delta}");
-            engine.end(sequence);
+            engine.end(sequence).unwrap();
 
             let mut sequence = engine.start().unwrap();
             let max_tokens = prompt.greedy.len();
@@ -91,7 +91,7 @@ fn logits_and_greedy_tokens_are_the_references() {
             let go_on = &mut |_: Event| std::ops::ControlFlow::Continue(());
             let answer = generate(&mut engine, &mut sequence, &request, &mut sampler, go_on).unwrap();
             assert_eq!(answer.tokens, prompt.greedy, "{name} prompt {i}: greedy tokens");
-            engine.end(sequence);
+            engine.end(sequence).unwrap();
 
             let mut sequence = engine.start().unwrap();
             let vocab = prompt.decode_logits.len() / max_tokens;

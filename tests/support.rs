@@ -1,10 +1,12 @@
 //! What the tests share: where fixtures lie, and engines on them.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tbshard::backend::{Backend, Cpu};
 use tbshard::engine::Engine;
 use tbshard::models::Model;
+use tbshard::partition::{Fold, Leaves};
 
 /// The directory of the committed fixtures.
 pub fn fixtures() -> PathBuf {
@@ -43,4 +45,10 @@ pub fn model(dir: &Path) -> Model {
 /// An engine with `slots` sequences of 512 positions on one thread.
 pub fn engine(dir: &Path, slots: usize) -> Engine {
     Engine::new(model(dir), Box::new(Cpu::new(1).unwrap()) as Box<dyn Backend>, 512, slots).unwrap()
+}
+
+/// The part of a tree inside `run`, as if a rank owned just that.
+pub fn run_of(leaves: Leaves, run: Range<usize>) -> Fold {
+    let cuts = vec![0, run.start, run.end, leaves.count()];
+    Fold::shared(leaves, cuts, 1)
 }

@@ -1,14 +1,17 @@
 //! Running a model: sequences and their pages, prefill and decode, sampling, scoring.
 
+mod command;
 mod defaults;
 mod generate;
 mod pages;
 mod sampler;
 mod score;
 mod session;
+mod usage;
 
 pub use defaults::Defaults;
 pub use generate::{Event, Finish, Generated, Request, Timings, generate};
 pub use sampler::{Sampler, Sampling};
 pub use score::{Score, score};
 pub use session::{Engine, Sequence, Wanted};
+pub use usage::{Phase, Report, Usage};

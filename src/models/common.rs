@@ -204,6 +204,7 @@ impl Common {
         Geometry {
             layers: self.num_hidden_layers,
             hidden: self.hidden_size,
+            heads: self.num_attention_heads,
             vocab: self.vocab_size,
             context: self.max_position_embeddings,
         }
@@ -253,23 +254,31 @@ impl Common {
     ) -> Result<Decoder> {
         let (vocab, hidden, eps) = (self.vocab_size, self.hidden_size, self.rms_norm_eps);
         let norm = |name: &str| RmsNorm::load(loader, name, hidden, eps, centre);
-        let embedding = Embedding::load(loader, &format!("{prefix}embed_tokens.weight"), vocab, hidden)?;
+        let (seat, tp) = (loader.seat().clone(), loader.group().size());
+        let table = format!("{prefix}embed_tokens.weight");
+        let embedding = seat.first.then(|| Embedding::load(loader, &table, vocab, hidden)).transpose()?;
         let mut blocks = Vec::new();
-        for i in 0..self.num_hidden_layers {
+        for i in seat.layers.clone() {
             let prefix = format!("{prefix}layers.{i}");
             let (mixer, feed_forward) = layer(i, &prefix)?;
             let input_norm = norm(&format!("{prefix}.input_layernorm.weight"))?;
             let post_norm = norm(&format!("{prefix}.post_attention_layernorm.weight"))?;
             blocks.push(Block { input_norm, mixer, post_norm, feed_forward });
-            loader.report(i + 1, self.num_hidden_layers);
+            loader.report(blocks.len(), seat.layers.len());
         }
         // a tied checkpoint may store its head all the same; if that differs from the embedding, it is the head
-        let head = if self.tie_word_embeddings && !loader.has("lm_head.weight") {
-            embedding.tied_head()
-        } else {
-            Head::load(loader, "lm_head", vocab, hidden)?
-        };
-        Ok(Decoder { embedding, blocks, norm: norm(&format!("{prefix}norm.weight"))?, head, rotary: self.rotary() })
+        let tied = self.tie_word_embeddings && !loader.has("lm_head.weight");
+        let head = if tied { table.as_str() } else { "lm_head.weight" };
+        Ok(Decoder {
+            embedding,
+            first_layer: seat.layers.start,
+            blocks,
+            hidden,
+            norm: norm(&format!("{prefix}norm.weight"))?,
+            head: Head::load(loader, head, vocab, hidden)?,
+            rotary: self.rotary(),
+            neighbours: ((!seat.first).then(|| loader.rank() - tp), (!seat.last).then(|| loader.rank() + tp)),
+        })
     }
 
     /// Loads the attention of a layer.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::common::{Common, bad_config, check_size};
-use crate::backend::DeltaShape;
+use crate::backend::{DeltaShape, HeadGroups};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, DeltaConfig, DeltaLayout, GatedDeltaNet, Loader, Mixer};
 
@@ -89,8 +89,7 @@ impl Hybrid {
             return Common::load_attention(loader, prefix, config);
         }
         let shape = DeltaShape {
-            k_heads: self.linear_num_key_heads,
-            v_heads: self.linear_num_value_heads,
+            heads: HeadGroups::whole(self.linear_num_value_heads, self.linear_num_key_heads),
             key_dim: self.linear_key_head_dim,
             value_dim: self.linear_value_head_dim,
         };

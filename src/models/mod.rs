@@ -2,6 +2,7 @@
 
 pub mod catalogue;
 mod common;
+pub mod demo;
 mod hybrid;
 mod llama;
 mod model;
@@ -11,7 +12,7 @@ mod qwen3_5;
 mod qwen3_moe;
 mod qwen3_next;
 
-pub use model::{LoadProgress, Model, parse_json};
+pub use model::{Blueprint, LoadProgress, Model, parse_json};
 
 use serde_json::Value;
 
@@ -40,6 +41,8 @@ pub struct Geometry {
     pub layers: usize,
     /// Features of the residual stream.
     pub hidden: usize,
+    /// Query heads: more ranks than this find nothing to do in an attention layer.
+    pub heads: usize,
     /// Rows of the embedding table.
     pub vocab: usize,
     /// Positions the model was made for.

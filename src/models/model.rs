@@ -6,19 +6,34 @@ use serde_json::Value;
 
 use super::common::bad_config;
 use super::quantisation::Quantisation;
-use super::{Geometry, read_config};
+use super::{Architecture, Geometry, demo, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader};
+use crate::partition::Plan;
 use crate::weights::{Checkpoint, Random, Source};
 
-/// A loaded model.
-pub struct Model {
-    /// The layers.
-    pub decoder: Decoder,
-    /// Their sizes.
+/// A model before it is loaded: what it is, and where its weights are.
+pub struct Blueprint {
+    /// Its sizes.
     pub geometry: Geometry,
     /// SHA-256 of config, file names, sizes and headers: equal on ranks that read the same model.
     pub digest: String,
+    architecture: Box<dyn Architecture>,
+    source: Box<dyn Source>,
+    // the directory, where there is one
+    place: String,
+}
+
+/// A model, or the part of it that a rank runs.
+pub struct Model {
+    /// The layers.
+    pub decoder: Decoder,
+    /// The sizes of the whole.
+    pub geometry: Geometry,
+    /// SHA-256 of config, file names, sizes and headers: equal on ranks that read the same model.
+    pub digest: String,
+    /// Bytes of weights that this rank owns; the rows of an embedding that are looked up come on top.
+    pub bytes: usize,
     source: Box<dyn Source>,
     taken: Vec<String>,
 }
@@ -26,12 +41,12 @@ pub struct Model {
 /// Told how many layers of how many are loaded.
 pub type LoadProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-impl Model {
-    /// Loads the model in `dir`: config.json and safetensors, which stay mapped.
+impl Blueprint {
+    /// The model in `dir`: config.json and safetensors, which stay mapped.
     ///
     /// # Errors
-    /// Naming the file, key or tensor that is wrong.
-    pub fn open(dir: &Path, progress: LoadProgress<'_>) -> Result<Self> {
+    /// Naming the file or key that is wrong.
+    pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = std::fs::read(&path).map_err(|error| {
             let error = Error::from_std(error).context(format!("`{}`", path.display()));
@@ -40,14 +55,27 @@ impl Model {
         let config = parse_json(&path, &text)?;
         let checkpoint = Checkpoint::open(dir)?;
         let digest = checkpoint.digest(&text);
-        Self::load(&config, Box::new(checkpoint), digest, progress).with_context(|| format!("`{}`", dir.display()))
+        let place = format!("`{}`", dir.display());
+        Self::of(&config, Box::new(checkpoint), digest, place.clone()).context(place)
     }
 
-    /// Invents the weights of a model of the shape `config`, cut to `layers` layers.
+    /// The model that the binary carries.
+    ///
+    /// # Errors
+    /// If the binary is damaged.
+    pub fn demo() -> Result<Self> {
+        let place = "the embedded demo model".to_owned();
+        let config = parse_json(demo::NAME.as_ref(), demo::CONFIG.as_bytes())?;
+        let checkpoint = Checkpoint::embedded(demo::NAME, demo::WEIGHTS)?;
+        let digest = checkpoint.digest(demo::CONFIG.as_bytes());
+        Self::of(&config, Box::new(checkpoint), digest, place)
+    }
+
+    /// A model of the shape `config`, cut to `layers` layers, with invented weights.
     ///
     /// # Errors
     /// If the config cannot be run, or has fewer layers.
-    pub fn random(config: &Value, layers: Option<usize>, seed: u64, progress: LoadProgress<'_>) -> Result<Self> {
+    pub fn random(config: &Value, layers: Option<usize>, seed: u64) -> Result<Self> {
         let mut config = config.clone();
         if let Some(layers) = layers {
             let nested = config.get("text_config").is_some();
@@ -65,16 +93,53 @@ impl Model {
         read_config(&config)?;
         let random = Random::new(seed, Quantisation::read(&config)? == Quantisation::BlockFp8);
         let digest = random.digest(config.to_string().as_bytes());
-        Self::load(&config, Box::new(random), digest, progress)
+        Self::of(&config, Box::new(random), digest, "random weights".to_owned())
     }
 
-    fn load(config: &Value, source: Box<dyn Source>, digest: String, progress: LoadProgress<'_>) -> Result<Self> {
+    fn of(config: &Value, source: Box<dyn Source>, digest: String, place: String) -> Result<Self> {
         let architecture = read_config(config)?;
-        let loader = Loader::new(source.as_ref(), progress);
-        let decoder = architecture.load(&loader)?;
-        loader.finish(&architecture.skipped())?;
-        let taken = loader.taken();
-        Ok(Self { decoder, geometry: architecture.geometry(), digest, source, taken })
+        Ok(Self { geometry: architecture.geometry(), digest, architecture, source, place })
+    }
+
+    /// Loads what rank `rank` of `plan` owns.
+    ///
+    /// # Errors
+    /// Naming the file and tensor that is wrong.
+    pub fn load(self, plan: &Plan, rank: usize, progress: LoadProgress<'_>) -> Result<Model> {
+        let loader = Loader::new(self.source.as_ref(), (plan, rank), progress);
+        let decoder = self.architecture.load(&loader).and_then(|decoder| {
+            loader.finish(&self.architecture.skipped())?;
+            Ok(decoder)
+        });
+        let (decoder, taken, bytes) = (decoder.context(&self.place)?, loader.taken(), loader.bytes());
+        Ok(Model { decoder, geometry: self.geometry, digest: self.digest, bytes, source: self.source, taken })
+    }
+
+    /// Loads all of it.
+    ///
+    /// # Errors
+    /// As [`Blueprint::load`].
+    pub fn load_whole(self, progress: LoadProgress<'_>) -> Result<Model> {
+        let plan = Plan::solo(self.geometry.layers);
+        self.load(&plan, 0, progress)
+    }
+}
+
+impl Model {
+    /// Loads the model in `dir`, all of it.
+    ///
+    /// # Errors
+    /// Naming the file, key or tensor that is wrong.
+    pub fn open(dir: &Path, progress: LoadProgress<'_>) -> Result<Self> {
+        Blueprint::open(dir)?.load_whole(progress)
+    }
+
+    /// Invents the weights of a model of the shape `config`, cut to `layers` layers.
+    ///
+    /// # Errors
+    /// If the config cannot be run, or has fewer layers.
+    pub fn random(config: &Value, layers: Option<usize>, seed: u64, progress: LoadProgress<'_>) -> Result<Self> {
+        Blueprint::random(config, layers, seed)?.load_whole(progress)
     }
 
     /// Says why the logits are not numbers: the tensor that holds a NaN, or that none does.

@@ -1,8 +1,11 @@
 //! Grouped-query attention with the options of the Qwen and Llama families.
 
+use std::ops::Range;
+
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{AttentionShape, KvStore, LayerState, RopeStyle, Tensor};
+use crate::backend::{AttentionShape, HeadGroups, KvStore, LayerState, RopeStyle, Tensor};
 use crate::error::{Error, Result};
+use crate::partition::Leaves;
 
 /// What distinguishes one family's attention from another's.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,8 @@ pub struct AttentionConfig {
 #[derive(Debug)]
 pub struct Attention {
     config: AttentionConfig,
+    // this rank's heads
+    own: HeadGroups,
     q: ColumnLinear,
     k: ColumnLinear,
     v: ColumnLinear,
@@ -43,20 +48,27 @@ impl Attention {
     /// If a tensor is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
         let AttentionConfig { hidden, heads, kv_heads, head_dim, qkv_bias, .. } = config;
-        let column =
-            |name: &str, out: usize| ColumnLinear::load(loader, &format!("{prefix}.{name}"), out, hidden, qkv_bias);
+        let fold = loader.group().fold(Leaves::of_units(heads * head_dim, head_dim));
+        let whole = HeadGroups::whole(heads, kv_heads);
+        let own = fold.columns().start / head_dim..fold.columns().end / head_dim;
+        let column = |name: &str, heads: usize, own: &Range<usize>, width: usize| {
+            let rows = own.start * width..own.end * width;
+            ColumnLinear::load(loader, &format!("{prefix}.{name}"), (heads * width, hidden), &[rows], qkv_bias)
+        };
         let norm = |name: &str, (eps, centre)| {
             RmsNorm::load(loader, &format!("{prefix}.{name}.weight"), head_dim, eps, centre)
         };
-        let q_width = heads * head_dim * if config.output_gate { 2 } else { 1 };
+        let q_width = if config.output_gate { 2 * head_dim } else { head_dim };
+        let own_kv = whole.shared_by(&own);
         let norms =
             config.qk_norm.map(|how| Ok::<_, Error>((norm("q_norm", how)?, norm("k_norm", how)?))).transpose()?;
         Ok(Self {
             config,
-            q: column("q_proj", q_width)?,
-            k: column("k_proj", kv_heads * head_dim)?,
-            v: column("v_proj", kv_heads * head_dim)?,
-            o: RowLinear::load(loader, &format!("{prefix}.o_proj"), hidden, heads * head_dim, head_dim)?,
+            own: whole.run(own.clone()),
+            q: column("q_proj", heads, &own, q_width)?,
+            k: column("k_proj", kv_heads, &own_kv, head_dim)?,
+            v: column("v_proj", kv_heads, &own_kv, head_dim)?,
+            o: RowLinear::load(loader, &format!("{prefix}.o_proj"), hidden, fold)?,
             norms,
         })
     }
@@ -65,7 +77,7 @@ impl Attention {
 impl Mixer for Attention {
     fn forward(&self, x: &Tensor, state: &mut LayerState, cx: &mut Context<'_>) -> Result<Tensor> {
         let LayerState::Kv(store) = state else { return Err(Error::msg("an attention layer needs a KV store")) };
-        let AttentionConfig { heads, kv_heads, head_dim, rope, .. } = self.config;
+        let AttentionConfig { head_dim, rope, .. } = self.config;
         let mut q = self.q.forward(x, cx)?;
         let gate = self.config.output_gate.then(|| {
             // per head: the query, then its gate
@@ -82,7 +94,7 @@ impl Mixer for Attention {
         cx.backend.rope(&mut q, head_dim, cx.rope, rope);
         cx.backend.rope(&mut k, head_dim, cx.rope, rope);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let shape = AttentionShape { heads, kv_heads, scale };
+        let shape = AttentionShape { heads: self.own, scale };
         let mut y = cx.backend.attention(&q, &k, &v, store, cx.batch, &shape);
         if let Some(gate) = gate {
             cx.backend.gate_sigmoid(&mut y, &gate);
@@ -91,6 +103,6 @@ impl Mixer for Attention {
     }
 
     fn state(&self, pages: usize, _slots: usize) -> Result<LayerState> {
-        Ok(LayerState::Kv(KvStore::new(pages, self.config.kv_heads, self.config.head_dim)?))
+        Ok(LayerState::Kv(KvStore::new(pages, self.own.shared, self.config.head_dim)?))
     }
 }

@@ -2,15 +2,15 @@
 
 use super::{Embedding, Head, RmsNorm, Rotary};
 use crate::backend::{Backend, Batch, LayerState, Tensor};
-use crate::comm::Communicator;
-use crate::error::Result;
+use crate::comm::{Place, Ranks};
+use crate::error::{Error, Result};
 
 /// What a layer needs beside its input.
 pub struct Context<'a> {
     /// The device.
     pub backend: &'a dyn Backend,
-    /// The ranks that share the layer.
-    pub comm: &'a mut Communicator,
+    /// The ranks that compute together.
+    pub ranks: &'a mut Ranks,
     /// Which rows belong to which sequence.
     pub batch: &'a Batch,
     /// The rotary angles of the batch, `[rows, cos | sin]`.
@@ -53,25 +53,32 @@ pub struct Block {
     pub feed_forward: Box<dyn FeedForward>,
 }
 
-/// A decoder-only language model.
+/// A decoder-only language model, or the stage of it that a rank runs.
 pub struct Decoder {
-    /// Token ids to hidden states.
-    pub embedding: Embedding,
-    /// The layers in order.
+    /// Token ids to hidden states, on the first stage.
+    pub embedding: Option<Embedding>,
+    /// The first of this stage's layers.
+    pub first_layer: usize,
+    /// This stage's layers in order.
     pub blocks: Vec<Block>,
+    /// Features of the residual stream.
+    pub hidden: usize,
     /// Before the head.
     pub norm: RmsNorm,
     /// Hidden states to logits.
     pub head: Head,
     /// The positions.
     pub rotary: Rotary,
+    /// The ranks of the stages before and after this one that this rank exchanges hidden states with.
+    pub neighbours: (Option<usize>, Option<usize>),
 }
 
 /// Is shown the embeddings as layer 0 and the output of layer i as i + 1, the last one after the final norm.
 pub type Observer<'a> = &'a mut dyn FnMut(usize, &Tensor);
 
 impl Decoder {
-    /// The logits of the rows `wanted`: `[wanted, vocab]`. `ids` are the tokens of the rows of `batch`.
+    /// The logits of the rows `wanted` on rank 0: `[wanted, vocab]`; nothing on other ranks, or if none is wanted.
+    /// `ids` are the tokens of the rows of `batch`. All ranks call this with the same arguments.
     ///
     /// # Errors
     /// If an id is outside the vocabulary, or a rank is lost.
@@ -81,26 +88,44 @@ impl Decoder {
         wanted: &[usize],
         batch: &Batch,
         states: &mut [LayerState],
-        (backend, comm): (&dyn Backend, &mut Communicator),
+        (backend, ranks): (&dyn Backend, &mut Ranks),
         mut observer: Option<Observer<'_>>,
-    ) -> Result<Tensor> {
+    ) -> Result<Option<Tensor>> {
         let rope = self.rotary.table(batch);
-        let mut cx = Context { backend, comm, batch, rope: &rope };
-        let mut x = self.embedding.forward(ids, &cx)?;
-        for (layer, (block, state)) in self.blocks.iter().zip(states).enumerate() {
+        let (before, after) = self.neighbours;
+        let mut cx = Context { backend, ranks, batch, rope: &rope };
+        let mut x = match (&self.embedding, before) {
+            (Some(embedding), _) => embedding.forward(ids, &cx)?,
+            (None, Some(before)) => {
+                cx.ranks.at(Place { layer: self.first_layer, part: "input" });
+                Tensor::from_vec(batch.rows(), self.hidden, cx.ranks.world.recv(before, batch.rows() * self.hidden)?)?
+            }
+            (None, None) => return Err(Error::msg("a stage has neither an embedding nor a stage before it")),
+        };
+        for (i, (block, state)) in self.blocks.iter().zip(states).enumerate() {
+            let layer = self.first_layer + i;
             if let Some(observer) = &mut observer {
                 observer(layer, &x);
             }
+            cx.ranks.at(Place { layer, part: "mixer" });
             let mixed = block.mixer.forward(&block.input_norm.forward(&x, &cx), state, &mut cx)?;
             backend.add(&mut x, &mixed);
+            cx.ranks.at(Place { layer, part: "mlp" });
             let fed = block.feed_forward.forward(&block.post_norm.forward(&x, &cx), &mut cx)?;
             backend.add(&mut x, &fed);
         }
-        if let Some(observer) = &mut observer {
-            observer(self.blocks.len(), &self.norm.forward(&x, &cx));
+        let layers = self.first_layer + self.blocks.len();
+        cx.ranks.at(Place { layer: layers, part: "output" });
+        if let Some(after) = after {
+            cx.ranks.world.send(after, x.data())?;
+        } else if let Some(observer) = &mut observer {
+            observer(layers, &self.norm.forward(&x, &cx));
         }
-        let x = self.norm.forward(&x.select_rows(wanted), &cx);
-        self.head.forward(&x, &cx)
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let x = after.is_none().then(|| self.norm.forward(&x.select_rows(wanted), &cx));
+        self.head.forward(x.as_ref(), wanted.len(), &mut cx)
     }
 
     /// Empty states for all layers.

@@ -1,8 +1,11 @@
 //! Gated delta net: the linear-attention layer of Qwen3-Next and Qwen3.5 (arXiv 2412.06464).
 
+use std::ops::Range;
+
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
 use crate::backend::{DeltaShape, DeltaStore, LayerState, Tensor};
 use crate::error::{Error, Result};
+use crate::partition::Leaves;
 
 /// How a checkpoint stores the input projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +35,14 @@ pub struct DeltaConfig {
 #[allow(clippy::large_enum_variant, reason = "one a layer")]
 enum Projections {
     Split { qkv: ColumnLinear, z: ColumnLinear, b: ColumnLinear, a: ColumnLinear },
-    Fused { qkvz: ColumnLinear, ba: ColumnLinear },
+    Fused { qkvz: ColumnLinear, ba: ColumnLinear, fused: Fused },
 }
 
 /// Convolution, gated delta rule, gated norm, output projection.
 #[derive(Debug)]
 pub struct GatedDeltaNet {
-    config: DeltaConfig,
+    // this rank's heads
+    own: DeltaShape,
     projections: Projections,
     // [kernel, channels]
     conv: Tensor,
@@ -49,62 +53,121 @@ pub struct GatedDeltaNet {
 }
 
 impl GatedDeltaNet {
-    /// Loads the tensors under `<prefix>.`.
+    /// Loads this rank's heads of the tensors under `<prefix>.`.
     ///
     /// # Errors
     /// If one is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, config: DeltaConfig) -> Result<Self> {
         let DeltaConfig { hidden, shape, kernel, eps, layout } = config;
-        let DeltaShape { k_heads, v_heads, key_dim, value_dim } = shape;
-        let (keys, values) = (k_heads * key_dim, v_heads * value_dim);
-        let channels = 2 * keys + values;
-        let column = |name: &str, out| ColumnLinear::load(loader, &format!("{prefix}.{name}"), out, hidden, false);
+        let DeltaShape { heads, key_dim, value_dim } = shape;
+        let fold = loader.group().fold(Leaves::of_units(shape.values(), value_dim));
+        let columns = fold.columns();
+        let v = columns.start / value_dim..columns.end / value_dim;
+        let k = heads.shared_by(&v);
+        let own = DeltaShape { heads: heads.run(v.clone()), ..shape };
+        let keys = shape.keys();
+        let k_rows = k.start * key_dim..k.end * key_dim;
+        let after = |rows: &Range<usize>, offset: usize| rows.start + offset..rows.end + offset;
+        let channels = [k_rows.clone(), after(&k_rows, keys), after(&columns, 2 * keys)];
+        let all_channels = 2 * keys + shape.values();
+        let column = |name: &str, out: usize, own: &[Range<usize>]| {
+            ColumnLinear::load(loader, &format!("{prefix}.{name}"), (out, hidden), own, false)
+        };
         let projections = match layout {
             DeltaLayout::Split => Projections::Split {
-                qkv: column("in_proj_qkv", channels)?,
-                z: column("in_proj_z", values)?,
-                b: column("in_proj_b", v_heads)?,
-                a: column("in_proj_a", v_heads)?,
+                qkv: column("in_proj_qkv", all_channels, &channels)?,
+                z: column("in_proj_z", shape.values(), std::slice::from_ref(&columns))?,
+                b: column("in_proj_b", heads.heads, std::slice::from_ref(&v))?,
+                a: column("in_proj_a", heads.heads, std::slice::from_ref(&v))?,
             },
-            DeltaLayout::Fused => Projections::Fused {
-                qkvz: column("in_proj_qkvz", channels + values)?,
-                ba: column("in_proj_ba", 2 * v_heads)?,
-            },
+            DeltaLayout::Fused => {
+                let fused = Fused::new(&shape, &v, &k);
+                Projections::Fused {
+                    qkvz: column("in_proj_qkvz", all_channels + shape.values(), &fused.qkvz_rows)?,
+                    ba: column("in_proj_ba", 2 * heads.heads, &fused.ba_rows)?,
+                    fused,
+                }
+            }
         };
-        let stored = loader.values(&format!("{prefix}.conv1d.weight"), &[channels, 1, kernel])?;
-        let mut conv = Tensor::zeros(kernel, channels);
-        for (channel, taps) in stored.chunks_exact(kernel).enumerate() {
-            for (tap, weight) in taps.iter().enumerate() {
+        let stored = loader.values(&format!("{prefix}.conv1d.weight"), &[all_channels, 1, kernel])?;
+        let mut conv = Tensor::zeros(kernel, 2 * own.keys() + own.values());
+        for (channel, at) in channels.iter().cloned().flatten().enumerate() {
+            for (tap, weight) in stored[at * kernel..][..kernel].iter().enumerate() {
                 conv.row_mut(tap)[channel] = *weight;
             }
         }
+        let per_head = |name: &str| -> Result<Vec<f32>> {
+            Ok(loader.values(&format!("{prefix}.{name}"), &[heads.heads])?[v.clone()].to_vec())
+        };
         Ok(Self {
-            config,
+            own,
             projections,
             conv,
-            a_log: loader.values(&format!("{prefix}.A_log"), &[v_heads])?,
-            dt_bias: loader.values(&format!("{prefix}.dt_bias"), &[v_heads])?,
+            a_log: per_head("A_log")?,
+            dt_bias: per_head("dt_bias")?,
             norm: RmsNorm::load(loader, &format!("{prefix}.norm.weight"), value_dim, eps, Centre::Zero)?,
-            out: RowLinear::load(loader, &format!("{prefix}.out_proj"), hidden, values, value_dim)?,
+            out: RowLinear::load(loader, &format!("{prefix}.out_proj"), hidden, fold)?,
         })
     }
 
     /// `[rows, q | k | v]`, z, b, a.
     fn project(&self, x: &Tensor, cx: &Context<'_>) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
-        let (qkvz, ba) = match &self.projections {
+        match &self.projections {
             Projections::Split { qkv, z, b, a } => {
-                return Ok((qkv.forward(x, cx)?, z.forward(x, cx)?, b.forward(x, cx)?, a.forward(x, cx)?));
+                Ok((qkv.forward(x, cx)?, z.forward(x, cx)?, b.forward(x, cx)?, a.forward(x, cx)?))
             }
-            Projections::Fused { qkvz, ba } => (qkvz.forward(x, cx)?, ba.forward(x, cx)?),
-        };
-        let DeltaShape { k_heads, v_heads, key_dim, value_dim } = self.config.shape;
-        let shared = v_heads / k_heads;
-        // per key head: q, k, then v and z of the value heads that share it
-        let (v_width, run) = (shared * value_dim, 2 * key_dim + 2 * shared * value_dim);
-        let part = |from, width| qkvz.head_part(run, from, width);
-        let qkv = Tensor::beside(&[&part(0, key_dim), &part(key_dim, key_dim), &part(2 * key_dim, v_width)]);
-        let z = part(2 * key_dim + v_width, v_width);
-        Ok((qkv, z, ba.head_part(2 * shared, 0, shared), ba.head_part(2 * shared, shared, shared)))
+            Projections::Fused { qkvz, ba, fused } => {
+                let (qkvz, ba) = (qkvz.forward(x, cx)?, ba.forward(x, cx)?);
+                Ok((qkvz.columns(&fused.qkv), qkvz.columns(&fused.z), ba.columns(&fused.b), ba.columns(&fused.a)))
+            }
+        }
+    }
+}
+
+/// How Qwen3-Next interleaves its projections: per key head q, k, then v and z of the value heads that share it; b and
+/// a likewise. The rows of the checkpoint that a rank needs, and where q, k, v, z, b and a then are in the products.
+#[derive(Debug)]
+struct Fused {
+    qkvz_rows: Vec<Range<usize>>,
+    ba_rows: Vec<Range<usize>>,
+    qkv: Vec<Range<usize>>,
+    z: Vec<Range<usize>>,
+    b: Vec<Range<usize>>,
+    a: Vec<Range<usize>>,
+}
+
+impl Fused {
+    fn new(shape: &DeltaShape, v: &Range<usize>, k: &Range<usize>) -> Self {
+        let DeltaShape { heads, key_dim, value_dim } = *shape;
+        let group = heads.group;
+        let (mut qkvz_rows, mut ba_rows) = (Vec::new(), Vec::new());
+        let (mut parts, mut b, mut a) = ([const { Vec::new() }; 4], Vec::new(), Vec::new());
+        let (mut at, mut at_ba) = (0, 0);
+        for head in k.clone() {
+            let sharing = heads.sharing(head);
+            let mine = sharing.start.max(v.start) - sharing.start..sharing.end.min(v.end) - sharing.start;
+            let base = head * (2 * key_dim + 2 * group * value_dim);
+            let values = base + 2 * key_dim;
+            let value_rows = |from: usize| from + mine.start * value_dim..from + mine.end * value_dim;
+            let rows = [
+                base..base + key_dim,
+                base + key_dim..values,
+                value_rows(values),
+                value_rows(values + group * value_dim),
+            ];
+            for (part, rows) in parts.iter_mut().zip(rows) {
+                part.push(at..at + rows.len());
+                at += rows.len();
+                qkvz_rows.push(rows);
+            }
+            for (part, from) in [(&mut b, head * 2 * group), (&mut a, head * 2 * group + group)] {
+                part.push(at_ba..at_ba + mine.len());
+                at_ba += mine.len();
+                ba_rows.push(from + mine.start..from + mine.end);
+            }
+        }
+        let [q, k, v, z] = parts;
+        Self { qkvz_rows, ba_rows, qkv: [q, k, v].concat(), z, b, a }
     }
 }
 
@@ -114,14 +177,14 @@ impl Mixer for GatedDeltaNet {
         let (qkv, z, b, a) = self.project(x, cx)?;
         let qkv = cx.backend.conv_silu(&qkv, &self.conv, store, cx.batch);
         let gates = cx.backend.delta_gates(&a, &b, &self.a_log, &self.dt_bias);
-        let y = cx.backend.delta_rule(qkv, &gates, store, cx.batch, &self.config.shape);
+        let y = cx.backend.delta_rule(qkv, &gates, store, cx.batch, &self.own);
         let y = self.norm.forward_gated(&y, &z, cx);
         self.out.forward(&y, cx)
     }
 
     fn state(&self, _pages: usize, slots: usize) -> Result<LayerState> {
-        let DeltaShape { v_heads, key_dim, value_dim, .. } = self.config.shape;
-        let state = DeltaStore::new(slots, self.conv.cols(), self.conv.rows() - 1, v_heads * key_dim * value_dim)?;
+        let values = self.own.values() * self.own.key_dim;
+        let state = DeltaStore::new(slots, self.conv.cols(), self.conv.rows() - 1, values)?;
         Ok(LayerState::Delta(state))
     }
 }

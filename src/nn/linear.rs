@@ -1,5 +1,7 @@
 //! Linear layers cut by output features (column-parallel) or by input features (row-parallel).
 
+use std::ops::Range;
+
 use super::{Context, Loader};
 use crate::backend::Tensor;
 use crate::error::Result;
@@ -9,34 +11,48 @@ use crate::weights::Matrix;
 /// `x · Wᵀ + b`, `W` cut along dimension 0: every rank computes its own output features and nothing is exchanged.
 #[derive(Debug)]
 pub struct ColumnLinear {
-    weight: Matrix,
+    // one below the other
+    parts: Vec<Matrix>,
     bias: Option<Tensor>,
     fold: Fold,
 }
 
 impl ColumnLinear {
-    /// Loads `<prefix>.weight`, `[out_features, in_features]`, and `<prefix>.bias` if `bias`.
+    /// Loads the rows `own` of `<prefix>.weight`, `[out_features, in_features]`, and of `<prefix>.bias` if `bias`.
     ///
     /// # Errors
     /// If a tensor is missing or misshapen.
     pub fn load(
         loader: &Loader<'_>,
         prefix: &str,
-        out_features: usize,
-        in_features: usize,
+        (out_features, in_features): (usize, usize),
+        own: &[Range<usize>],
         bias: bool,
     ) -> Result<Self> {
-        let weight = loader.matrix(&format!("{prefix}.weight"), out_features, in_features)?;
-        let bias = bias
-            .then(|| Tensor::from_vec(1, out_features, loader.values(&format!("{prefix}.bias"), &[out_features])?))
-            .transpose()?;
-        Ok(Self::of(weight, bias))
+        let own = joined(own);
+        let name = format!("{prefix}.weight");
+        let part = |rows: &Range<usize>| loader.part(&name, (out_features, in_features), rows.clone(), 0..in_features);
+        let parts: Result<Vec<Matrix>> = own.iter().map(part).collect();
+        let bias = bias.then(|| {
+            let all = loader.values(&format!("{prefix}.bias"), &[out_features])?;
+            let values: Vec<f32> = own.iter().flat_map(|rows| &all[rows.clone()]).copied().collect();
+            Tensor::from_vec(1, values.len(), values)
+        });
+        Ok(Self { parts: parts?, bias: bias.transpose()?, fold: Fold::whole(Leaves::unsharded(in_features)) })
+    }
+
+    /// As [`ColumnLinear::load`], the same rows on every rank: all of them.
+    ///
+    /// # Errors
+    /// As [`ColumnLinear::load`].
+    pub fn replicated(loader: &Loader<'_>, prefix: &str, out_features: usize, in_features: usize) -> Result<Self> {
+        Self::load(loader, prefix, (out_features, in_features), std::slice::from_ref(&(0..out_features)), false)
     }
 
     /// Wraps a matrix that is loaded already.
-    pub fn of(weight: Matrix, bias: Option<Tensor>) -> Self {
+    pub fn of(weight: Matrix) -> Self {
         let fold = Fold::whole(Leaves::unsharded(weight.in_features()));
-        Self { weight, bias, fold }
+        Self { parts: vec![weight], bias: None, fold }
     }
 
     /// `[rows, in]` → `[rows, out]`.
@@ -44,12 +60,35 @@ impl ColumnLinear {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
-        let mut y = cx.backend.linear(x, &self.weight, &self.fold)?;
+        let mut y = match &self.parts[..] {
+            [one] => cx.backend.linear(x, one, &self.fold)?,
+            parts => {
+                let products: Result<Vec<Tensor>> =
+                    parts.iter().map(|part| cx.backend.linear(x, part, &self.fold)).collect();
+                let products = products?;
+                Tensor::beside(x.rows(), &products.iter().collect::<Vec<_>>())
+            }
+        };
         if let Some(bias) = &self.bias {
             cx.backend.add(&mut y, bias);
         }
         Ok(y)
     }
+}
+
+/// Runs that follow each other become one; empty ones go, but for the last.
+fn joined(runs: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for run in runs.iter().filter(|run| !run.is_empty()) {
+        match out.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => out.push(run.clone()),
+        }
+    }
+    if out.is_empty() {
+        out.push(0..0);
+    }
+    out
 }
 
 /// `x · Wᵀ`, `W` cut along dimension 1 at whole units: every rank sums its own input features, all_reduce the rest.
@@ -63,19 +102,14 @@ impl RowLinear {
     /// Columns of a unit of a feed-forward layer: a block of FP8, or as much for any other format.
     pub const COLUMNS: usize = 128;
 
-    /// Loads `<prefix>.weight`, `[out_features, in_features]`; `unit` columns are never cut (a head, 128 columns).
+    /// Loads the columns of `fold` of `<prefix>.weight`, `[out_features, in_features]`.
     ///
     /// # Errors
     /// If the tensor is missing or misshapen.
-    pub fn load(
-        loader: &Loader<'_>,
-        prefix: &str,
-        out_features: usize,
-        in_features: usize,
-        unit: usize,
-    ) -> Result<Self> {
-        let weight = loader.matrix(&format!("{prefix}.weight"), out_features, in_features)?;
-        Ok(Self { weight, fold: Fold::whole(Leaves::of_units(in_features, unit)) })
+    pub fn load(loader: &Loader<'_>, prefix: &str, out_features: usize, fold: Fold) -> Result<Self> {
+        let shape = (out_features, fold.leaves.len());
+        let weight = loader.part(&format!("{prefix}.weight"), shape, 0..out_features, fold.columns())?;
+        Ok(Self { weight, fold })
     }
 
     /// `[rows, in]` → `[rows, out]`, whole on every rank.
@@ -84,13 +118,17 @@ impl RowLinear {
     /// If the shapes do not fit or a rank is lost.
     pub fn forward(&self, x: &Tensor, cx: &mut Context<'_>) -> Result<Tensor> {
         let partial = cx.backend.linear(x, &self.weight, &self.fold)?;
-        all_reduce(partial, &self.fold, x.rows(), cx)
+        all_reduce(partial, &self.fold, (x.rows(), self.weight.out_features()), cx)
     }
 }
 
-/// Finishes the tree over the subtrees in `partial`.
-pub(super) fn all_reduce(mut partial: Tensor, fold: &Fold, rows: usize, cx: &mut Context<'_>) -> Result<Tensor> {
-    cx.comm.all_reduce(fold, partial.data_mut())?;
-    partial.truncate_rows(rows);
-    Ok(partial)
+/// Finishes the tree over the subtrees in `partial`: `[rows, out]`.
+pub(super) fn all_reduce(
+    partial: Tensor,
+    fold: &Fold,
+    (rows, out): (usize, usize),
+    cx: &mut Context<'_>,
+) -> Result<Tensor> {
+    let sum = cx.ranks.stage.reduce_tree(fold, partial.into_vec(), rows * out)?;
+    Tensor::from_vec(rows, out, sum)
 }

@@ -3,6 +3,7 @@
 use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
 use crate::backend::Tensor;
 use crate::error::Result;
+use crate::partition::Leaves;
 
 /// down(silu(gate x) · up x).
 #[derive(Debug)]
@@ -18,11 +19,14 @@ impl Mlp {
     /// # Errors
     /// If a tensor is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, hidden: usize, inner: usize) -> Result<Self> {
-        let column = |name: &str| ColumnLinear::load(loader, &format!("{prefix}.{name}"), inner, hidden, false);
+        let fold = loader.group().fold(Leaves::of_units(inner, RowLinear::COLUMNS));
+        let column = |name: &str| {
+            ColumnLinear::load(loader, &format!("{prefix}.{name}"), (inner, hidden), &[fold.columns()], false)
+        };
         Ok(Self {
             gate: column("gate_proj")?,
             up: column("up_proj")?,
-            down: RowLinear::load(loader, &format!("{prefix}.down_proj"), hidden, inner, RowLinear::COLUMNS)?,
+            down: RowLinear::load(loader, &format!("{prefix}.down_proj"), hidden, fold)?,
         })
     }
 }

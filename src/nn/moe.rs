@@ -54,28 +54,34 @@ impl Moe {
         // the shared expert joins the routed ones leaf by leaf, so both are cut into as many leaves
         let units = |inner: usize| inner.div_ceil(RowLinear::COLUMNS);
         let parts = shared_inner.map_or(MAX_LEAVES, |shared| units(shared).min(units(inner)).min(MAX_LEAVES));
-        let fold = |inner| Fold::whole(Leaves::into_parts(inner, RowLinear::COLUMNS, parts));
+        let fold = |inner| loader.group().fold(Leaves::into_parts(inner, RowLinear::COLUMNS, parts));
         let shared = shared_inner.map(|inner| -> Result<Shared> {
-            let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.shared_expert"), hidden, inner)?;
-            let weight = ColumnLinear::load(loader, &format!("{prefix}.shared_expert_gate"), 1, hidden, false)?;
-            Ok(Shared { gate, up, down, fold: fold(inner), weight })
+            let fold = fold(inner);
+            let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.shared_expert"), hidden, &fold)?;
+            let weight = ColumnLinear::replicated(loader, &format!("{prefix}.shared_expert_gate"), 1, hidden)?;
+            Ok(Shared { gate, up, down, fold, weight })
         });
+        let fold = fold(inner);
         Ok(Self {
             config,
-            router: ColumnLinear::load(loader, &format!("{prefix}.gate"), experts, hidden, false)?,
-            routed: load_experts(loader, &format!("{prefix}.experts"), &config)?,
-            fold: fold(inner),
+            router: ColumnLinear::replicated(loader, &format!("{prefix}.gate"), experts, hidden)?,
+            routed: load_experts(loader, &format!("{prefix}.experts"), &config, &fold)?,
+            fold,
             shared: shared.transpose()?,
         })
     }
 }
 
-fn swiglu_weights(loader: &Loader<'_>, prefix: &str, hidden: usize, inner: usize) -> Result<[Matrix; 3]> {
-    let matrix = |name: &str, out, width| loader.matrix(&format!("{prefix}.{name}.weight"), out, width);
-    Ok([matrix("gate_proj", inner, hidden)?, matrix("up_proj", inner, hidden)?, matrix("down_proj", hidden, inner)?])
+/// Gate, up and down of one expert: the columns of `fold`.
+fn swiglu_weights(loader: &Loader<'_>, prefix: &str, hidden: usize, fold: &Fold) -> Result<[Matrix; 3]> {
+    let (inner, own) = (fold.leaves.len(), fold.columns());
+    let rows = |name: &str| loader.part(&format!("{prefix}.{name}.weight"), (inner, hidden), own.clone(), 0..hidden);
+    let (gate, up) = (rows("gate_proj")?, rows("up_proj")?);
+    let down = loader.part(&format!("{prefix}.down_proj.weight"), (hidden, inner), 0..hidden, own.clone())?;
+    Ok([gate, up, down])
 }
 
-fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig) -> Result<ExpertWeights> {
+fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig, fold: &Fold) -> Result<ExpertWeights> {
     let MoeConfig { hidden, experts, inner, .. } = *config;
     let mut weights = ExpertWeights::default();
     let fused = format!("{prefix}.gate_up_proj");
@@ -83,15 +89,15 @@ fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig) -> Result
         let gate_up = loader.stored(&fused, &[experts, 2 * inner, hidden])?;
         let down = loader.stored(&format!("{prefix}.down_proj"), &[experts, hidden, inner])?;
         for expert in 0..experts {
-            let both = gate_up.entry(expert);
-            weights.gate.push(both.rows(0..inner).into_matrix()?);
-            weights.up.push(both.rows(inner..2 * inner).into_matrix()?);
-            weights.down.push(down.entry(expert).into_matrix()?);
+            let (both, own) = (gate_up.entry(expert).into_matrix()?, fold.columns());
+            weights.gate.push(loader.own(both.part(own.clone(), 0..hidden)?));
+            weights.up.push(loader.own(both.part(inner + own.start..inner + own.end, 0..hidden)?));
+            weights.down.push(loader.own(down.entry(expert).into_matrix()?.part(0..hidden, own)?));
         }
         return Ok(weights);
     }
     for expert in 0..experts {
-        let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.{expert}"), hidden, inner)?;
+        let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.{expert}"), hidden, fold)?;
         weights.gate.push(gate);
         weights.up.push(up);
         weights.down.push(down);
@@ -115,6 +121,6 @@ impl FeedForward for Moe {
         };
         let experts = Experts { routed: &self.routed, fold: &self.fold, shared };
         let partial = cx.backend.experts(x, &routes, &experts)?;
-        all_reduce(partial, &self.fold, x.rows(), cx)
+        all_reduce(partial, &self.fold, (x.rows(), x.cols()), cx)
     }
 }
