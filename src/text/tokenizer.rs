@@ -36,8 +36,12 @@ impl Tokenizer {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(absent(dir)),
             Err(error) => return Err(Error::io(&path, error).hint(AGAIN)),
         };
-        let mut inner =
-            parse(&bytes).with_context(|| format!("`{}`", path.display())).map_err(|error| error.hint(AGAIN))?;
+        Self::from_bytes(&bytes).with_context(|| format!("`{}`", path.display())).map_err(|error| error.hint(AGAIN))
+    }
+
+    /// Reads the text of a `tokenizer.json`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut inner = parse(bytes)?;
         inner.with_padding(None).with_truncation(None).map_err(foreign)?;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
