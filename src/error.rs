@@ -13,6 +13,8 @@ pub enum Kind {
     Failed,
     /// The command line asked for something that cannot be: exit 2.
     Usage,
+    /// A rank was lost, refused or silent: exit 3.
+    Cluster,
     /// The user ended it: exit 130, and nothing to say.
     Interrupted,
 }
@@ -33,6 +35,11 @@ impl Error {
     /// Returns a usage error (exit 2) that says `message`.
     pub fn usage(message: impl Display) -> Self {
         Self { kind: Kind::Usage, ..Self::msg(message) }
+    }
+
+    /// Returns a failure of the ranks together (exit 3) that says `message`.
+    pub fn cluster(message: impl Display) -> Self {
+        Self { kind: Kind::Cluster, ..Self::msg(message) }
     }
 
     /// Returns what ends work that the user interrupted.

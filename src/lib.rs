@@ -10,4 +10,5 @@ pub mod models;
 pub mod nn;
 pub mod partition;
 pub mod text;
+pub mod transport;
 pub mod weights;

@@ -6,6 +6,7 @@ use super::interrupt::Answering;
 use super::load::Loaded;
 use super::prompt::Prompt;
 use super::ui;
+use super::wrap::Wrap;
 use crate::engine::{Event, Finish, Generated, Request, Sampler, Sequence, generate};
 use crate::error::{Error, Result};
 use crate::text::{Part, Reasoning, StopStrings, Stream};
@@ -41,6 +42,8 @@ struct Writer<'a> {
     reasoning: Reasoning,
     show: bool,
     styled: bool,
+    // on a terminal
+    wrap: Option<Wrap>,
     dim: bool,
     text: String,
     parts: [String; 2],
@@ -76,6 +79,7 @@ impl Writer<'_> {
         }
         let parts = self.reasoning.finish();
         self.show_parts(parts);
+        self.unwrap();
         if self.dim {
             self.write("\x1b[0m");
         }
@@ -88,7 +92,7 @@ impl Writer<'_> {
         }
         self.text.push_str(text);
         if !self.styled {
-            self.write(text);
+            self.lay(text);
         }
         let parts = self.reasoning.push(text);
         self.show_parts(parts);
@@ -103,14 +107,36 @@ impl Writer<'_> {
             }
             if dim != self.dim {
                 self.dim = dim;
-                self.write(if dim { "\x1b[2m" } else { "\x1b[0m\n\n" });
+                self.unwrap();
+                self.write(if dim { "\x1b[2m" } else { "\x1b[0m" });
+                if !dim {
+                    self.lay("\n\n");
+                }
             }
-            self.write(&text);
+            self.lay(&text);
+        }
+    }
+
+    /// Writes text with line breaks that fit the terminal.
+    fn lay(&mut self, text: &str) {
+        match &mut self.wrap {
+            Some(wrap) => {
+                let ready = wrap.push(text);
+                self.write(&ready);
+            }
+            None => self.write(text),
+        }
+    }
+
+    /// Writes what waits for the end of its word.
+    fn unwrap(&mut self) {
+        if let Some(held) = self.wrap.as_mut().map(Wrap::finish) {
+            self.write(&held);
         }
     }
 
     fn write(&mut self, text: &str) {
-        if !self.show || self.closed {
+        if !self.show || self.closed || text.is_empty() {
             return;
         }
         match ui::print(text) {
@@ -131,6 +157,7 @@ pub(super) fn answer(loaded: &mut Loaded, sequence: &mut Sequence, prompt: &Prom
         reasoning: Reasoning::for_prompt(&prompt.rendered),
         show: ask.show,
         styled: ask.style_reasoning && ui::colour_on_stdout(),
+        wrap: ui::stdout_width().map(Wrap::new),
         dim: false,
         text: String::new(),
         parts: [String::new(), String::new()],

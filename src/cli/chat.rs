@@ -8,13 +8,18 @@ use super::answer::{Answer, Ask, answer, statistics};
 use super::generate::{DEFAULT_MAX_TOKENS, room};
 use super::load::{Loaded, ModelArgs};
 use super::prompt::render;
+use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, interrupt, ui};
 use crate::engine::{Finish, Request, Sequence};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::text::Message;
 
 const HELP: &str = "/reset forgets, /stats shows the speed, /quit leaves; Ctrl-C stops an answer";
+
+const GREETING: &str = "\
+Hello! I am tbshard's embedded demo model: very small, but made like the big ones.
+Ask me for a story about a fox, a sum up to ten, a colour, an opposite or a rhyme.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -31,6 +36,8 @@ pub(super) struct Args {
     no_thinking: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Tokens of an answer at most [default: 1024, or what the context has room for]
     #[arg(long, short = 'n', value_name = "N", help_heading = "Output")]
     max_tokens: Option<usize>,
@@ -97,56 +104,69 @@ struct Chat<'a> {
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     interrupt::listen()?;
-    let loaded = args.model.load()?;
+    let loaded = args.ranks.load(&args.model)?;
     let mut chat = Chat { args, loaded, messages: Vec::new(), held: None, statistics: None };
-    chat.reset();
-    render(&chat.loaded, &[Message::user("hello")], chat.thinking())?;
-    let mut reader = Reader::open()?;
-    if matches!(reader, Reader::Editor(_)) {
-        interrupt::stay();
-    }
-    if !args.model.quiet {
-        ui::whisper(HELP);
-    }
-    loop {
-        match reader.line()? {
-            Input::End => break,
-            Input::Interrupt => ui::whisper("/quit leaves"),
-            Input::Foreign => ui::say("that line is not UTF-8, say it again"),
-            Input::Line(line) => match line.trim() {
-                "" => {}
-                "/quit" | "/exit" => break,
-                "/help" => ui::say(HELP),
-                "/reset" => {
-                    chat.reset();
-                    ui::whisper("the conversation starts anew");
-                }
-                "/stats" => ui::say(chat.statistics.as_deref().unwrap_or("nothing was answered yet")),
-                command if command.starts_with('/') => ui::say(format_args!("there is no command `{command}`: {HELP}")),
-                text => {
-                    if !chat.turn(text)? {
-                        break;
-                    }
-                }
-            },
-        }
-    }
-    Ok(Outcome::Done)
+    let result = chat.talk();
+    chat.loaded.end(&args.ranks, result)
 }
 
 impl Chat<'_> {
+    fn talk(&mut self) -> Result<Outcome> {
+        let args = self.args;
+        let chat = self;
+        chat.reset()?;
+        render(&chat.loaded, &[Message::user("hello")], chat.thinking())?;
+        let mut reader = Reader::open()?;
+        if matches!(reader, Reader::Editor(_)) {
+            interrupt::stay();
+        }
+        if !args.model.quiet {
+            if args.model.is_demo() {
+                ui::say(GREETING);
+            }
+            ui::whisper(HELP);
+        }
+        loop {
+            match reader.line()? {
+                Input::End => break,
+                Input::Interrupt => ui::whisper("/quit leaves"),
+                Input::Foreign => ui::say("that line is not UTF-8, say it again"),
+                Input::Line(line) => match line.trim() {
+                    "" => {}
+                    "/quit" | "/exit" => break,
+                    "/help" => ui::say(HELP),
+                    "/reset" => {
+                        chat.reset()?;
+                        ui::whisper("the conversation starts anew");
+                    }
+                    "/stats" => ui::say(chat.statistics.as_deref().unwrap_or("nothing was answered yet")),
+                    command if command.starts_with('/') => {
+                        ui::say(format_args!("there is no command `{command}`: {HELP}"))
+                    }
+                    text => {
+                        if !chat.turn(text)? {
+                            break;
+                        }
+                    }
+                },
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
     fn thinking(&self) -> Option<bool> {
         if self.args.thinking || self.args.no_thinking { Some(self.args.thinking) } else { None }
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> Result<()> {
         self.messages = self.args.system.iter().map(|system| Message::system(system.as_str())).collect();
-        self.release();
+        self.release()
     }
 
-    fn release(&mut self) {
-        if let Some((sequence, _)) = self.held.take() {
-            self.loaded.engine.end(sequence);
+    fn release(&mut self) -> Result<()> {
+        match self.held.take() {
+            Some((sequence, _)) => self.loaded.engine.end(sequence),
+            None => Ok(()),
         }
     }
 
@@ -156,9 +176,10 @@ impl Chat<'_> {
         self.messages.push(Message::user(text));
         let answer = match self.answer() {
             Ok(answer) => answer,
+            Err(error) if error.kind() == Kind::Cluster => return Err(error),
             Err(error) => {
                 self.messages.pop();
-                self.release();
+                self.release()?;
                 super::report(&error);
                 // an answer that cannot be shown will not be shown the next time either
                 return ui::print("\n");
@@ -187,7 +208,7 @@ impl Chat<'_> {
             .as_ref()
             .is_some_and(|(_, held)| !prompt.tokens.starts_with(held) || held.len() == prompt.tokens.len())
         {
-            self.release();
+            self.release()?;
         }
         let (mut sequence, mut held) = match self.held.take() {
             Some(held) => held,

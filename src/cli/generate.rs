@@ -4,18 +4,30 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Ask, answer, statistics};
 use super::load::{Loaded, ModelArgs};
 use super::prompt::{Prompt, parse_tokens, plain, read_text, render};
+use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, interrupt, ui};
-use crate::engine::{Finish, Request};
+use crate::engine::{Engine, Finish, Request};
 use crate::error::{Error, Result};
 use crate::text::Message;
 
 /// Tokens of an answer when `--max-tokens` does not say.
 pub(super) const DEFAULT_MAX_TOKENS: usize = 1024;
+
+/// What a newcomer reads who gives no prompt: four lines of at most 80 columns.
+const WELCOME: &str = "\
+This is tbshard's embedded demo model (4 million parameters), telling a story.
+  ask it yourself:   tbshard generate --prompt \"Tell me a story about a fox\"
+  talk with it:      tbshard chat
+  use a real model:  tbshard generate --model qwen3-0.6b --prompt \"Hello\"
+";
+
+const DEMO_PROMPT: &str = "Tell me a story.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,6 +56,11 @@ pub(super) struct Args {
     no_thinking: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    ranks: RankArgs,
+    /// Run it again on one rank and compare every bit of the logits
+    #[arg(long, help_heading = "Ranks")]
+    verify: bool,
     /// Tokens to generate at most [default: 1024, or what the context has room for]
     #[arg(long, short = 'n', value_name = "N", help_heading = "Output")]
     max_tokens: Option<usize>,
@@ -64,45 +81,73 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         (Some(text), ..) => Some(text.clone()),
         (_, Some(path), _) => Some(read_text(path)?),
         (.., Some(_)) => None,
-        _ if args.model.model.is_none() => return Err(args.model.load().err().unwrap_or_else(no_prompt)),
+        _ if args.model.is_demo() => {
+            if !args.model.quiet {
+                ui::say(WELCOME);
+            }
+            Some(DEMO_PROMPT.to_owned())
+        }
         _ => return Err(no_prompt()),
     };
     if text.as_ref().is_some_and(String::is_empty) {
         return Err(Error::usage("the prompt is empty").hint("give it some text"));
     }
     interrupt::listen()?;
-    let mut loaded = args.model.load()?;
-    let prompt = args.prompt(&loaded, text)?;
-    let max_tokens = length(&loaded, prompt.tokens.len(), args.max_tokens)?;
-    let eos = if args.ignore_eos { Vec::new() } else { loaded.defaults.eos.clone() };
-    let sampling = args.sampling.over(&loaded.defaults.sampling)?;
-    if args.sampling.is_pointless(&sampling) && !args.model.quiet {
-        ui::whisper("the temperature is 0, so other sampling flags change nothing; --temp 1 lets them");
-    }
-    let request = Request { prompt: prompt.tokens.clone(), max_tokens, eos, sampling };
-    let (show, quiet) = (!args.json, args.model.quiet);
-    let ask = Ask { request, stop: args.stop.clone(), show, style_reasoning: true, quiet };
-    let mut sequence = loaded.engine.start()?;
-    let answer = answer(&mut loaded, &mut sequence, &prompt, &ask)?;
-    if args.json {
-        ui::print(&json(&loaded, &ask, &answer))?;
-    } else if std::io::stdout().is_terminal() && !answer.text.ends_with('\n') {
-        ui::print("\n")?;
-    }
-    if !quiet {
-        ui::whisper(statistics(&answer.generated));
-        if answer.generated.finish == Finish::Length && args.max_tokens.is_none() {
-            ui::whisper("the answer was cut here, --max-tokens allows a longer one");
-        }
-    }
-    Ok(if answer.generated.finish == Finish::Interrupted { Outcome::Interrupted } else { Outcome::Done })
-}
-
-fn no_prompt() -> Error {
-    Error::usage("there is no prompt").hint("give --prompt TEXT, --prompt-file FILE, or --prompt - for standard input")
+    let mut loaded = args.ranks.load(&args.model)?;
+    let result = args.answer(&mut loaded, text);
+    loaded.end(&args.ranks, result)
 }
 
 impl Args {
+    fn answer(&self, loaded: &mut Loaded, text: Option<String>) -> Result<Outcome> {
+        let prompt = self.prompt(loaded, text)?;
+        let max_tokens = length(loaded, prompt.tokens.len(), self.max_tokens)?;
+        let eos = if self.ignore_eos { Vec::new() } else { loaded.defaults.eos.clone() };
+        let sampling = self.sampling.over(&loaded.defaults.sampling)?;
+        if self.sampling.is_pointless(&sampling) && !self.model.quiet {
+            ui::whisper("the temperature is 0, so other sampling flags change nothing; --temp 1 lets them");
+        }
+        let request = Request { prompt: prompt.tokens.clone(), max_tokens, eos, sampling };
+        let (show, quiet) = (!self.json, self.model.quiet);
+        let ask = Ask { request, stop: self.stop.clone(), show, style_reasoning: true, quiet };
+        let mut sequence = loaded.engine.start()?;
+        let answer = answer(loaded, &mut sequence, &prompt, &ask)?;
+        loaded.engine.end(sequence)?;
+        if self.json {
+            ui::print(&json(loaded, &ask, &answer))?;
+        } else if std::io::stdout().is_terminal() && !answer.text.ends_with('\n') {
+            ui::print("\n")?;
+        }
+        if !quiet {
+            ui::whisper(statistics(&answer.generated));
+            if answer.generated.finish == Finish::Length && self.max_tokens.is_none() {
+                ui::whisper("the answer was cut here, --max-tokens allows a longer one");
+            }
+        }
+        if self.verify {
+            self.verify(loaded, [&prompt.tokens[..], &answer.generated.tokens].concat())?;
+        }
+        Ok(if answer.generated.finish == Finish::Interrupted { Outcome::Interrupted } else { Outcome::Done })
+    }
+
+    /// Compares the logits of all of `tokens` with those of one rank, bit for bit.
+    fn verify(&self, loaded: &mut Loaded, tokens: Vec<u32>) -> Result<()> {
+        let tokens = &tokens[..tokens.len().min(loaded.engine.context())];
+        let here = digest(&mut loaded.engine, tokens)?;
+        let alone = digest(&mut self.model.load()?.engine, tokens)?;
+        if here != alone {
+            let error = format!("the logits of {} tokens differ from those of one rank: {here}, {alone}", tokens.len());
+            return Err(Error::msg(error).hint("this is a bug, please report it with this command"));
+        }
+        if !self.model.quiet {
+            ui::whisper(format_args!(
+                "verified: the logits of all {} tokens are those of one rank ({here})",
+                tokens.len()
+            ));
+        }
+        Ok(())
+    }
+
     fn prompt(&self, loaded: &Loaded, text: Option<String>) -> Result<Prompt> {
         let Some(text) = text else {
             let ids = self.prompt_tokens.as_deref().unwrap_or_default();
@@ -117,6 +162,22 @@ impl Args {
         messages.push(Message::user(text));
         render(loaded, &messages, thinking)
     }
+}
+
+/// SHA-256 over the bits of the logits of all tokens.
+fn digest(engine: &mut Engine, tokens: &[u32]) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut sequence = engine.start()?;
+    engine.logits(&mut sequence, tokens, &mut |logits| {
+        logits.data().iter().for_each(|logit| hash.update(logit.to_bits().to_le_bytes()));
+        Ok(())
+    })?;
+    engine.end(sequence)?;
+    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn no_prompt() -> Error {
+    Error::usage("there is no prompt").hint("give --prompt TEXT, --prompt-file FILE, or --prompt - for standard input")
 }
 
 /// How many tokens the context has room for after the prompt.

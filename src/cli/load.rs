@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ranks::Others;
 use super::{env, ui};
 use crate::backend::Cpu;
+use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Sampling};
 use crate::error::{Context, Error, Result};
-use crate::models::{Model, catalogue, parse_json};
+use crate::models::{Blueprint, catalogue, demo, parse_json};
+use crate::partition::Plan;
 use crate::text::{Template, Tokenizer};
 
 /// Positions a context has when `--ctx` does not say: as many as the model was made for, but not more than this.
@@ -19,9 +23,9 @@ const DEFAULT_CONTEXT: usize = 32 * 1024;
 const MAX_THREADS: usize = 1024;
 
 /// Which model, and how it is run.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub(super) struct ModelArgs {
-    /// A directory of safetensors, a short name (see `tbshard models`), or a hub id (owner/name)
+    /// A directory of safetensors, a short name (see `tbshard models`), or a hub id (owner/name) [default: the demo]
     #[arg(long, short, value_name = "M", help_heading = "Model")]
     pub(super) model: Option<String>,
     /// The hub's branch, tag or commit
@@ -45,7 +49,7 @@ pub(super) struct ModelArgs {
 }
 
 /// Where weights come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(super) enum Weights {
     /// The model's own.
     Checkpoint,
@@ -60,10 +64,20 @@ pub(super) struct Loaded {
     pub(super) template: Option<Template>,
     pub(super) defaults: Defaults,
     directory: Option<PathBuf>,
+    /// The other ranks, if there are any.
+    pub(super) others: Option<Others>,
+}
+
+/// A model that was found and not loaded yet.
+pub(super) struct Opened {
+    pub(super) blueprint: Blueprint,
+    defaults: Defaults,
+    found: Found,
 }
 
 /// What `--model` stands for.
 enum Found {
+    Demo,
     Directory(PathBuf),
     Entry(Box<catalogue::Entry>),
 }
@@ -86,7 +100,7 @@ impl ModelArgs {
 
     /// The model and what is not usual about its weights, for a table.
     pub(super) fn label(&self) -> String {
-        let name = self.model.clone().unwrap_or_default();
+        let name = self.model.clone().unwrap_or_else(|| demo::NAME.to_owned());
         match (self.weights, self.layers) {
             (Weights::Checkpoint, _) => name,
             (Weights::Random, None) => format!("{name} (random)"),
@@ -94,18 +108,29 @@ impl ModelArgs {
         }
     }
 
+    /// Whether this is the model that the binary carries.
+    pub(super) fn is_demo(&self) -> bool {
+        self.model.as_deref().is_none_or(|name| name == demo::NAME)
+    }
+
     fn find(&self) -> Result<Found> {
-        let Some(name) = &self.model else {
-            let error = Error::usage("this build carries no embedded model yet, so --model is needed");
-            return Err(error.hint("give --model a directory of safetensors, a hub id such as Qwen/Qwen3-0.6B, or a short name (`tbshard models` lists them)"));
-        };
+        let name = self.model.as_deref().unwrap_or(demo::NAME);
         let path = Path::new(name);
-        if path.is_dir() && self.revision.is_some() {
-            return Err(Error::usage(format!("--revision says nothing about the directory `{name}`"))
-                .hint("it is for models of the hub"));
-        }
-        if path.is_dir() {
-            return Ok(Found::Directory(path.to_owned()));
+        let local = if self.is_demo() {
+            Some((Found::Demo, "the embedded demo model".to_owned()))
+        } else if path.is_dir() {
+            Some((Found::Directory(path.to_owned()), format!("the directory `{name}`")))
+        } else {
+            None
+        };
+        if let Some((found, what)) = local {
+            return match self.revision {
+                None => Ok(found),
+                Some(_) => {
+                    Err(Error::usage(format!("--revision says nothing about {what}"))
+                        .hint("it is for models of the hub"))
+                }
+            };
         }
         if path.is_file() {
             let error = Error::usage(format!("`{name}` is a file"));
@@ -126,9 +151,8 @@ impl ModelArgs {
         Ok(Found::Directory(env::hub()?.snapshot(repo, self.revision.as_deref(), &progress)?))
     }
 
-    /// Loads the model with room for one sequence.
-    pub(super) fn load(&self) -> Result<Loaded> {
-        let threads = self.threads()?;
+    /// Finds the model and reads what it is.
+    pub(super) fn open(&self) -> Result<Opened> {
         if self.layers.is_some() && self.weights == Weights::Checkpoint {
             return Err(Error::usage("--layers needs --weights random").hint("a checkpoint is run whole"));
         }
@@ -141,39 +165,71 @@ impl ModelArgs {
         if let (Found::Entry(entry), Weights::Checkpoint) = (&found, self.weights) {
             found = self.download(&entry.hub.clone())?;
         }
-        let bar = ui::bar(0, "loading {bar:20} {pos}/{len} layers", self.quiet);
+        let random = |config: &Value| Blueprint::random(config, self.layers, 0);
+        let (blueprint, defaults) = match (&found, self.weights) {
+            (Found::Demo, weights) => {
+                let config = parse_json(demo::NAME.as_ref(), demo::CONFIG.as_bytes())?;
+                let generation = parse_json(demo::NAME.as_ref(), demo::GENERATION.as_bytes())?;
+                let blueprint = if weights == Weights::Random { random(&config)? } else { Blueprint::demo()? };
+                (blueprint, Defaults::from_values(&generation, &config)?)
+            }
+            (Found::Directory(dir), Weights::Checkpoint) => (Blueprint::open(dir)?, Defaults::open(dir)?),
+            (Found::Directory(dir), Weights::Random) => {
+                let path = dir.join("config.json");
+                let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
+                (random(&parse_json(&path, &text)?)?, Defaults::open(dir)?)
+            }
+            (Found::Entry(entry), _) => (random(&entry.config).context(&entry.name)?, defaults_of(entry)?),
+        };
+        Ok(Opened { blueprint, defaults, found })
+    }
+
+    /// Loads the model with room for one sequence.
+    pub(super) fn load(&self) -> Result<Loaded> {
+        let threads = self.threads()?;
+        let opened = self.open()?;
+        let plan = Plan::solo(opened.blueprint.geometry.layers);
+        opened.load(self, &plan, Ranks::solo(), threads)
+    }
+}
+
+impl Opened {
+    /// Positions of the context.
+    pub(super) fn context(&self, args: &ModelArgs) -> usize {
+        args.ctx.unwrap_or(self.blueprint.geometry.context.min(DEFAULT_CONTEXT))
+    }
+
+    /// Loads what this rank of `ranks` owns, with room for one sequence.
+    pub(super) fn load(self, args: &ModelArgs, plan: &Plan, ranks: Ranks, threads: usize) -> Result<Loaded> {
+        let context = self.context(args);
+        let Self { blueprint, defaults, found } = self;
+        let bar = ui::bar(0, "loading {bar:20} {pos}/{len} layers", args.quiet);
         let progress = |done: usize, layers: usize| {
             bar.set_length(layers as u64);
             bar.set_position(done as u64);
         };
-        let (model, directory, defaults) = match (&found, self.weights) {
-            (Found::Directory(dir), Weights::Checkpoint) => {
-                (Model::open(dir, &progress)?, Some(dir), Defaults::open(dir)?)
-            }
-            (Found::Directory(dir), Weights::Random) => {
-                let path = dir.join("config.json");
-                let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-                let config = parse_json(&path, &text)?;
-                (Model::random(&config, self.layers, 0, &progress)?, Some(dir), Defaults::open(dir)?)
-            }
-            (Found::Entry(entry), _) => {
-                let model = Model::random(&entry.config, self.layers, 0, &progress).context(&entry.name)?;
-                (model, None, defaults_of(entry)?)
-            }
-        };
+        let model = blueprint.load(plan, ranks.world.rank(), &progress)?;
         bar.finish_and_clear();
-        let context = self.ctx.unwrap_or(model.geometry.context.min(DEFAULT_CONTEXT));
-        if context > model.geometry.context && !self.quiet {
+        if context > model.geometry.context && !args.quiet {
             ui::whisper(format_args!(
                 "the model was made for {} positions, --ctx asks for more",
                 model.geometry.context
             ));
         }
-        let engine = Engine::new(model, Box::new(Cpu::new(threads)?), context, 1)?;
-        let template = directory.map(|dir| Template::open(dir)).transpose()?.flatten();
-        // a model without a tokenizer can still be given token ids
-        let tokenizer = directory.filter(|dir| Tokenizer::is_in(dir)).map(|dir| Tokenizer::open(dir)).transpose()?;
-        Ok(Loaded { engine, tokenizer, template, defaults, directory: directory.cloned() })
+        let engine = Engine::with_ranks(model, Box::new(Cpu::new(threads)?), context, 1, ranks)?;
+        let (template, tokenizer, directory) = match found {
+            Found::Demo => {
+                let template = Template::from_source(demo::TEMPLATE, &[])?;
+                (Some(template), Some(Tokenizer::from_bytes(demo::TOKENIZER)?), None)
+            }
+            // a model without a tokenizer can still be given token ids
+            Found::Directory(dir) => {
+                let tokenizer = Tokenizer::is_in(&dir).then(|| Tokenizer::open(&dir)).transpose()?;
+                (Template::open(&dir)?, tokenizer, Some(dir))
+            }
+            Found::Entry(_) => (None, None, None),
+        };
+        Ok(Loaded { engine, tokenizer, template, defaults, directory, others: None })
     }
 }
 

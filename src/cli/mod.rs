@@ -8,10 +8,13 @@ mod interrupt;
 mod load;
 mod models;
 mod prompt;
+mod rank;
+mod ranks;
 mod sampling;
 mod score;
 mod table;
 mod ui;
+mod wrap;
 
 use std::process::ExitCode;
 
@@ -22,11 +25,14 @@ use crate::error::{Error, Kind, Result};
 /// The exit code of a command that the user ended.
 const INTERRUPTED: u8 = 130;
 
+/// The exit code when a rank was lost, refused or silent.
+const LOST: u8 = 3;
+
 /// Run large language models from safetensors.
 #[derive(Debug, Parser)]
 #[command(name = "tbshard", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted. The answer goes to stdout, all else to stderr."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a rank failed, 130 interrupted. The answer goes to stdout, all else to stderr."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -45,6 +51,9 @@ enum Command {
     Bench(bench::Args),
     /// List the models that have a short name.
     Models(models::Args),
+    /// Be one of the ranks that another command started.
+    #[command(hide = true)]
+    Rank,
 }
 
 /// How a command ended.
@@ -52,6 +61,8 @@ enum Command {
 enum Outcome {
     Done,
     Interrupted,
+    /// A rank failed, and rank 0 says so.
+    Lost,
 }
 
 /// Parses the command line, runs the command, and returns the exit code.
@@ -71,6 +82,7 @@ pub fn run() -> ExitCode {
     };
     match dispatch(cli.command) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Lost) => ExitCode::from(LOST),
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => report(&error),
     }
@@ -83,6 +95,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Rank => rank::run(),
     }
 }
 
@@ -97,5 +110,6 @@ fn report(error: &Error) -> ExitCode {
         Kind::Interrupted => ExitCode::from(INTERRUPTED),
         Kind::Failed => ExitCode::FAILURE,
         Kind::Usage => ExitCode::from(2),
+        Kind::Cluster => ExitCode::from(LOST),
     }
 }

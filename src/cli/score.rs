@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::load::ModelArgs;
+use super::load::{Loaded, ModelArgs};
 use super::prompt::{parse_tokens, plain, read_text};
+use super::ranks::RankArgs;
 use super::{Outcome, interrupt, ui};
 use crate::backend::Tensor;
 use crate::engine::score;
@@ -29,15 +30,22 @@ pub(super) struct Args {
     /// Print one JSON object
     #[arg(long, help_heading = "Output")]
     json: bool,
+    #[command(flatten)]
+    ranks: RankArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     let text = args.file.as_ref().map(|path| read_text(path)).transpose()?;
     interrupt::listen()?;
-    let mut loaded = args.model.load()?;
+    let mut loaded = args.ranks.load(&args.model)?;
+    let result = run_on(args, &mut loaded, text);
+    loaded.end(&args.ranks, result)
+}
+
+fn run_on(args: &Args, loaded: &mut Loaded, text: Option<String>) -> Result<Outcome> {
     let tokens = match (&text, &args.prompt_tokens) {
-        (Some(text), _) => plain(&loaded, text)?.tokens,
-        (None, ids) => parse_tokens(ids.as_deref().unwrap_or_default(), &loaded)?,
+        (Some(text), _) => plain(loaded, text)?.tokens,
+        (None, ids) => parse_tokens(ids.as_deref().unwrap_or_default(), loaded)?,
     };
     let vocab = loaded.engine.model().geometry.vocab;
     let mut file = args.logits.as_ref().map(|path| LogitsFile::create(path, tokens.len(), vocab)).transpose()?;

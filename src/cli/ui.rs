@@ -48,14 +48,29 @@ pub(super) fn colour_on_stdout() -> bool {
     std::io::stdout().is_terminal() && !env::no_colour()
 }
 
+/// Columns of the terminal that stdout is, if it is one.
+pub(super) fn stdout_width() -> Option<usize> {
+    let out = std::io::stdout();
+    let width = out.is_terminal().then(|| terminal_size::terminal_size_of(&out)).flatten();
+    width.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
+}
+
 /// A bar of `total` steps; invisible when stderr is no terminal, or `quiet`.
 pub(super) fn bar(total: u64, template: &str, quiet: bool) -> ProgressBar {
     let hidden = quiet || !std::io::stderr().is_terminal();
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::with_draw_target(Some(total), target);
-    bar.set_style(style.progress_chars("=> "));
+    bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
     bar
+}
+
+/// A line that says what is going on; invisible when stderr is no terminal, or `quiet`.
+pub(super) fn spinner(message: String, quiet: bool) -> ProgressBar {
+    let spinner = bar(0, "{spinner} {msg}", quiet);
+    spinner.set_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    spinner
 }
 
 /// A download as a progress bar.

@@ -1,3 +1,4 @@
 //! What ties machines together and brings a model to them.
 
 pub mod hub;
+pub mod local;
