@@ -42,8 +42,12 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|control|transport|demo)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
+suite demo 200 cargo nextest run -E 'test(/^demo::/)'
+suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
+suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
+suite deaths 300 cargo nextest run -E 'test(/^ranks::(processes|deaths)/)'
 suite faults 200 cargo nextest run -E 'test(/^(errors|damage)::/)'
 suite fuzz 300 cargo nextest run -E 'test(/^fuzz::/)'
 
@@ -51,6 +55,9 @@ if [ -n "$full" ]; then
   export RUSTDOCFLAGS="-D warnings"
   suite fmt 60 cargo fmt --check
   suite clippy 600 cargo clippy --all-targets -- -D warnings
+  # the shared-memory ring under every interleaving that the memory model allows
+  RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
+  suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee /dev/stderr | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources
@@ -61,6 +68,7 @@ if [ -n "$full" ]; then
   suite slow 300 cargo nextest run -E 'test(/^slow::/)'
   TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(/^fuzz::/)'
   suite release 900 cargo build --release
+  suite readme-demo 60 bash -c "'$target/release/tbshard' generate | tee /dev/stderr | grep -q 'The end'"
   suite readme 120 bash -c "'$target/release/tbshard' generate --model '$TBSHARD_SMOLLM2' --prompt 'What is the capital of France?' | tee /dev/stderr | grep -q Paris"
 fi
 

@@ -139,7 +139,11 @@ fn what_cannot_be_is_refused_with_a_hint() {
     let model = tiny("llama");
     let m = ["generate", "--model", &model];
     let case = |args: &[&str], code: i32, words: &[&str]| refused(&run(args), code, words);
-    case(&["generate", "--prompt", "x"], 2, &["--model", "hint: "]);
+    case(
+        &["generate", "--model", "demo", "--revision", "v1", "--prompt", "x"],
+        2,
+        &["--revision", "embedded", "hint: "],
+    );
     case(&["generate", "--model", "/no/such/dir", "--prompt", "x"], 2, &["/no/such/dir", "hint: "]);
     case(&["generate", "--model", "qwen3.6-72b", "--prompt", "x"], 2, &["qwen3.6-72b", "hint: ", "qwen3.6-27b"]);
     case(&["generate", "--model", "Qwen/Qwen3-0.6B", "--prompt", "x"], 1, &["Qwen/Qwen3-0.6B", "hint: "]);

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 /// Room → rooms it may use. `cli` may use anything.
 const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("transport", &["error"]),
     ("partition", &["error"]),
     ("weights", &["error", "partition"]),
-    ("comm", &["error", "partition"]),
+    ("comm", &["error", "transport", "partition"]),
     ("backend", &["error", "partition", "weights"]),
     ("nn", &["error", "partition", "weights", "comm", "backend"]),
     ("models", &["error", "partition", "weights", "backend", "nn"]),
     ("text", &["error"]),
     ("engine", &["error", "backend", "comm", "nn", "models"]),
-    ("cluster", &["error", "comm", "weights"]),
+    ("cluster", &["error", "transport", "comm", "weights"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

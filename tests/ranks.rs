@@ -1,0 +1,6 @@
+//! The same bits on any number of ranks, however they are arranged and connected.
+
+mod collectives;
+mod deaths;
+mod layouts;
+mod processes;
