@@ -144,7 +144,7 @@ fn chat_greets() {
     assert!(output.status.success());
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.starts_with("Hello!"), "{told}");
-    assert!(told.lines().all(|line| line.chars().count() <= 82), "{told}");
+    assert!(told.lines().all(|line| line.chars().count() <= 80), "{told}");
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::text::Message;
 const HELP: &str = "/reset forgets, /stats shows the speed, /quit leaves; Ctrl-C stops an answer";
 
 const GREETING: &str = "\
-Hello! I am tbshard's embedded demo model: very small, but made like the big ones.
-Ask me for a story about a fox, a sum up to ten, a colour, an opposite or a rhyme.";
+Hello! I am tbshard's embedded demo model: tiny, but made like the big ones.
+Ask me for a story about a fox, a sum up to ten, a colour or an opposite.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

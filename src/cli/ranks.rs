@@ -125,7 +125,9 @@ impl RankArgs {
         let threads = model.threads.map(|_| model.threads()).transpose()?;
         let shares = shares(threads, world_size);
         let spinner = ui::spinner(format!("starting {world_size} ranks ({})", plan.describe()), model.quiet);
-        let task = |rank: usize| Task::Model { model: model.clone(), plan: plan.clone(), threads: shares[rank].1 };
+        // progress is rank 0's to show
+        let theirs = ModelArgs { quiet: true, ..model.clone() };
+        let task = |rank: usize| Task::Model { model: theirs.clone(), plan: plan.clone(), threads: shares[rank].1 };
         let (world, others) = self.launch(world_size, &shares, &task)?;
         spinner.finish_and_clear();
         match start(opened, model, &plan, world, shares[0].1) {
