@@ -57,7 +57,7 @@ if [ -n "$full" ]; then
   suite clippy 600 cargo clippy --all-targets -- -D warnings
   # the shared-memory ring under every interleaving that the memory model allows
   RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
-  suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee /dev/stderr | grep -c reduced | grep -q 4'
+  suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources
@@ -68,8 +68,8 @@ if [ -n "$full" ]; then
   suite slow 300 cargo nextest run -E 'test(/^slow::/)'
   TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(/^fuzz::/)'
   suite release 900 cargo build --release
-  suite readme-demo 60 bash -c "'$target/release/tbshard' generate | tee /dev/stderr | grep -q 'The end'"
-  suite readme 120 bash -c "'$target/release/tbshard' generate --model '$TBSHARD_SMOLLM2' --prompt 'What is the capital of France?' | tee /dev/stderr | grep -q Paris"
+  suite readme-demo 60 bash -c "'$target/release/tbshard' generate | tee >(cat >&2) | grep -q 'The end'"
+  suite readme 120 bash -c "'$target/release/tbshard' generate --model '$TBSHARD_SMOLLM2' --prompt 'What is the capital of France?' | tee >(cat >&2) | grep -q Paris"
 fi
 
 table
