@@ -241,3 +241,35 @@ pub struct SharedExpert<'a> {
     /// `[rows, 1]`, before the sigmoid; `None` weighs one.
     pub weights: Option<Tensor>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_heads_finds_the_shared_heads_that_the_whole_does() {
+        for (heads, shared) in [(24, 4), (9, 3), (6, 2), (48, 16), (5, 5), (8, 1)] {
+            let whole = HeadGroups::whole(heads, shared);
+            for start in 0..=heads {
+                for end in start..=heads {
+                    let (run, needed) = (whole.run(start..end), whole.shared_by(&(start..end)));
+                    assert_eq!((run.heads, run.shared), (end - start, needed.len()));
+                    for head in 0..run.heads {
+                        assert_eq!(
+                            needed.start + run.of(head),
+                            whole.of(start + head),
+                            "{heads} over {shared}: {start}..{end}"
+                        );
+                    }
+                    let tiled: Vec<usize> = (0..run.shared).flat_map(|shared| run.sharing(shared)).collect();
+                    assert_eq!(tiled, (0..run.heads).collect::<Vec<_>>());
+                    // a run of a run is a run
+                    if run.heads > 2 {
+                        let inner = run.run(1..run.heads - 1);
+                        assert_eq!(inner, whole.run(start + 1..end - 1));
+                    }
+                }
+            }
+        }
+    }
+}
