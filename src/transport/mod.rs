@@ -9,6 +9,7 @@ mod backoff;
 mod frame;
 pub mod loopback;
 mod mail;
+mod pump;
 pub mod shm;
 pub mod tcp;
 

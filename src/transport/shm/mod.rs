@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backoff::{Backoff, Spin, Step, default_spin};
+use super::backoff::{Spin, default_spin};
 use super::mail::{Inbox, Lost, Outbox, Ready};
+use super::pump::{self, Pump};
 use super::{Buffer, Completion, Endpoint, Kind, check_message, check_peer};
 use crate::error::Result;
 use map::{Lane, Map};
@@ -69,57 +70,6 @@ impl Shm {
     pub fn with_spin(mut self, spin: Duration) -> Self {
         self.spin = Spin::new(spin);
         self
-    }
-
-    /// Moves what can be moved. Returns whether anything was.
-    fn progress(&mut self) -> bool {
-        let mut moved = false;
-        for (peer, pair) in self.pairs.iter_mut().enumerate() {
-            if pair.lost.is_some() {
-                continue;
-            }
-            let result = push(peer, pair, &self.map, &mut self.ready).and_then(|pushed| {
-                let pulled = pull(peer, pair, &self.map, &mut self.ready)?;
-                Ok(pushed || pulled)
-            });
-            match result {
-                Ok(news) => moved |= news,
-                Err(lost) => pair.lost = Some(lost),
-            }
-        }
-        moved
-    }
-
-    /// Finds a peer that is gone and still wanted. Called after nothing moved.
-    fn check(&mut self) -> Result<()> {
-        for peer in 0..self.pairs.len() {
-            let wanted = |pair: &Pair| !pair.outbox.is_empty() || !pair.inbox.is_empty();
-            if !wanted(&self.pairs[peer]) {
-                continue;
-            }
-            if self.pairs[peer].lost.is_none() && self.map.state(peer).load(Ordering::Acquire) == CLOSED {
-                // what it sent before it closed is visible now, and comes first
-                if self.progress() || !self.ready.is_empty() {
-                    return Ok(());
-                }
-                self.pairs[peer].lost.get_or_insert_with(|| Lost::gone("has closed its end of shared memory"));
-            }
-            if let Some(lost) = &self.pairs[peer].lost {
-                return Err(lost.error(self, peer));
-            }
-        }
-        Ok(())
-    }
-
-    /// Sleeps until a peer rings, at most for `nap`. Returns whether something moved instead.
-    fn park(&mut self, nap: Duration) -> bool {
-        ring::arm(self.map.bell(self.rank));
-        let moved = self.progress();
-        if !moved {
-            park::sleep(self.map.bell(self.rank), nap);
-        }
-        ring::disarm(self.map.bell(self.rank));
-        moved
     }
 }
 
@@ -182,6 +132,63 @@ fn pull(peer: usize, pair: &mut Pair, map: &Map, ready: &mut Ready) -> std::resu
     Ok(moved)
 }
 
+impl Pump for Shm {
+    fn ready(&mut self) -> &mut Ready {
+        &mut self.ready
+    }
+    fn spin(&mut self) -> &mut Spin {
+        &mut self.spin
+    }
+
+    fn progress(&mut self) -> bool {
+        let mut moved = false;
+        for (peer, pair) in self.pairs.iter_mut().enumerate() {
+            if pair.lost.is_some() {
+                continue;
+            }
+            let result = push(peer, pair, &self.map, &mut self.ready).and_then(|pushed| {
+                let pulled = pull(peer, pair, &self.map, &mut self.ready)?;
+                Ok(pushed || pulled)
+            });
+            match result {
+                Ok(news) => moved |= news,
+                Err(lost) => pair.lost = Some(lost),
+            }
+        }
+        moved
+    }
+
+    fn check(&mut self) -> Result<()> {
+        for peer in 0..self.pairs.len() {
+            let wanted = |pair: &Pair| !pair.outbox.is_empty() || !pair.inbox.is_empty();
+            if !wanted(&self.pairs[peer]) {
+                continue;
+            }
+            if self.pairs[peer].lost.is_none() && self.map.state(peer).load(Ordering::Acquire) == CLOSED {
+                // what it sent before it closed is visible now, and comes first
+                if self.progress() || !self.ready.is_empty() {
+                    return Ok(());
+                }
+                self.pairs[peer].lost.get_or_insert_with(|| Lost::gone("has closed its end of shared memory"));
+            }
+            if let Some(lost) = &self.pairs[peer].lost {
+                return Err(lost.error(self, peer));
+            }
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, nap: Duration) -> bool {
+        ring::arm(self.map.bell(self.rank));
+        let moved = self.progress();
+        if !moved {
+            park::sleep(self.map.bell(self.rank), nap);
+        }
+        ring::disarm(self.map.bell(self.rank));
+        moved
+    }
+}
+
 impl Endpoint for Shm {
     fn rank(&self) -> usize {
         self.rank
@@ -211,31 +218,7 @@ impl Endpoint for Shm {
     }
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>> {
-        let mut backoff = Backoff::new(self.spin, deadline);
-        loop {
-            if let Some(done) = self.ready.pop() {
-                self.spin = backoff.reset();
-                return Ok(Some(done));
-            }
-            let moved = self.progress();
-            if !self.ready.is_empty() {
-                continue;
-            }
-            if moved {
-                backoff.reset();
-            } else {
-                self.check()?;
-            }
-            match backoff.step() {
-                Step::Again => {}
-                Step::Park(nap) => {
-                    if self.park(nap) {
-                        backoff.reset();
-                    }
-                }
-                Step::Over => return Ok(self.ready.pop()),
-            }
-        }
+        pump::poll(self, deadline)
     }
 }
 

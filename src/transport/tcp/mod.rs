@@ -15,8 +15,9 @@ mod wait;
 
 use std::time::{Duration, Instant};
 
-use super::backoff::{Backoff, Spin, Step};
+use super::backoff::Spin;
 use super::mail::Ready;
+use super::pump::{self, Pump};
 use super::{Buffer, Completion, Endpoint, check_message, check_peer};
 use crate::error::{Error, Result};
 use link::Link;
@@ -66,8 +67,16 @@ impl Tcp {
         let rank = self.rank;
         self.links[peer].as_mut().ok_or_else(|| Error::msg(format!("rank {rank} has no connection to rank {peer}")))
     }
+}
 
-    /// Moves what can be moved. Returns whether anything was.
+impl Pump for Tcp {
+    fn ready(&mut self) -> &mut Ready {
+        &mut self.ready
+    }
+    fn spin(&mut self) -> &mut Spin {
+        &mut self.spin
+    }
+
     fn progress(&mut self) -> bool {
         let mut moved = false;
         for link in self.links.iter_mut().flatten() {
@@ -78,8 +87,7 @@ impl Tcp {
         moved
     }
 
-    /// Finds a peer that is gone and still wanted.
-    fn check(&self) -> Result<()> {
+    fn check(&mut self) -> Result<()> {
         for (peer, link) in self.links.iter().enumerate() {
             let Some(link) = link else { continue };
             if let Some(lost) = link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending()) {
@@ -89,13 +97,13 @@ impl Tcp {
         Ok(())
     }
 
-    /// Sleeps until a socket is ready for what is wanted of it, at most for `nap`.
-    fn park(&mut self, nap: Duration) {
+    fn park(&mut self, nap: Duration) -> bool {
         self.sockets.clear();
         for link in self.links.iter().flatten().filter(|link| link.lost.is_none()) {
             self.sockets.stream(link.stream(), link.is_receiving(), link.is_sending());
         }
         self.sockets.sleep(nap);
+        false
     }
 }
 
@@ -131,27 +139,7 @@ impl Endpoint for Tcp {
     }
 
     fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>> {
-        let mut backoff = Backoff::new(self.spin, deadline);
-        loop {
-            if let Some(done) = self.ready.pop() {
-                self.spin = backoff.reset();
-                return Ok(Some(done));
-            }
-            let moved = self.progress();
-            if !self.ready.is_empty() {
-                continue;
-            }
-            if moved {
-                backoff.reset();
-            } else {
-                self.check()?;
-            }
-            match backoff.step() {
-                Step::Again => {}
-                Step::Park(nap) => self.park(nap),
-                Step::Over => return Ok(None),
-            }
-        }
+        pump::poll(self, deadline)
     }
 }
 
