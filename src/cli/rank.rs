@@ -3,10 +3,12 @@
 use std::io::BufRead;
 use std::panic::AssertUnwindSafe;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ranks::{Job, Task, start, time_all_reduce};
 use super::{LOST, Outcome, ui};
+use crate::comm::control::Monitor;
 use crate::error::{Error, Kind, Result};
 use crate::transport::shm::Segment;
 
@@ -45,12 +47,15 @@ pub(super) fn pin(cpus: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process if it still runs a while after the run was ended.
+/// Ends this process if its main thread does not notice in time that the run was ended.
 #[allow(clippy::exit, reason = "the main thread does not answer")]
-pub(super) fn last_resort(error: &Error) {
-    std::thread::sleep(LAST_RESORT);
-    super::report(error);
-    std::process::exit(i32::from(LOST));
+pub(super) fn watch_over_this_process(monitor: Arc<Monitor>) {
+    std::thread::spawn(move || {
+        let Some(cause) = monitor.join() else { return };
+        std::thread::sleep(LAST_RESORT);
+        super::report(&Error::from(cause));
+        std::process::exit(i32::from(LOST));
+    });
 }
 
 pub(super) fn run() -> Result<Outcome> {
@@ -66,12 +71,7 @@ pub(super) fn run() -> Result<Outcome> {
     let segment = job.ticket.segment().map(|fd| Segment::inherited(fd, job.ticket.world_size, job.ticket.run()));
     let joined = job.ticket.join(segment.transpose()?)?;
     let monitor = joined.monitor;
-    let watched = monitor.clone();
-    std::thread::spawn(move || {
-        if let Some(cause) = watched.join() {
-            last_resort(&Error::from(cause));
-        }
-    });
+    watch_over_this_process(Arc::clone(&monitor));
     let world = joined.world;
     let work = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<()> {
         match &job.task {

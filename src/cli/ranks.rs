@@ -157,7 +157,7 @@ impl RankArgs {
         };
         let (joined, processes) = local::launch((world_size, fabric, self.silent()?), &|_| rank::command(), &job)?;
         let others = Others { monitor: joined.monitor, processes };
-        others.watch_over_this_process();
+        rank::watch_over_this_process(Arc::clone(&others.monitor));
         rank::pin(&shares[0].0)?;
         Ok((joined.world, others))
     }
@@ -176,11 +176,6 @@ impl RankArgs {
             Ok(times) => others.finish().map(|()| times),
             Err(error) => Err(others.failed(error)),
         }
-    }
-
-    /// Whether the ranks are asked what they did.
-    pub(super) fn stats(&self) -> bool {
-        self.stats
     }
 }
 
@@ -241,16 +236,6 @@ pub(super) fn time_all_reduce(world: &Communicator, sizes: &[usize], reps: usize
 }
 
 impl Others {
-    /// Ends this process if its main thread does not notice in time that the run was ended.
-    fn watch_over_this_process(&self) {
-        let monitor = Arc::clone(&self.monitor);
-        std::thread::spawn(move || {
-            if let Some(cause) = monitor.join() {
-                rank::last_resort(&Error::from(cause));
-            }
-        });
-    }
-
     /// Tells the other ranks that this one failed; returns the error to show.
     pub(super) fn failed(&self, error: Error) -> Error {
         // a decision that all ranks know is the error already
@@ -275,7 +260,7 @@ impl Loaded {
     /// Ends the run: the other ranks are told, in good order or with the error.
     pub(super) fn end(mut self, args: &RankArgs, result: Result<Outcome>) -> Result<Outcome> {
         let result = result.and_then(|outcome| {
-            if args.stats() {
+            if args.stats {
                 let reports = self.engine.reports()?;
                 ui::say(statistics(&reports));
             }

@@ -33,11 +33,9 @@ impl Communicator {
     /// If `fold` is another group's, the sizes do not fit, or a rank is lost.
     pub fn reduce_tree(&self, fold: &Fold, mut partial: Vec<f32>, len: usize) -> Result<Vec<f32>> {
         if fold.ranks() != self.world_size() || fold.rank() != self.rank() || partial.len() != fold.roots.len() * len {
-            let error = "rank {} of {} was given {} values of a tree for rank {} of {}";
-            let numbers = [self.rank(), self.world_size(), partial.len(), fold.rank(), fold.ranks()];
-            return Err(Error::msg(
-                numbers.iter().fold(error.to_owned(), |text, n| text.replacen("{}", &n.to_string(), 1)),
-            ));
+            let (rank, ranks, values) = (self.rank(), self.world_size(), partial.len());
+            let tree = format!("{} subtrees of {len} for rank {} of {}", fold.roots.len(), fold.rank(), fold.ranks());
+            return Err(Error::msg(format!("rank {rank} of {ranks} was given {values} values of a tree with {tree}")));
         }
         if self.world_size() == 1 {
             partial.truncate(len);

@@ -42,14 +42,9 @@ impl Group {
 
     /// This rank's rows of a tensor of `rows` rows, cut at multiples of `unit`.
     pub fn rows(&self, rows: usize, unit: usize) -> Range<usize> {
-        self.rows_of(self.rank, rows, unit)
-    }
-
-    /// As [`Group::rows`], for any rank.
-    pub fn rows_of(&self, rank: usize, rows: usize, unit: usize) -> Range<usize> {
         let units = rows.div_ceil(unit);
         let cut = |at: usize| (self.ideal(at, units).round() as usize * unit).min(rows);
-        cut(rank)..cut(rank + 1)
+        cut(self.rank)..cut(self.rank + 1)
     }
 
     /// Where the first `ranks` ranks' share of `count` units ends.

@@ -111,16 +111,6 @@ impl Stored {
         }
     }
 
-    /// The rows `range` of a two-dimensional tensor.
-    pub fn rows(&self, range: std::ops::Range<usize>) -> Self {
-        let row = self.shape[1] * self.dtype.width();
-        Self {
-            bytes: self.bytes.slice(range.start * row..range.end * row),
-            shape: vec![range.len(), self.shape[1]],
-            ..self.clone()
-        }
-    }
-
     /// A two-dimensional tensor of plain values as a matrix, in place.
     ///
     /// # Errors
