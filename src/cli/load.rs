@@ -1,5 +1,6 @@
 //! From `--model` to an engine: a directory, a short name, a hub id, or invented weights.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -21,6 +22,9 @@ const DEFAULT_CONTEXT: usize = 32 * 1024;
 
 /// More threads than this are a slip of the finger, and the standard library aborts where the system refuses one.
 const MAX_THREADS: usize = 1024;
+
+/// Told how many percent of the weights are there.
+pub(super) type Loading<'a> = &'a (dyn Fn(u8) + Sync);
 
 /// Which model, and how it is run.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -113,6 +117,13 @@ impl ModelArgs {
         self.model.as_deref().is_none_or(|name| name == demo::NAME)
     }
 
+    /// Takes the model from where this machine has it, if `places` says so.
+    pub(super) fn place(&mut self, places: &BTreeMap<String, String>) {
+        if let Some(place) = self.model.as_ref().and_then(|name| places.get(name)) {
+            self.model = Some(place.clone());
+        }
+    }
+
     fn find(&self) -> Result<Found> {
         let name = self.model.as_deref().unwrap_or(demo::NAME);
         let path = Path::new(name);
@@ -189,7 +200,7 @@ impl ModelArgs {
         let threads = self.threads()?;
         let opened = self.open()?;
         let plan = Plan::solo(opened.blueprint.geometry.layers);
-        opened.load(self, &plan, Ranks::solo(), threads)
+        opened.load(self, &plan, Ranks::solo(), threads, &|_| ())
     }
 }
 
@@ -199,14 +210,22 @@ impl Opened {
         args.ctx.unwrap_or(self.blueprint.geometry.context.min(DEFAULT_CONTEXT))
     }
 
-    /// Loads what this rank of `ranks` owns, with room for one sequence.
-    pub(super) fn load(self, args: &ModelArgs, plan: &Plan, ranks: Ranks, threads: usize) -> Result<Loaded> {
+    /// Loads what this rank of `ranks` owns, with room for one sequence; `loading` is told how many percent are there.
+    pub(super) fn load(
+        self,
+        args: &ModelArgs,
+        plan: &Plan,
+        ranks: Ranks,
+        threads: usize,
+        loading: Loading<'_>,
+    ) -> Result<Loaded> {
         let context = self.context(args);
         let Self { blueprint, defaults, found } = self;
         let bar = ui::bar(0, "loading {bar:20} {pos}/{len} layers", args.quiet);
         let progress = |done: usize, layers: usize| {
             bar.set_length(layers as u64);
             bar.set_position(done as u64);
+            loading((done * 100 / layers.max(1)) as u8);
         };
         let model = blueprint.load(plan, ranks.world.rank(), &progress)?;
         bar.finish_and_clear();

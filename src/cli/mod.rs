@@ -13,6 +13,7 @@ mod ranks;
 mod sampling;
 mod score;
 mod table;
+mod task;
 mod ui;
 mod wrap;
 

@@ -1,19 +1,24 @@
 //! `tbshard rank`: one of the ranks that another process started. Not for people.
 
-use std::io::BufRead;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ranks::{Job, Task, start, time_all_reduce};
+use super::task::{Task, start, time_all_reduce};
 use super::{LOST, Outcome, ui};
+use crate::cluster::run::{Reporter, Run, Status};
+use crate::cluster::ticket::Ticket;
+use crate::comm::Communicator;
 use crate::comm::control::Monitor;
 use crate::error::{Error, Kind, Result};
-use crate::transport::shm::Segment;
 
 /// How long a run may take to end once it is decided; then the process ends itself.
 const LAST_RESORT: Duration = Duration::from_secs(3);
+
+/// How long a rank may take to end once its starter is gone.
+const ORPHANED: Duration = Duration::from_secs(4);
 
 /// How this program starts another rank of itself.
 pub(super) fn command() -> Result<Command> {
@@ -26,7 +31,7 @@ pub(super) fn command() -> Result<Command> {
 }
 
 /// The processors that this process may use.
-pub(super) fn cpus() -> Vec<usize> {
+fn cpus() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = rustix::thread::sched_getaffinity(None) {
         return (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
@@ -34,17 +39,22 @@ pub(super) fn cpus() -> Vec<usize> {
     (0..std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)).collect()
 }
 
-/// Keeps this thread, and those that it starts, on these processors; with none the system chooses.
-pub(super) fn pin(cpus: &[usize]) -> Result<()> {
+/// Gives this process its share of the processors, the how manieth of how many, where there are enough of them; returns
+/// how many threads it is to have.
+pub(super) fn pin((index, of): (usize, usize), threads: Option<usize>) -> Result<usize> {
+    let cpus = cpus();
+    let Range { start, end } = index * cpus.len() / of..(index + 1) * cpus.len() / of;
+    let own = &cpus[start..end];
+    let threads = threads.unwrap_or(own.len().max(1));
+    // more threads than processors are left to the system
     #[cfg(target_os = "linux")]
-    if !cpus.is_empty() {
+    if of > 1 && !own.is_empty() && threads <= own.len() {
         let mut set = rustix::thread::CpuSet::new();
-        cpus.iter().for_each(|cpu| set.set(*cpu));
+        own.iter().for_each(|cpu| set.set(*cpu));
         let pinned = rustix::thread::sched_setaffinity(None, &set);
-        return pinned.map_err(|error| Error::from_std(error).context(format!("cannot run on processors {cpus:?}")));
+        pinned.map_err(|error| Error::from_std(error).context(format!("cannot run on processors {own:?}")))?;
     }
-    let _ = cpus;
-    Ok(())
+    Ok(threads)
 }
 
 /// Ends this process if its main thread does not notice in time that the run was ended.
@@ -58,30 +68,18 @@ pub(super) fn watch_over_this_process(monitor: Arc<Monitor>) {
     });
 }
 
+/// Takes part as a rank that is not 0.
 pub(super) fn run() -> Result<Outcome> {
-    let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line);
-    read.map_err(|error| Error::io("standard input".as_ref(), error))?;
-    let job: Job = serde_json::from_str(&line).map_err(|_| {
+    let run = Run::inherited()?.ok_or_else(|| {
         Error::usage("`tbshard rank` is started by other commands").hint("`tbshard generate --local 2` runs two ranks")
     })?;
-    end_with_the_launcher();
-    pin(&job.cpus)?;
-    let rank = job.ticket.rank;
-    let segment = job.ticket.segment().map(|fd| Segment::inherited(fd, job.ticket.world_size, job.ticket.run()));
-    let joined = job.ticket.join(segment.transpose()?)?;
+    let (ticket, reporter) = (run.ticket().clone(), run.reporter()?);
+    let threads = pin(ticket.share, ticket.threads)?;
+    let joined = run.join(end_with_the_starter)?;
     let monitor = joined.monitor;
     watch_over_this_process(Arc::clone(&monitor));
     let world = joined.world;
-    let work = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<()> {
-        match &job.task {
-            Task::Model { model, plan, threads } => {
-                let mut loaded = start(model.open()?, model, plan, world.clone(), *threads)?;
-                loaded.engine.follow()
-            }
-            Task::AllReduce { sizes, reps } => time_all_reduce(&world, sizes, *reps).map(drop),
-        }
-    }));
+    let work = std::panic::catch_unwind(AssertUnwindSafe(|| follow(&ticket, &world, threads, &reporter)));
     let result = work.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
@@ -90,7 +88,7 @@ pub(super) fn run() -> Result<Outcome> {
     let error = match result.and_then(|()| monitor.finish()) {
         Ok(()) => return Ok(Outcome::Done),
         Err(error) if error.kind() == Kind::Cluster => error,
-        Err(error) => monitor.failed(rank, error),
+        Err(error) => monitor.failed(ticket.rank, error),
     };
     monitor.settle();
     // what was agreed on is rank 0's to say
@@ -100,14 +98,24 @@ pub(super) fn run() -> Result<Outcome> {
     Err(error)
 }
 
-/// Ends the process when its launcher is gone and the control connection did not end it first.
+/// Hears from rank 0 what is to be done, and does it.
+fn follow(ticket: &Ticket, world: &Communicator, threads: usize, reporter: &Reporter) -> Result<()> {
+    match Task::hear(world)? {
+        Task::Model { mut model, plan } => {
+            model.place(&ticket.models);
+            let loading = |percent: u8| reporter.say(Status::Loading(percent));
+            let mut loaded = start(model.open()?, &model, &plan, world.clone(), threads, &loading)?;
+            reporter.say(Status::Ready);
+            loaded.engine.follow()
+        }
+        Task::AllReduce { sizes, reps } => time_all_reduce(world, &sizes, reps).map(drop),
+    }
+}
+
+/// Ends the process when who started it is gone and the control connection did not end it first.
 #[allow(clippy::exit, reason = "nobody is left to return to")]
-fn end_with_the_launcher() {
-    std::thread::spawn(|| {
-        // returns at the end of the pipe, which only the launcher's end brings
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        std::thread::sleep(Duration::from_secs(8));
-        ui::say("error: the process that started this rank is gone");
-        std::process::exit(i32::from(LOST));
-    });
+fn end_with_the_starter() {
+    std::thread::sleep(ORPHANED);
+    ui::say("error: the process that started this rank is gone");
+    std::process::exit(i32::from(LOST));
 }

@@ -1,18 +1,19 @@
 //! Several ranks: the flags that say how many, and how a command's model is spread over them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
 
 use super::load::{Loaded, ModelArgs, Opened};
 use super::table::aligned;
+use super::task::{Task, start, time_all_reduce};
 use super::{Outcome, rank, ui};
-use crate::backend::ARITHMETIC;
-use crate::cluster::local::{self, Fabric, Processes, Ticket};
+use crate::cluster::local::{self, Processes};
+use crate::cluster::ticket::{Fabric, Ticket};
+use crate::comm::Communicator;
+use crate::comm::Ranks;
 use crate::comm::control::Monitor;
-use crate::comm::{Communicator, Hello, Ranks, self_test};
 use crate::engine::Report;
 use crate::error::{Error, Kind, Result};
 use crate::partition::{Layout, MAX_RANKS, Plan, Strategy};
@@ -63,22 +64,6 @@ pub(super) enum FabricArg {
     Plain,
 }
 
-/// What another rank is told to do, beside how to join.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Job {
-    pub(super) ticket: Ticket,
-    pub(super) cpus: Vec<usize>,
-    pub(super) task: Task,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) enum Task {
-    /// Run a part of a model.
-    Model { model: ModelArgs, plan: Plan, threads: usize },
-    /// Reduce vectors of these many values, so often each.
-    AllReduce { sizes: Vec<usize>, reps: usize },
-}
-
 /// The other ranks of a run.
 pub(super) struct Others {
     monitor: Arc<Monitor>,
@@ -120,17 +105,14 @@ impl RankArgs {
         let geometry = opened.blueprint.geometry;
         let plan = Plan::new(geometry.layers, geometry.heads, &self.layout(world_size))?;
         if world_size == 1 {
-            return opened.load(model, &plan, Ranks::solo(), model.threads()?);
+            return opened.load(model, &plan, Ranks::solo(), model.threads()?, &|_| ());
         }
         let threads = model.threads.map(|_| model.threads()).transpose()?;
-        let shares = shares(threads, world_size);
         let spinner = ui::spinner(format!("starting {world_size} ranks ({})", plan.describe()), model.quiet);
-        // progress is rank 0's to show
-        let theirs = ModelArgs { quiet: true, ..model.clone() };
-        let task = |rank: usize| Task::Model { model: theirs.clone(), plan: plan.clone(), threads: shares[rank].1 };
-        let (world, others) = self.launch(world_size, &shares, &task)?;
+        let (world, others) = self.launch(world_size, threads)?;
         spinner.finish_and_clear();
-        match start(opened, model, &plan, world, shares[0].1) {
+        let threads = rank::pin((0, world_size), threads)?;
+        match lead(opened, model, &plan, world, threads) {
             Ok(mut loaded) => {
                 loaded.others = Some(others);
                 Ok(loaded)
@@ -140,25 +122,17 @@ impl RankArgs {
     }
 
     /// Starts the other ranks, each on its share of the processors, and joins them as rank 0.
-    fn launch(
-        &self,
-        world_size: usize,
-        shares: &[(Vec<usize>, usize)],
-        task: &dyn Fn(usize) -> Task,
-    ) -> Result<(Communicator, Others)> {
+    fn launch(&self, world_size: usize, threads: Option<usize>) -> Result<(Communicator, Others)> {
         let fabric = match self.transport {
             None | Some(FabricArg::Shm) => Fabric::Shm,
             Some(FabricArg::Tcp) => Fabric::Tcp,
             Some(FabricArg::Plain) => Fabric::Plain,
         };
-        let job = |ticket: &Ticket| {
-            let job = Job { ticket: ticket.clone(), cpus: shares[ticket.rank].0.clone(), task: task(ticket.rank) };
-            serde_json::to_string(&job).map_err(Error::from_std)
-        };
-        let (joined, processes) = local::launch((world_size, fabric, self.silent()?), &|_| rank::command(), &job)?;
+        let silent = self.silent()?;
+        let fill = |ticket: &mut Ticket| (ticket.silent, ticket.threads) = (silent, threads);
+        let (joined, processes) = local::launch(world_size, fabric, &rank::command, &fill)?;
         let others = Others { monitor: joined.monitor, processes };
         rank::watch_over_this_process(Arc::clone(&others.monitor));
-        rank::pin(&shares[0].0)?;
         Ok((joined.world, others))
     }
 
@@ -169,9 +143,9 @@ impl RankArgs {
             let error = Error::usage(format!("--local {world_size} is not one of 2..={MAX_RANKS}"));
             return Err(error.hint("one rank alone has nothing to reduce"));
         }
-        let shares = shares(Some(1), world_size);
-        let task = |_| Task::AllReduce { sizes: sizes.to_vec(), reps };
-        let (world, others) = self.launch(world_size, &shares, &task)?;
+        let (world, others) = self.launch(world_size, Some(1))?;
+        rank::pin((0, world_size), Some(1))?;
+        Task::AllReduce { sizes: sizes.to_vec(), reps }.announce(&world)?;
         match time_all_reduce(&world, sizes, reps) {
             Ok(times) => others.finish().map(|()| times),
             Err(error) => Err(others.failed(error)),
@@ -179,60 +153,12 @@ impl RankArgs {
     }
 }
 
-/// Compares notes with the other ranks, tests the links, and loads this rank's part; returns when all are ready.
-pub(super) fn start(
-    opened: Opened,
-    model: &ModelArgs,
-    plan: &Plan,
-    world: Communicator,
-    threads: usize,
-) -> Result<Loaded> {
-    let hello = Hello::new([
-        ("version of tbshard", env!("CARGO_PKG_VERSION").to_owned()),
-        ("model", opened.blueprint.digest.clone()),
-        ("plan", plan.describe()),
-        ("context", opened.context(model).to_string()),
-        ("arithmetic", ARITHMETIC.to_owned()),
-    ]);
-    hello.exchange(&world)?;
-    self_test(&world)?;
-    let ranks = Ranks::new(world.clone(), plan)?;
-    let loaded = opened.load(model, plan, ranks, threads)?;
-    world.barrier()?;
-    Ok(loaded)
-}
-
-/// The processors and threads of every rank: each its own share of the processors where there are enough.
-fn shares(threads: Option<usize>, world_size: usize) -> Vec<(Vec<usize>, usize)> {
-    let cpus = rank::cpus();
-    let share = |rank: usize| cpus[rank * cpus.len() / world_size..(rank + 1) * cpus.len() / world_size].to_vec();
-    (0..world_size)
-        .map(|rank| {
-            let own = share(rank);
-            let threads = threads.unwrap_or(own.len().max(1));
-            // more threads than processors are left to the system
-            if own.is_empty() || threads > own.len() { (Vec::new(), threads) } else { (own, threads) }
-        })
-        .collect()
-}
-
-/// Sums vectors of each of `sizes` values `reps` times, after a tenth as many that are not timed; before each, a barrier.
-pub(super) fn time_all_reduce(world: &Communicator, sizes: &[usize], reps: usize) -> Result<Vec<Vec<f64>>> {
-    let mut all = Vec::new();
-    for size in sizes {
-        let (mut values, mut times) = (vec![1.0; *size], Vec::new());
-        for rep in 0..reps + reps / 10 {
-            world.barrier()?;
-            let start = Instant::now();
-            world.all_reduce(&mut values)?;
-            if rep >= reps / 10 {
-                times.push(start.elapsed().as_secs_f64());
-            }
-            values.fill(1.0);
-        }
-        all.push(times);
-    }
-    Ok(all)
+/// Loads the model as rank 0, and has the other ranks load their parts.
+fn lead(opened: Opened, model: &ModelArgs, plan: &Plan, world: Communicator, threads: usize) -> Result<Loaded> {
+    // progress is rank 0's to show
+    let theirs = ModelArgs { quiet: true, ..model.clone() };
+    Task::Model { model: theirs, plan: plan.clone() }.announce(&world)?;
+    start(opened, model, plan, world, threads, &|_| ())
 }
 
 impl Others {

@@ -2,3 +2,5 @@
 
 pub mod hub;
 pub mod local;
+pub mod run;
+pub mod ticket;

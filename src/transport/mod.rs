@@ -7,6 +7,7 @@
 
 mod backoff;
 mod frame;
+mod inherit;
 pub mod loopback;
 mod mail;
 mod pump;
@@ -18,6 +19,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 
 pub use backoff::default_spin;
+pub use inherit::{inherit, inherited};
 
 /// The longest message, in bytes. Lengths off the wire are held to it before anything is allocated.
 pub const MAX_MESSAGE: usize = 256 << 20;

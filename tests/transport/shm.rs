@@ -1,12 +1,11 @@
 //! Shared memory between real processes, and what a segment refuses.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tbshard::transport::shm::Segment;
-use tbshard::transport::{Buffer, Endpoint, Kind};
+use tbshard::transport::{Buffer, Endpoint, Kind, inherit, inherited};
 
 use super::fabric::{RUN, message, next, pattern, soon};
 
@@ -17,13 +16,11 @@ const CHILD: &str = "TBSHARD_TEST_SHM_CHILD";
 #[allow(clippy::disallowed_methods, reason = "how the test tells its child process what it is")]
 fn two_processes_exchange_messages_longer_than_the_ring() {
     if let Ok(fd) = std::env::var(CHILD) {
-        // SAFETY: the parent has passed the descriptor for this process to own.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) };
-        return child(Segment::from_fd(fd, 2, RUN).unwrap());
+        return child(Segment::from_fd(inherited(fd.parse().unwrap()).unwrap(), 2, RUN).unwrap());
     }
     let segment = Segment::create(2, 64 << 10, RUN).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let fd = segment.inherit(&mut command);
+    let fd = inherit(segment.fd(), &mut command);
     let name = "transport::shm::two_processes_exchange_messages_longer_than_the_ring";
     command.args([name, "--exact", "--nocapture"]).env(CHILD, fd.to_string()).stdout(Stdio::null());
     let mut child = command.spawn().unwrap();

@@ -1,8 +1,6 @@
 //! The shared memory of the ranks of one machine: a header, a bell a rank and a ring for each ordered pair.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -68,36 +66,9 @@ impl Segment {
         Ok(Self { map, fd })
     }
 
-    /// As [`Self::from_fd`], with the number that [`Self::inherit`] gave in the process that started this one. To be called
-    /// once: the descriptor is this segment's from then on.
-    ///
-    /// # Errors
-    /// As [`Self::from_fd`].
-    pub fn inherited(fd: RawFd, world_size: usize, run: u64) -> Result<Self> {
-        // SAFETY: fcntl on a number touches no memory, whatever the number.
-        if fd <= 2 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-            return Err(Error::msg(format!("descriptor {fd} was not inherited")));
-        }
-        // SAFETY: it is open, and nobody else in this process knows of it.
-        Self::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }, world_size, run)
-    }
-
-    /// The descriptor. It is not inherited by itself: see [`Self::inherit`].
+    /// The descriptor. It is not inherited by itself: see [`crate::transport::inherit`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-
-    /// Lets `command`'s process, and no other, inherit the descriptor; returns the number that it has there.
-    pub fn inherit(&self, command: &mut Command) -> RawFd {
-        let fd = self.fd.as_raw_fd();
-        let keep = move || {
-            // SAFETY: fcntl on a number touches no memory and may be called between fork and exec.
-            let done = unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
-            if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-        };
-        // SAFETY: the closure allocates nothing and takes no lock, as the moment between fork and exec demands.
-        unsafe { command.pre_exec(keep) };
-        fd
     }
 
     /// Takes the end of `rank`, which can be taken once.

@@ -4,6 +4,7 @@
 //! `join` return, all connections of all ranks stand, and no rank listens any more.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::acceptor::{Acceptor, Guest};
@@ -88,6 +89,21 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Takes a listening socket that this process has inherited.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn of(socket: OwnedFd) -> Result<Self> {
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr().map_err(|error| Error::from_std(error).context("the inherited socket"))?;
+        Ok(Self { listener, address })
+    }
+
+    /// The socket, for a process that is to inherit it.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
     /// Where it listens: the address that was asked for, and the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -1,0 +1,85 @@
+//! What rank 0 tells the other ranks to be, and what all ranks do before the first token.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::load::{Loaded, Loading, ModelArgs, Opened};
+use crate::backend::ARITHMETIC;
+use crate::comm::{Communicator, Hello, Ranks, self_test};
+use crate::error::{Error, Result};
+use crate::partition::Plan;
+
+/// Bytes of a task at most.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The work of a run.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Task {
+    /// Run a part of a model.
+    Model { model: ModelArgs, plan: Plan },
+    /// Reduce vectors of these many values, so often each.
+    AllReduce { sizes: Vec<usize>, reps: usize },
+}
+
+impl Task {
+    /// Tells the other ranks.
+    pub(super) fn announce(&self, world: &Communicator) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(Error::from_std)?;
+        world.broadcast_bytes(text, MAX_BYTES).map(drop)
+    }
+
+    /// Hears it from rank 0.
+    pub(super) fn hear(world: &Communicator) -> Result<Self> {
+        let text = world.broadcast_bytes(Vec::new(), MAX_BYTES)?;
+        serde_json::from_slice(&text).map_err(|_| {
+            let error = Error::cluster("rank 0 gave a task that this version of tbshard does not know");
+            error.hint("give every rank the same version of tbshard")
+        })
+    }
+}
+
+/// Compares notes with the other ranks, tests the links, and loads this rank's part; returns when all are ready.
+pub(super) fn start(
+    opened: Opened,
+    model: &ModelArgs,
+    plan: &Plan,
+    world: Communicator,
+    threads: usize,
+    loading: Loading<'_>,
+) -> Result<Loaded> {
+    let hello = Hello::new([
+        ("version of tbshard", env!("CARGO_PKG_VERSION").to_owned()),
+        ("build of tbshard", env!("TBSHARD_BUILD").to_owned()),
+        ("model", opened.blueprint.digest.clone()),
+        ("plan", plan.describe()),
+        ("context", opened.context(model).to_string()),
+        ("arithmetic", ARITHMETIC.to_owned()),
+    ]);
+    hello.exchange(&world)?;
+    self_test(&world)?;
+    let ranks = Ranks::new(world.clone(), plan)?;
+    let loaded = opened.load(model, plan, ranks, threads, loading)?;
+    world.barrier()?;
+    Ok(loaded)
+}
+
+/// Sums vectors of each of `sizes` values `reps` times, after a tenth as many that are not timed; before each, a barrier.
+/// Returns the seconds of each.
+pub(super) fn time_all_reduce(world: &Communicator, sizes: &[usize], reps: usize) -> Result<Vec<Vec<f64>>> {
+    let mut all = Vec::new();
+    for size in sizes {
+        let (mut values, mut times) = (vec![1.0; *size], Vec::new());
+        for rep in 0..reps + reps / 10 {
+            world.barrier()?;
+            let start = Instant::now();
+            world.all_reduce(&mut values)?;
+            if rep >= reps / 10 {
+                times.push(start.elapsed().as_secs_f64());
+            }
+            values.fill(1.0);
+        }
+        all.push(times);
+    }
+    Ok(all)
+}
