@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::comm::Communicator;
 use crate::comm::control::{Deadlines, Monitor};
 use crate::error::{Error, Result};
+use crate::partition::Layout;
 use crate::transport::{self, Endpoint, shm, tcp};
 
 /// What carries activations.
@@ -67,6 +68,8 @@ pub struct Ticket {
     pub threads: Option<usize>,
     /// Where models are on this rank's machine, by the name that the user gives.
     pub models: BTreeMap<String, String>,
+    /// How the cluster file wants a model to be cut.
+    pub layout: Option<Layout>,
 }
 
 /// A rank that is connected to the others.
@@ -103,6 +106,7 @@ impl Ticket {
             share: (0, world_size),
             threads: None,
             models: BTreeMap::new(),
+            layout: None,
         })
     }
 

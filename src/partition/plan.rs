@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub const MAX_RANKS: usize = 1024;
 
 /// How the ranks are arranged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Strategy {
     /// Tensor parallel as long as every rank gets something, pipeline beyond.
     #[default]
@@ -23,7 +23,7 @@ pub enum Strategy {
 }
 
 /// What a plan is made from: the same on every rank.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Ranks.
     pub world_size: usize,
