@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    ranks: RankArgs,
+    pub(super) ranks: RankArgs,
     /// Tokens of an answer at most [default: 1024, or what the context has room for]
     #[arg(long, short = 'n', value_name = "N", help_heading = "Output")]
     max_tokens: Option<usize>,

@@ -2,8 +2,10 @@
 #![allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::cluster::hub;
+use crate::cluster::ssh::Ssh;
+use crate::cluster::{hub, run};
 use crate::error::Result;
 
 fn read(name: &str) -> Option<String> {
@@ -24,4 +26,29 @@ pub(super) fn hub() -> Result<hub::Hub> {
     let offline =
         read("HF_HUB_OFFLINE").is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()));
     hub::Hub::new(&endpoint, hub::default_cache(read)?, read("HF_TOKEN").or_else(stored), offline)
+}
+
+/// How `ssh` is called: `TBSHARD_SSH`, a command line like `ssh -F my-config`.
+pub(super) fn ssh(patience: Duration) -> Result<Ssh> {
+    let ssh = read("TBSHARD_SSH").map_or_else(|| Ok(Ssh::default()), |line| Ssh::new(&line))?;
+    Ok(ssh.with_connect_timeout(patience))
+}
+
+/// What sshd says about the connection over which this process was started.
+pub(super) fn ssh_connection() -> Option<String> {
+    read("SSH_CONNECTION")
+}
+
+/// The rank that `tbshard launch` has started this process as.
+pub(super) fn rank() -> Option<usize> {
+    std::env::var_os(run::VARIABLE)?;
+    read("TBSHARD_RANK")?.parse().ok()
+}
+
+/// A path that may begin with `~/`.
+pub(super) fn expand(path: &str) -> String {
+    match (path.strip_prefix("~/"), read("HOME")) {
+        (Some(rest), Some(home)) => format!("{home}/{rest}"),
+        _ => path.to_owned(),
+    }
 }

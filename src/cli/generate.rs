@@ -1,7 +1,7 @@
 //! `tbshard generate`: answer one prompt.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -57,7 +57,7 @@ pub(super) struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    ranks: RankArgs,
+    pub(super) ranks: RankArgs,
     /// Run it again on one rank and compare every bit of the logits
     #[arg(long, help_heading = "Ranks")]
     verify: bool,
@@ -99,6 +99,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 }
 
 impl Args {
+    /// The file with the prompt.
+    pub(super) fn prompt_file(&self) -> Option<&Path> {
+        self.prompt_file.as_deref()
+    }
+
     fn answer(&self, loaded: &mut Loaded, text: Option<String>) -> Result<Outcome> {
         let prompt = self.prompt(loaded, text)?;
         let max_tokens = length(loaded, prompt.tokens.len(), self.max_tokens)?;

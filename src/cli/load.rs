@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ranks::Others;
+use super::others::Others;
 use super::{env, ui};
 use crate::backend::Cpu;
 use crate::comm::Ranks;
@@ -120,7 +120,7 @@ impl ModelArgs {
     /// Takes the model from where this machine has it, if `places` says so.
     pub(super) fn place(&mut self, places: &BTreeMap<String, String>) {
         if let Some(place) = self.model.as_ref().and_then(|name| places.get(name)) {
-            self.model = Some(place.clone());
+            self.model = Some(env::expand(place));
         }
     }
 

@@ -1,17 +1,28 @@
 //! The command line: one file a command, and the only room that prints, reads the environment or exits.
+mod agent;
 mod answer;
 mod bench;
+mod capture;
 mod chat;
+mod console;
+mod doctor;
 mod env;
 mod generate;
+mod hosts;
 mod interrupt;
+mod launch;
 mod load;
 mod models;
+mod others;
+mod probe;
 mod prompt;
 mod rank;
 mod ranks;
+mod relay;
 mod sampling;
+mod schema;
 mod score;
+mod setup;
 mod table;
 mod task;
 mod ui;
@@ -52,6 +63,20 @@ enum Command {
     Bench(bench::Args),
     /// List the models that have a short name.
     Models(models::Args),
+    /// Run any program on every host of a cluster, as the ranks of one run.
+    Launch(launch::Args),
+    /// Say what would keep a run from working, and what mends it.
+    Doctor(doctor::Args),
+    /// Write a cluster file from what the hosts say of themselves.
+    Setup(setup::Args),
+    /// Say what this machine is, or measure links as a rank.
+    #[command(hide = true)]
+    Probe(probe::Args),
+    /// Start a rank for a launcher on another machine.
+    #[command(hide = true)]
+    Agent,
+    /// Print the JSON Schema of cluster files, for editors.
+    Schema,
     /// Be one of the ranks that another command started.
     #[command(hide = true)]
     Rank,
@@ -64,6 +89,8 @@ enum Outcome {
     Interrupted,
     /// A rank failed, and rank 0 says so.
     Lost,
+    /// As what was run for it ended.
+    Code(u8),
 }
 
 /// Parses the command line, runs the command, and returns the exit code.
@@ -85,17 +112,45 @@ pub fn run() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Lost) => ExitCode::from(LOST),
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => report(&error),
     }
 }
 
+impl Command {
+    /// How a command that runs a model spreads it.
+    fn ranks(&self) -> Option<&ranks::RankArgs> {
+        match self {
+            Self::Generate(args) => Some(&args.ranks),
+            Self::Chat(args) => Some(&args.ranks),
+            Self::Score(args) => Some(&args.ranks),
+            _ => None,
+        }
+    }
+}
+
 fn dispatch(command: Command) -> Result<Outcome> {
+    if let Some(ranks) = command.ranks() {
+        // the same command runs on every host under `launch`, and only rank 0 talks with the user
+        if env::rank().is_some_and(|rank| rank > 0) {
+            return rank::run();
+        }
+        if let Some(machines) = ranks.elsewhere()? {
+            return relay::run(&command, &machines, ranks);
+        }
+    }
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Launch(args) => launch::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Setup(args) => setup::run(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Agent => agent::run(),
+        Command::Schema => schema::run(),
         Command::Rank => rank::run(),
     }
 }

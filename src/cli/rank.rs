@@ -114,7 +114,7 @@ fn follow(ticket: &Ticket, world: &Communicator, threads: usize, reporter: &Repo
 
 /// Ends the process when who started it is gone and the control connection did not end it first.
 #[allow(clippy::exit, reason = "nobody is left to return to")]
-fn end_with_the_starter() {
+pub(super) fn end_with_the_starter() {
     std::thread::sleep(ORPHANED);
     ui::say("error: the process that started this rank is gone");
     std::process::exit(i32::from(LOST));

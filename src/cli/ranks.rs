@@ -1,21 +1,23 @@
 //! Several ranks: the flags that say how many, and how a command's model is spread over them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::load::{Loaded, ModelArgs, Opened};
+use super::hosts::{self, HostsArgs, Machines};
+use super::load::{Loaded, ModelArgs};
+use super::others::{Crew, Others};
 use super::table::aligned;
 use super::task::{Task, start, time_all_reduce};
 use super::{Outcome, rank, ui};
-use crate::cluster::local::{self, Processes};
+use crate::cluster::local;
+use crate::cluster::run::Run;
 use crate::cluster::ticket::{Fabric, Ticket};
-use crate::comm::Communicator;
-use crate::comm::Ranks;
-use crate::comm::control::Monitor;
+use crate::comm::{Communicator, Ranks};
 use crate::engine::Report;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::partition::{Layout, MAX_RANKS, Plan, Strategy};
 
 /// How a model is spread.
@@ -23,25 +25,27 @@ use crate::partition::{Layout, MAX_RANKS, Plan, Strategy};
 #[command(next_help_heading = "Ranks")]
 pub(super) struct RankArgs {
     /// Run N ranks as processes on this machine
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "hosts")]
     local: Option<usize>,
+    #[command(flatten)]
+    pub(super) hosts: HostsArgs,
     /// Ranks that share every layer (tensor parallel)
-    #[arg(long, value_name = "T", requires = "local")]
+    #[arg(long, value_name = "T")]
     tp: Option<usize>,
     /// Stages of layers (pipeline parallel)
-    #[arg(long, value_name = "P", requires = "local")]
+    #[arg(long, value_name = "P")]
     pp: Option<usize>,
     /// What decides where --tp and --pp do not
-    #[arg(long, value_enum, requires = "local")]
+    #[arg(long, value_enum)]
     strategy: Option<StrategyArg>,
     /// Layers of every stage: 32,20,12
-    #[arg(long, value_name = "LAYERS", value_delimiter = ',', requires = "local")]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     split: Option<Vec<usize>>,
     /// What carries activations between ranks of this machine [default: shm]
     #[arg(long, value_enum, requires = "local")]
     transport: Option<FabricArg>,
     /// After so many seconds of silence a rank is dead [default: 5]
-    #[arg(long, value_name = "S", requires = "local")]
+    #[arg(long, value_name = "S")]
     heartbeat_timeout: Option<f64>,
     /// Show what every rank loaded, computed, waited for and sent
     #[arg(long)]
@@ -64,10 +68,35 @@ pub(super) enum FabricArg {
     Plain,
 }
 
-/// The other ranks of a run.
-pub(super) struct Others {
-    monitor: Arc<Monitor>,
-    processes: Processes,
+/// What rank 0 leads.
+enum Party {
+    /// So many processes of this machine.
+    Local(usize),
+    /// This machine and others.
+    Hosts(Box<Machines>),
+    /// A launcher has started all ranks.
+    Launched(Box<Run>),
+}
+
+/// A run that has begun.
+pub(super) struct Started {
+    pub(super) world: Communicator,
+    pub(super) others: Others,
+    /// The how manieth this rank is of how many on this machine.
+    pub(super) share: (usize, usize),
+    pub(super) threads: Option<usize>,
+}
+
+impl Party {
+    /// Where models are on this machine.
+    fn models(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        match self {
+            Self::Local(_) => &NONE,
+            Self::Hosts(machines) => &machines.cluster.hosts[0].models,
+            Self::Launched(run) => &run.ticket().models,
+        }
+    }
 }
 
 impl RankArgs {
@@ -76,19 +105,58 @@ impl RankArgs {
         Self { local, transport, strategy: local.map(|_| StrategyArg::Tensor), ..Self::default() }
     }
 
-    fn layout(&self, world_size: usize) -> Layout {
+    /// The machines of `--hosts`, if this is none of them: the command runs on the first then.
+    pub(super) fn elsewhere(&self) -> Result<Option<Machines>> {
+        let Some(hosts) = &self.hosts.hosts else { return Ok(None) };
+        let machines = Machines::open(hosts)?;
+        Ok((!machines.here).then_some(machines))
+    }
+
+    /// What there is to be rank 0 of.
+    fn party(&self) -> Result<Party> {
+        if let Some(run) = Run::inherited()? {
+            return Ok(Party::Launched(Box::new(run)));
+        }
+        if let Some(hosts) = &self.hosts.hosts {
+            return Ok(Party::Hosts(Box::new(Machines::open(hosts)?)));
+        }
+        let ranks = self.local.unwrap_or(1);
+        if ranks == 0 || ranks > MAX_RANKS {
+            let error = Error::usage(format!("--local {ranks} is not one of 1..={MAX_RANKS}"));
+            return Err(error.hint("--local 2 runs two ranks on this machine"));
+        }
+        Ok(Party::Local(ranks))
+    }
+
+    /// The party's own layout, with what the command line says about it.
+    fn layout(&self, party: &Party) -> Layout {
+        let own = match party {
+            Party::Local(ranks) => Layout { world_size: *ranks, ..Layout::default() },
+            Party::Hosts(machines) => machines.cluster.layout(),
+            Party::Launched(run) => {
+                let ticket = run.ticket();
+                let even = || Layout { world_size: ticket.world_size, ..Layout::default() };
+                ticket.layout.clone().unwrap_or_else(even)
+            }
+        };
         let strategy = match self.strategy {
-            None | Some(StrategyArg::Auto) => Strategy::Auto,
+            None => own.strategy,
+            Some(StrategyArg::Auto) => Strategy::Auto,
             Some(StrategyArg::Tensor) => Strategy::Tensor,
             Some(StrategyArg::Pipeline) => Strategy::Pipeline,
         };
-        Layout { world_size, tp: self.tp, pp: self.pp, strategy, split: self.split.clone(), weights: Vec::new() }
+        // one of these on the command line is meant without the file's others
+        if self.tp.is_some() || self.pp.is_some() || self.split.is_some() || self.strategy.is_some() {
+            return Layout { tp: self.tp, pp: self.pp, strategy, split: self.split.clone(), ..own };
+        }
+        own
     }
 
-    fn silent(&self) -> Result<Duration> {
-        let seconds = self.heartbeat_timeout.unwrap_or(5.0);
+    /// After so much silence a rank is dead, where the command line says so.
+    fn silent(&self) -> Result<Option<Duration>> {
+        let Some(seconds) = self.heartbeat_timeout else { return Ok(None) };
         if (0.5..=86_400.0).contains(&seconds) {
-            return Ok(Duration::from_secs_f64(seconds));
+            return Ok(Some(Duration::from_secs_f64(seconds)));
         }
         let error = Error::usage(format!("--heartbeat-timeout {seconds} is not one of 0.5 to 86400 seconds"));
         Err(error.hint("a rank that computes for long still has heartbeats; 5 is plenty on one machine"))
@@ -96,23 +164,27 @@ impl RankArgs {
 
     /// Loads the model on as many ranks as asked for; this process is rank 0.
     pub(super) fn load(&self, model: &ModelArgs) -> Result<Loaded> {
-        let world_size = self.local.unwrap_or(1);
-        if world_size == 0 || world_size > MAX_RANKS {
-            let error = Error::usage(format!("--local {world_size} is not one of 1..={MAX_RANKS}"));
-            return Err(error.hint("--local 2 runs two ranks on this machine"));
-        }
-        let opened = model.open()?;
+        let party = self.party()?;
+        let mut own = model.clone();
+        own.place(party.models());
+        let opened = own.open()?;
         let geometry = opened.blueprint.geometry;
-        let plan = Plan::new(geometry.layers, geometry.heads, &self.layout(world_size))?;
-        if world_size == 1 {
-            return opened.load(model, &plan, Ranks::solo(), model.threads()?, &|_| ());
+        let plan = Plan::new(geometry.layers, geometry.heads, &self.layout(&party))?;
+        if let Party::Local(1) = party {
+            return opened.load(&own, &plan, Ranks::solo(), own.threads()?, &|_| ());
         }
         let threads = model.threads.map(|_| model.threads()).transpose()?;
-        let spinner = ui::spinner(format!("starting {world_size} ranks ({})", plan.describe()), model.quiet);
-        let (world, others) = self.launch(world_size, threads)?;
+        let spinner = ui::spinner(format!("starting {} ranks ({})", plan.world_size(), plan.describe()), model.quiet);
+        if matches!(party, Party::Hosts(_)) {
+            spinner.finish_and_clear();
+        }
+        let Started { world, others, share, threads } = self.assemble(party, threads, model.quiet)?;
         spinner.finish_and_clear();
-        let threads = rank::pin((0, world_size), threads)?;
-        match lead(opened, model, &plan, world, threads) {
+        let threads = rank::pin(share, threads)?;
+        // progress is rank 0's to show
+        let theirs = ModelArgs { quiet: true, ..model.clone() };
+        let task = Task::Model { model: theirs, plan: plan.clone() };
+        match task.announce(&world).and_then(|()| start(opened, &own, &plan, world, threads, &|_| ())) {
             Ok(mut loaded) => {
                 loaded.others = Some(others);
                 Ok(loaded)
@@ -121,19 +193,38 @@ impl RankArgs {
         }
     }
 
-    /// Starts the other ranks, each on its share of the processors, and joins them as rank 0.
-    fn launch(&self, world_size: usize, threads: Option<usize>) -> Result<(Communicator, Others)> {
+    /// Starts the other ranks, unless they are there, and joins them as rank 0.
+    fn assemble(&self, party: Party, threads: Option<usize>, quiet: bool) -> Result<Started> {
+        let started = match party {
+            Party::Local(ranks) => self.start_here(ranks, threads)?,
+            Party::Hosts(machines) => hosts::start(&machines, self.hosts.deploy, self.silent()?, threads, quiet)?,
+            Party::Launched(run) => {
+                let (ticket, launcher) = (run.ticket().clone(), run.reporter()?);
+                let joined = run.join(rank::end_with_the_starter)?;
+                let others = Others { monitor: joined.monitor, crew: Crew::Launched(launcher) };
+                let threads = threads.or(ticket.threads);
+                Started { world: joined.world, others, share: ticket.share, threads }
+            }
+        };
+        rank::watch_over_this_process(Arc::clone(&started.others.monitor));
+        Ok(started)
+    }
+
+    /// Starts processes of this machine, each with its share of the processors.
+    fn start_here(&self, ranks: usize, threads: Option<usize>) -> Result<Started> {
         let fabric = match self.transport {
             None | Some(FabricArg::Shm) => Fabric::Shm,
             Some(FabricArg::Tcp) => Fabric::Tcp,
             Some(FabricArg::Plain) => Fabric::Plain,
         };
         let silent = self.silent()?;
-        let fill = |ticket: &mut Ticket| (ticket.silent, ticket.threads) = (silent, threads);
-        let (joined, processes) = local::launch(world_size, fabric, &rank::command, &fill)?;
-        let others = Others { monitor: joined.monitor, processes };
-        rank::watch_over_this_process(Arc::clone(&others.monitor));
-        Ok((joined.world, others))
+        let fill = |ticket: &mut Ticket| {
+            ticket.silent = silent.unwrap_or(ticket.silent);
+            ticket.threads = threads;
+        };
+        let (joined, processes) = local::launch(ranks, fabric, &rank::command, &fill)?;
+        let others = Others { monitor: joined.monitor, crew: Crew::Local(processes) };
+        Ok(Started { world: joined.world, others, share: (0, ranks), threads })
     }
 
     /// The seconds that every one of `reps` sums of each of `sizes` values took on rank 0.
@@ -143,42 +234,13 @@ impl RankArgs {
             let error = Error::usage(format!("--local {world_size} is not one of 2..={MAX_RANKS}"));
             return Err(error.hint("one rank alone has nothing to reduce"));
         }
-        let (world, others) = self.launch(world_size, Some(1))?;
-        rank::pin((0, world_size), Some(1))?;
+        let Started { world, others, share, threads } = self.assemble(Party::Local(world_size), Some(1), true)?;
+        rank::pin(share, threads)?;
         Task::AllReduce { sizes: sizes.to_vec(), reps }.announce(&world)?;
         match time_all_reduce(&world, sizes, reps) {
             Ok(times) => others.finish().map(|()| times),
             Err(error) => Err(others.failed(error)),
         }
-    }
-}
-
-/// Loads the model as rank 0, and has the other ranks load their parts.
-fn lead(opened: Opened, model: &ModelArgs, plan: &Plan, world: Communicator, threads: usize) -> Result<Loaded> {
-    // progress is rank 0's to show
-    let theirs = ModelArgs { quiet: true, ..model.clone() };
-    Task::Model { model: theirs, plan: plan.clone() }.announce(&world)?;
-    start(opened, model, plan, world, threads, &|_| ())
-}
-
-impl Others {
-    /// Tells the other ranks that this one failed; returns the error to show.
-    pub(super) fn failed(&self, error: Error) -> Error {
-        // a decision that all ranks know is the error already
-        let error = if error.kind() == Kind::Cluster && self.monitor.cause().is_some() {
-            error
-        } else {
-            self.monitor.failed(0, error)
-        };
-        self.monitor.settle();
-        self.processes.end();
-        error
-    }
-
-    fn finish(&self) -> Result<()> {
-        self.monitor.finish()?;
-        self.processes.end();
-        Ok(())
     }
 }
 

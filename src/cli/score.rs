@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, help_heading = "Output")]
     json: bool,
     #[command(flatten)]
-    ranks: RankArgs,
+    pub(super) ranks: RankArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
@@ -40,6 +40,18 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let mut loaded = args.ranks.load(&args.model)?;
     let result = run_on(args, &mut loaded, text);
     loaded.end(&args.ranks, result)
+}
+
+impl Args {
+    /// The file with the text.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Whether logits are written to a file.
+    pub(super) fn writes_logits(&self) -> bool {
+        self.logits.is_some()
+    }
 }
 
 fn run_on(args: &Args, loaded: &mut Loaded, text: Option<String>) -> Result<Outcome> {

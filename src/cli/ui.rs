@@ -39,6 +39,11 @@ pub(super) fn paint_err(text: &str, code: &str) -> String {
     paint(text, code, std::io::stderr().is_terminal())
 }
 
+/// `text` in the style `code` if stdout is a terminal that wants colour.
+pub(super) fn paint_out(text: &str, code: &str) -> String {
+    paint(text, code, std::io::stdout().is_terminal())
+}
+
 fn paint(text: &str, code: &str, terminal: bool) -> String {
     if terminal && !env::no_colour() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
@@ -53,6 +58,11 @@ pub(super) fn stdout_width() -> Option<usize> {
     let out = std::io::stdout();
     let width = out.is_terminal().then(|| terminal_size::terminal_size_of(&out)).flatten();
     width.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// Columns and rows of the terminal, if there is one.
+pub(super) fn terminal_size() -> Option<(u16, u16)> {
+    terminal_size::terminal_size().map(|(width, height)| (width.0, height.0))
 }
 
 /// A bar of `total` steps; invisible when stderr is no terminal, or `quiet`.

@@ -1,0 +1,150 @@
+//! `tbshard probe`: what `doctor` and `setup` run on every host. Not for people.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::load::ModelArgs;
+use super::rank::end_with_the_starter;
+use super::{Outcome, ui};
+use crate::cluster::facts::Facts;
+use crate::cluster::run::Run;
+use crate::comm::Communicator;
+use crate::error::{Error, Result};
+
+/// Values of a small message: 4 KiB.
+const SMALL: usize = 1024;
+/// Round trips that are timed, after a tenth as many that are not.
+const TRIPS: usize = 200;
+/// Values of a large message: 8 MiB.
+const LARGE: usize = 2 << 20;
+/// Large messages that are timed.
+const LOADS: usize = 4;
+/// Bytes of one rank's measurements at most.
+const MAX_BYTES: usize = 1 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Print what this machine is, and whether it has a model.
+    Facts {
+        #[command(flatten)]
+        model: ModelArgs,
+    },
+    /// As a rank: measure the links to all other ranks; rank 0 prints them.
+    Links,
+}
+
+/// What `probe facts` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Probed {
+    pub(super) facts: Facts,
+    /// Of the model that was asked for, if one was.
+    pub(super) model: Option<Found>,
+}
+
+/// A model on a host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Found {
+    /// It is there, and this is its digest.
+    Digest(String),
+    /// It cannot be opened: the error, and its hint.
+    Absent(String, String),
+}
+
+/// A link as `probe links` measured it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LinkSpeed {
+    /// The ranks at its ends.
+    pub(super) ranks: (usize, usize),
+    /// Half of a round trip of 4 KiB, the median, in seconds.
+    pub(super) seconds: f64,
+    /// Bytes a second in messages of 8 MiB, one way.
+    pub(super) bytes_per_second: f64,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    match &args.what {
+        What::Facts { model } => {
+            let found = model.model.as_ref().map(|_| match model.open() {
+                Ok(opened) => Found::Digest(opened.blueprint.digest),
+                Err(error) => Found::Absent(error.to_string(), error.hint_text().unwrap_or_default().to_owned()),
+            });
+            let probed = Probed { facts: Facts::here(), model: found };
+            ui::print(&(json!(probed).to_string() + "\n"))?;
+        }
+        What::Links => {
+            let Some(run) = Run::inherited()? else {
+                return Err(Error::usage("`tbshard probe links` is started by `tbshard doctor`").hint("run that"));
+            };
+            let joined = run.join(end_with_the_starter)?;
+            let links = links(&joined.world)?;
+            joined.monitor.finish()?;
+            if joined.world.rank() == 0 {
+                ui::print(&(json!(links).to_string() + "\n"))?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Measures all pairs of ranks, one after the other; on rank 0 all of them come together.
+fn links(world: &Communicator) -> Result<Vec<LinkSpeed>> {
+    let (rank, size) = (world.rank(), world.world_size());
+    let mut own = Vec::new();
+    for a in 0..size {
+        for b in a + 1..size {
+            world.barrier()?;
+            if rank == a {
+                own.push(measure(world, a, b)?);
+            } else if rank == b {
+                answer(world, a)?;
+            }
+        }
+    }
+    world.barrier()?;
+    let text = serde_json::to_vec(&own).map_err(Error::from_std)?;
+    let all = world.gather_bytes(&text, MAX_BYTES)?;
+    let read = |text: &Vec<u8>| serde_json::from_slice::<Vec<LinkSpeed>>(text).map_err(Error::from_std);
+    Ok(all.iter().map(read).collect::<Result<Vec<_>>>()?.concat())
+}
+
+fn measure(world: &Communicator, a: usize, b: usize) -> Result<LinkSpeed> {
+    let small = vec![1.0; SMALL];
+    let mut times = Vec::new();
+    for trip in 0..TRIPS + TRIPS / 10 {
+        let start = Instant::now();
+        world.send(b, &small)?;
+        world.recv(b, SMALL)?;
+        if trip >= TRIPS / 10 {
+            times.push(start.elapsed().as_secs_f64() / 2.0);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let large = vec![1.0; LARGE];
+    let start = Instant::now();
+    for _ in 0..LOADS {
+        world.send(b, &large)?;
+    }
+    world.recv(b, 1)?;
+    let bytes_per_second = (LOADS * LARGE * 4) as f64 / start.elapsed().as_secs_f64();
+    Ok(LinkSpeed { ranks: (a, b), seconds: times[times.len() / 2], bytes_per_second })
+}
+
+fn answer(world: &Communicator, a: usize) -> Result<()> {
+    for _ in 0..TRIPS + TRIPS / 10 {
+        let values = world.recv(a, SMALL)?;
+        world.send(a, &values)?;
+    }
+    for _ in 0..LOADS {
+        world.recv(a, LARGE)?;
+    }
+    world.send(a, &[1.0])
+}

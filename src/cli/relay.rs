@@ -1,0 +1,52 @@
+//! `--hosts` from a machine that is none of them: the command runs on the first host, and its streams come here.
+
+use std::collections::BTreeMap;
+
+use super::hosts::Machines;
+use super::launch::{Marks, Work, on_all};
+use super::prompt::read_text;
+use super::ranks::RankArgs;
+use super::{Command, Outcome};
+use crate::error::{Error, Result};
+
+/// Runs this very command line there.
+pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> Result<Outcome> {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    remove(&mut args, "--hosts", true);
+    remove(&mut args, "--deploy", false);
+    // files are this machine's
+    let mut input = None;
+    match command {
+        Command::Generate(generate) => {
+            if let Some(path) = generate.prompt_file() {
+                remove(&mut args, "--prompt-file", true);
+                args.extend(["--prompt".to_owned(), "-".to_owned()]);
+                input = Some(read_text(path)?.into_bytes());
+            }
+        }
+        Command::Score(score) => {
+            if score.writes_logits() {
+                let error = Error::usage("--logits would be written on another machine");
+                return Err(error.hint(format!("run it on {}, or add this machine to the hosts", machines.names()[0])));
+            }
+            if let Some(path) = score.file() {
+                remove(&mut args, "--file", true);
+                args.extend(["--file".to_owned(), "-".to_owned()]);
+                input = Some(read_text(path)?.into_bytes());
+            }
+        }
+        _ => {}
+    }
+    let quiet = args.iter().any(|arg| arg == "-q" || arg == "--quiet");
+    let work = Work { program: None, args, env: BTreeMap::new(), directory: None, marks: Marks::Others, input, quiet };
+    on_all(machines, ranks.hosts.deploy, work)
+}
+
+/// Removes `flag`, and its value if it has one.
+fn remove(args: &mut Vec<String>, flag: &str, value: bool) {
+    let joined = format!("{flag}=");
+    while let Some(at) = args.iter().position(|arg| arg == flag || (value && arg.starts_with(&joined))) {
+        let last = if value && args[at] == flag { at + 1 } else { at };
+        args.drain(at..=last.min(args.len() - 1));
+    }
+}
