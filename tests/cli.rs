@@ -250,6 +250,7 @@ fn a_full_disk_is_an_error() {
         &["generate", "--model", &model, "--prompt", "x", "-n", "4", "--json"],
         &["score", "--model", &model, "--prompt-tokens", "1,2,3"],
         &["models"],
+        &["schema"],
     ] {
         let output = command(args).stdout(full()).stderr(Stdio::piped()).output().unwrap();
         refused(&output, 1, &["standard output", "No space left", "hint: "]);
@@ -279,6 +280,8 @@ fn bench_and_models_print_tables_and_json() {
     let named = |name: &str| listed.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone();
     assert_eq!(named("qwen3.6-27b")["supported"], true);
     assert_eq!(named("kimi-k2.6")["supported"], false);
+    let schema: Value = serde_json::from_str(&stdout(&run(&["schema"]))).unwrap();
+    assert_eq!(schema, tbshard::cluster::json_schema());
     assert!(stdout(&run(&["models"])).lines().any(|line| line.starts_with("qwen3.6-27b ") && line.contains("55.6 GB")));
 }
 

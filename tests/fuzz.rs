@@ -4,6 +4,7 @@
 
 pub mod allocations;
 mod checkpoints;
+mod clusters;
 mod configs;
 mod headers;
 mod mutation;

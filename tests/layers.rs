@@ -15,7 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("models", &["error", "partition", "weights", "backend", "nn"]),
     ("text", &["error"]),
     ("engine", &["error", "backend", "comm", "nn", "models"]),
-    ("cluster", &["error", "transport", "comm", "weights"]),
+    ("cluster", &["error", "transport", "partition", "comm", "weights"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -6,6 +6,8 @@
 mod bits;
 mod catalogue;
 mod cli;
+mod cluster;
+mod cluster_file;
 mod control;
 mod damage;
 mod demo;
@@ -14,6 +16,7 @@ mod fake_hub;
 mod fuzz;
 mod hub;
 mod kernels;
+mod lab;
 mod layers;
 mod models;
 mod ranks;
