@@ -1,14 +1,14 @@
-//! Four ranks as threads of one process: each has a partial vector, all get the sum, rank 0 gets everything.
+//! Ranks with a partial vector each: all get the sum, rank 0 gets everything.
 //!
-//!     cargo run --example all_reduce
+//!     cargo run --example all_reduce                                            four threads of one process
+//!     tbshard launch --hosts cluster.yaml -- target/release/examples/all_reduce  a rank on every host
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
+use tbshard::cluster::run::Run;
 use tbshard::comm::Communicator;
 use tbshard::error::Result;
 use tbshard::transport::loopback;
-
-const RANKS: usize = 4;
 
 fn rank(comm: &Communicator) -> Result<()> {
     let rank = comm.rank();
@@ -19,7 +19,7 @@ fn rank(comm: &Communicator) -> Result<()> {
     comm.all_reduce(&mut reduced)?;
     println!("rank {rank}: reduced  {reduced:?}");
 
-    let gathered = comm.all_gather(&partial, &[4; RANKS])?;
+    let gathered = comm.all_gather(&partial, &vec![4; comm.world_size()])?;
     if rank == 0 {
         println!("rank 0: gathered {gathered:?}");
     }
@@ -27,8 +27,14 @@ fn rank(comm: &Communicator) -> Result<()> {
 }
 
 fn main() -> Result<()> {
+    // what `tbshard launch` has started knows its rank and the others
+    if let Some(run) = Run::inherited()? {
+        let joined = run.join(|| ())?;
+        rank(&joined.world)?;
+        return joined.monitor.finish();
+    }
     std::thread::scope(|scope| {
-        let ranks = loopback::mesh(RANKS).into_iter().map(|endpoint| Communicator::new(Box::new(endpoint), None));
+        let ranks = loopback::mesh(4).into_iter().map(|endpoint| Communicator::new(Box::new(endpoint), None));
         let threads: Vec<_> = ranks.map(|comm| scope.spawn(move || rank(&comm))).collect();
         threads
             .into_iter()

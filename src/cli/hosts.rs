@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -122,10 +123,12 @@ fn is_here(entry: &Entry) -> bool {
 }
 
 /// The lines that tell how far each host is.
+#[derive(Clone)]
 pub(super) struct Lines {
     bars: Vec<ProgressBar>,
     // keeps the bars together
     _all: MultiProgress,
+    alive: Arc<()>,
 }
 
 impl Lines {
@@ -146,7 +149,7 @@ impl Lines {
             }
             bar
         };
-        Self { bars: names.iter().map(bar).collect(), _all: all }
+        Self { bars: names.iter().map(bar).collect(), _all: all, alive: Arc::default() }
     }
 
     pub(super) fn say(&self, index: usize, text: String) {
@@ -155,6 +158,15 @@ impl Lines {
 
     pub(super) fn clear(&self) {
         self.bars.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        // the last of the clones takes them away
+        if self.bars.first().is_some_and(|bar| Arc::strong_count(&self.alive) == 1 && !bar.is_finished()) {
+            self.clear();
+        }
     }
 }
 

@@ -110,10 +110,10 @@ pub(super) fn on_all(machines: &Machines, deploy: bool, work: Work) -> Result<Ou
         Marks::Others => Console::led(&hosts),
         Marks::None => Console::plain(hosts.len()),
     };
-    // the program's own output would run into lines that move
-    lines.clear();
+    // what a foreign program prints would run into lines that move
+    let lines = Some(lines).filter(|_| work.marks == Marks::Others);
     let (ends, ours) = (vec![None; names.len()], work.program.is_none());
-    let mut show = Show { console, ends, ours, failure: None, explained: false, until: None };
+    let mut show = Show { console, lines, ends, ours, failure: None, explained: false, until: None };
     let input = Input::open(work.input)?;
     let outcome = show.run(&mut fleet, &names, input, &interrupted);
     fleet.end();
@@ -166,6 +166,8 @@ impl Input {
 /// What is known of the ranks.
 struct Show {
     console: Console,
+    /// How far the ranks are, until one of them prints something.
+    lines: Option<Lines>,
     ends: Vec<Option<End>>,
     /// Whether the ranks are this very program, which knows of the others.
     ours: bool,
@@ -199,13 +201,17 @@ impl Show {
             }
             let wait = if input.is_some() && hungry { LOOK / 5 } else { LOOK };
             let Some((rank, event)) = fleet.next(soon(wait)) else { continue };
+            if matches!(event, Event::Stdout(_) | Event::Stderr(_) | Event::Exited(_) | Event::Lost(_)) {
+                self.lines = None;
+            }
             match event {
                 Event::Stdout(bytes) if !self.console.print(rank, Stream::Out, &bytes) => return Ok(Outcome::Done),
                 Event::Stdout(_) => {}
                 Event::Stderr(bytes) => drop(self.console.print(rank, Stream::Err, &bytes)),
                 Event::Hungry => hungry = true,
                 Event::Status(Status::Explained) => self.explained |= rank == 0,
-                Event::Status(_) => {}
+                Event::Status(Status::Loading(percent)) => self.say(rank, format!("loading {percent} %")),
+                Event::Status(Status::Ready) => self.say(rank, "ready".to_owned()),
                 Event::Exited(end) => {
                     self.ends[rank] = Some(end);
                     if end != End::Code(0) {
@@ -235,6 +241,10 @@ impl Show {
             super::report(&error);
         }
         Ok(Outcome::Code(code))
+    }
+
+    fn say(&self, rank: usize, text: String) {
+        self.lines.iter().for_each(|lines| lines.say(rank, text.clone()));
     }
 
     /// Takes a failure. A rank of ours that ends with this code was ended by another's, which may come to light later.

@@ -56,6 +56,24 @@ impl Others {
 }
 
 impl Crew {
+    /// Shows how much of rank 0's weights is there, if more than its own bar is to show it.
+    pub(super) fn loading(&self, percent: u8) {
+        match self {
+            Self::Local(_) => {}
+            Self::Hosts(keeper) => keeper.lines.say(0, format!("loading {percent} %")),
+            Self::Launched(launcher) => launcher.say(Status::Loading(percent)),
+        }
+    }
+
+    /// Shows that rank 0, and with it every rank, is ready.
+    pub(super) fn ready(&self) {
+        match self {
+            Self::Local(_) => {}
+            Self::Hosts(keeper) => keeper.lines.clear(),
+            Self::Launched(launcher) => launcher.say(Status::Ready),
+        }
+    }
+
     fn end(&self) {
         match self {
             Self::Local(processes) => processes.end(),
@@ -81,6 +99,7 @@ struct State {
 
 /// Listens to the agents of a fleet, whose first host has rank 1, and ends them with the run.
 pub(super) struct Keeper {
+    lines: Lines,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -92,10 +111,11 @@ impl Keeper {
         let for_thread = Arc::clone(&shared);
         let hosts: Vec<&str> = names.iter().map(String::as_str).collect();
         let console = Console::prefixed(&hosts);
-        let run = move || keep(fleet, console, &lines, &for_thread);
+        let for_lines = lines.clone();
+        let run = move || keep(fleet, console, &for_lines, &for_thread);
         let thread = std::thread::Builder::new().name("tbshard-hosts".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::from_std(error).context("cannot start a thread"))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { lines, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// From now on `monitor` is told of ranks that end.
@@ -132,7 +152,6 @@ impl Drop for Keeper {
 
 fn keep(mut fleet: Fleet, mut console: Console, lines: &Lines, shared: &Shared) {
     let mut left = fleet.len();
-    let mut loading = fleet.len();
     while left > 0 && !shared.stop.load(Ordering::SeqCst) {
         let Some((index, event)) = fleet.next(soon(Duration::from_millis(50))) else { continue };
         let rank = index + 1;
@@ -147,10 +166,6 @@ fn keep(mut fleet: Fleet, mut console: Console, lines: &Lines, shared: &Shared) 
             }
             Event::Status(Status::Ready) => {
                 lines.say(rank, "ready".to_owned());
-                loading = loading.saturating_sub(1);
-                if loading == 0 {
-                    lines.clear();
-                }
                 continue;
             }
             Event::Status(Status::Explained) | Event::Hungry => continue,

@@ -184,8 +184,12 @@ impl RankArgs {
         // progress is rank 0's to show
         let theirs = ModelArgs { quiet: true, ..model.clone() };
         let task = Task::Model { model: theirs, plan: plan.clone() };
-        match task.announce(&world).and_then(|()| start(opened, &own, &plan, world, threads, &|_| ())) {
+        // where lines tell of all ranks, no bar tells of this one
+        own.quiet |= matches!(others.crew, Crew::Hosts(_));
+        let loading = |percent| others.crew.loading(percent);
+        match task.announce(&world).and_then(|()| start(opened, &own, &plan, world, threads, &loading)) {
             Ok(mut loaded) => {
+                others.crew.ready();
                 loaded.others = Some(others);
                 Ok(loaded)
             }
