@@ -14,6 +14,7 @@ mod fake_hub;
 mod fuzz;
 mod hub;
 mod kernels;
+mod lab;
 mod layers;
 mod models;
 mod ranks;
