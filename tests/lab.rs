@@ -87,6 +87,14 @@ impl Lab {
         format!("ssh -F '{}'", self.ssh_config().display())
     }
 
+    /// The same ssh for a test that calls it from outside of the launcher.
+    pub fn ssh_from_outside(&self) -> String {
+        let mut ssh = Command::new("ssh");
+        let inside = self.launcher.inside(ssh.arg("-F").arg(self.ssh_config()));
+        let words = [inside.get_program()].into_iter().chain(inside.get_args());
+        words.map(|word| format!("'{}' ", word.to_str().unwrap())).collect()
+    }
+
     /// The launcher's `~/.ssh/config`.
     pub fn ssh_config(&self) -> PathBuf {
         self.dir.path().join("ssh_config")

@@ -19,6 +19,7 @@ mod layers;
 mod models;
 mod ranks;
 mod slow;
+mod ssh;
 mod support;
 mod text;
 mod tidy;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::cluster::hub;
+use crate::cluster::ssh::Ssh;
 use crate::error::Result;
 
 fn read(name: &str) -> Option<String> {
@@ -24,4 +25,10 @@ pub(super) fn hub() -> Result<hub::Hub> {
     let offline =
         read("HF_HUB_OFFLINE").is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()));
     hub::Hub::new(&endpoint, hub::default_cache(read)?, read("HF_TOKEN").or_else(stored), offline)
+}
+
+/// The ssh that `TBSHARD_SSH` says how to call.
+#[expect(dead_code, reason = "the commands that take --hosts are its callers")]
+pub(super) fn ssh() -> Result<Ssh> {
+    read("TBSHARD_SSH").map_or_else(|| Ok(Ssh::default()), |line| Ssh::new(&line))
 }

@@ -2,3 +2,4 @@
 
 pub mod hub;
 pub mod local;
+pub mod ssh;

@@ -173,6 +173,11 @@ impl Host {
         self.start_sshd();
     }
 
+    /// Has no host key any more: sshd accepts connections and ends them.
+    pub fn lose_host_key(&self) {
+        std::fs::remove_file(self.dir.join("host_key")).unwrap();
+    }
+
     /// Accepts nobody's key any more.
     pub fn refuse_auth(&self) {
         std::fs::write(self.dir.join("authorized_keys"), "").unwrap();
