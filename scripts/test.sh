@@ -5,7 +5,7 @@
 #     scripts/test.sh --full    what CI runs: also lints, docs, licences, a real model against transformers, longer fuzzing
 #
 # TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
-# Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv).
+# Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd and shells).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -37,17 +37,27 @@ table() {
 need() { # command, crate, version
   command -v "$1" >/dev/null || cargo install "$2@$3" --locked
 }
-export -f need
+hosts() { # real sshd's, and the shells that people log in with; without root and apt the tests on them are skipped
+  command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
+  local missing=() package
+  for package in openssh-server openssh-client iproute2 util-linux zsh fish tcsh; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} = 0 ] || { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } ||
+    echo "could not install ${missing[*]}: tests on hosts will be skipped" >&2
+}
+export -f need hosts
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
-suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143'
+suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|control|transport|demo)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|control|transport|demo|lab|ssh)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
 suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
 suite deaths 300 cargo nextest run -E 'test(/^ranks::(processes|deaths)/)'
+suite hosts 300 cargo nextest run -E 'test(/^(lab|ssh)::/)'
 suite faults 200 cargo nextest run -E 'test(/^(errors|damage)::/)'
 suite fuzz 300 cargo nextest run -E 'test(/^fuzz::/)'
 

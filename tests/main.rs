@@ -21,6 +21,7 @@ mod layers;
 mod models;
 mod ranks;
 mod slow;
+mod ssh;
 mod support;
 mod text;
 mod tidy;

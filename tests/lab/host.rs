@@ -232,12 +232,6 @@ impl Host {
             self.run(&line);
         }
     }
-
-    /// What its sshd has logged.
-    pub fn sshd_log(&self) -> String {
-        // there is none before the first line
-        std::fs::read_to_string(self.dir.join("sshd.log")).unwrap_or_default()
-    }
 }
 
 /// The record of the user who logs in, up to the shell.

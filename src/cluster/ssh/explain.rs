@@ -96,8 +96,9 @@ impl Ssh {
             return Error::cluster(format!("ssh to {host} failed{last}")).hint(look);
         };
         let cause = trouble.cause(host, self.connect_timeout);
-        // a line of decoration says nothing
-        let said = if line.starts_with('@') { String::new() } else { format!(" ({line})") };
+        // a line of decoration says nothing, and a list of algorithms says too much
+        let line = line.split(" Their offer").next().filter(|line| !line.starts_with('@'));
+        let said = line.map(|line| format!(" ({line})")).unwrap_or_default();
         Error::cluster(format!("{cause}{said}")).hint(self.mend(trouble, (host, target), &lines))
     }
 
