@@ -17,6 +17,7 @@ mod kernels;
 mod layers;
 mod models;
 mod ranks;
+mod shares;
 mod slow;
 mod support;
 mod text;

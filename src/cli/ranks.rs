@@ -97,7 +97,7 @@ impl RankArgs {
             Some(StrategyArg::Tensor) => Strategy::Tensor,
             Some(StrategyArg::Pipeline) => Strategy::Pipeline,
         };
-        Layout { world_size, tp: self.tp, pp: self.pp, strategy, split: self.split.clone(), weights: Vec::new() }
+        Layout { world_size, tp: self.tp, pp: self.pp, strategy, split: self.split.clone(), ..Layout::default() }
     }
 
     fn silent(&self) -> Result<Duration> {

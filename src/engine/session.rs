@@ -161,7 +161,7 @@ impl Engine {
         if self.ranks.world.rank() == 0 {
             self.tell(&Command::Report)?;
         }
-        let own = Report { bytes: self.model.bytes, usage: self.usage };
+        let own = Report { bytes: self.model.share.bytes(), usage: self.usage };
         let all = self.ranks.world.gather_bytes(&own.encode()?, MAX_BYTES)?;
         all.iter().map(|bytes| Report::decode(bytes)).collect()
     }
