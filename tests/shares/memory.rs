@@ -47,7 +47,7 @@ fn bounded() -> impl Strategy<Value = (usize, Layout, Vec<Sizes>)> {
         let (pp, world) = (pp.min(layers), tp * pp.min(layers));
         let sizes = (prop::collection::vec(0..=9u64, layers), 0..=9u64, 0..=9u64);
         let sizes = sizes.prop_map(|(layers, first, last)| Sizes { layers, first, last });
-        let most = 12 * layers.div_ceil(pp) as u64;
+        let most = 24 * layers.div_ceil(pp) as u64;
         let memory = prop::collection::vec(1..=most, world);
         let split = prop::option::weighted(0.2, prop::sample::select(splits(layers, pp)));
         (memory, prop::collection::vec(1..=9u64, world), split, prop::collection::vec(sizes, world)).prop_map(
