@@ -42,10 +42,11 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|control|transport|demo)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
+suite shares 200 cargo nextest run -E 'test(/^shares::/)'
 suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
 suite deaths 300 cargo nextest run -E 'test(/^ranks::(processes|deaths)/)'
 suite faults 200 cargo nextest run -E 'test(/^(errors|damage)::/)'

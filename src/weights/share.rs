@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn rows_are_one_range_and_columns_one_a_row() {
         let ranges = |piece: Piece| piece.byte_ranges().collect::<Vec<_>>();
-        assert_eq!(ranges(piece(2..5, 0..10)), [40..100]);
+        assert_eq!(ranges(piece(2..5, 0..10)), vec![40..100; 1]);
         assert_eq!(ranges(piece(2..4, 3..7)), [46..54, 66..74]);
         assert_eq!(ranges(piece(2..4, 3..3)), []);
         assert_eq!(ranges(piece(2..2, 0..10)), []);

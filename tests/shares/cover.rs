@@ -67,7 +67,7 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
         let knowing: Vec<usize> = world.clone().filter(|rank| shares[*rank].knows(name)).collect();
         let len = whole.byte_ranges(name).last().unwrap().end;
         covered += len;
-        assert_eq!(whole.byte_ranges(name), [0..len], "{name} is not whole on one rank");
+        assert_eq!(whole.byte_ranges(name), vec![0..len; 1], "{name} is not whole on one rank");
         // by layer: the stage that runs it; else the first stage, the last, or for a table that is the head too both
         let stages: Vec<usize> = (0..plan.stages().len())
             .filter(|stage| match all[0].layer {
