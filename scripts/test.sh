@@ -51,10 +51,11 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|control|transport|demo|cluster|lab|ssh)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo|cluster|lab|ssh)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
+suite shares 200 cargo nextest run -E 'test(/^shares::/)'
 suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
 suite deaths 300 cargo nextest run -E 'test(/^ranks::(processes|deaths)/)'
 suite hosts 300 cargo nextest run -E 'test(/^(lab|ssh)::/)'

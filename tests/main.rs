@@ -20,6 +20,7 @@ mod lab;
 mod layers;
 mod models;
 mod ranks;
+mod shares;
 mod slow;
 mod ssh;
 mod support;

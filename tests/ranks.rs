@@ -2,5 +2,5 @@
 
 mod collectives;
 mod deaths;
-mod layouts;
+pub mod layouts;
 mod processes;

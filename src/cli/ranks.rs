@@ -16,9 +16,9 @@ use crate::cluster::local;
 use crate::cluster::run::Run;
 use crate::cluster::ticket::{Fabric, Ticket};
 use crate::comm::{Communicator, Ranks};
-use crate::engine::Report;
+use crate::engine::{Report, pages};
 use crate::error::{Error, Result};
-use crate::partition::{Layout, MAX_RANKS, Plan, Strategy};
+use crate::partition::{Layout, MAX_RANKS, Strategy};
 
 /// How a model is spread.
 #[derive(Debug, Clone, Default, Args)]
@@ -168,8 +168,8 @@ impl RankArgs {
         let mut own = model.clone();
         own.place(party.models());
         let opened = own.open()?;
-        let geometry = opened.blueprint.geometry;
-        let plan = Plan::new(geometry.layers, geometry.heads, &self.layout(&party))?;
+        let pages = pages(opened.context(&own), 1)?;
+        let plan = opened.blueprint.plan(&self.layout(&party), pages, 1)?;
         if let Party::Local(1) = party {
             return opened.load(&own, &plan, Ranks::solo(), own.threads()?, &|_| ());
         }

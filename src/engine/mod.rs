@@ -11,6 +11,7 @@ mod usage;
 
 pub use defaults::Defaults;
 pub use generate::{Event, Finish, Generated, Request, Timings, generate};
+pub use pages::pages;
 pub use sampler::{Sampler, Sampling};
 pub use score::{Score, score};
 pub use session::{Engine, Sequence, Wanted};

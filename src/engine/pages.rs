@@ -3,6 +3,16 @@
 use crate::backend::PAGE;
 use crate::error::{Error, Result};
 
+/// How many pages of the KV cache `slots` sequences of `positions` positions need.
+///
+/// # Errors
+/// If they cannot be counted in 32 bits.
+pub fn pages(positions: usize, slots: usize) -> Result<usize> {
+    let total = positions.div_ceil(PAGE).checked_mul(slots).and_then(|total| u32::try_from(total).ok());
+    let error = || Error::msg(format!("{slots} × {positions} positions are too many")).hint("lower --ctx");
+    total.map(|total| total as usize).ok_or_else(error)
+}
+
 /// A free list of pages.
 #[derive(Debug)]
 pub(super) struct PagePool {
@@ -11,19 +21,9 @@ pub(super) struct PagePool {
 }
 
 impl PagePool {
-    /// How many pages `slots` sequences of `positions` positions need.
-    ///
-    /// # Errors
-    /// If they cannot be counted in 32 bits.
-    pub(super) fn count(positions: usize, slots: usize) -> Result<u32> {
-        let total = positions.div_ceil(PAGE).checked_mul(slots).and_then(|total| u32::try_from(total).ok());
-        let error = || Error::msg(format!("{slots} × {positions} positions are too many")).hint("lower --ctx");
-        total.ok_or_else(error)
-    }
-
     /// A pool of `total` pages, which the cache has memory for.
-    pub(super) fn new(total: u32) -> Self {
-        Self { free: (0..total).rev().collect(), total: total as usize }
+    pub(super) fn new(total: usize) -> Self {
+        Self { free: (0..total as u32).rev().collect(), total }
     }
 
     /// Extends `pages` so that it covers `positions` positions.
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn pages_are_handed_out_once_and_come_back() {
-        let mut pool = PagePool::new(PagePool::count(5 * PAGE, 2).unwrap());
+        let mut pool = PagePool::new(pages(5 * PAGE, 2).unwrap());
         let (mut a, mut b) = (Vec::new(), Vec::new());
         pool.extend(&mut a, 3 * PAGE + 1).unwrap();
         pool.extend(&mut b, 6 * PAGE).unwrap();

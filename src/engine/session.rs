@@ -82,8 +82,8 @@ impl Engine {
         slots: usize,
         ranks: Ranks,
     ) -> Result<Self> {
-        let pages = PagePool::count(context, slots)?;
-        let states = model.decoder.states(pages as usize, slots)?;
+        let pages = super::pages(context, slots)?;
+        let states = model.decoder.states(pages, slots)?;
         let pages = PagePool::new(pages);
         Ok(Self {
             model,
@@ -161,7 +161,7 @@ impl Engine {
         if self.ranks.world.rank() == 0 {
             self.tell(&Command::Report)?;
         }
-        let own = Report { bytes: self.model.bytes, usage: self.usage };
+        let own = Report { bytes: self.model.share.bytes(), usage: self.usage };
         let all = self.ranks.world.gather_bytes(&own.encode()?, MAX_BYTES)?;
         all.iter().map(|bytes| Report::decode(bytes)).collect()
     }

@@ -56,7 +56,7 @@ impl Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Bytes of weights that it owns.
-    pub bytes: usize,
+    pub bytes: u64,
     /// What it did.
     pub usage: Usage,
 }

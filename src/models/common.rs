@@ -260,11 +260,12 @@ impl Common {
         let mut blocks = Vec::new();
         for i in seat.layers.clone() {
             let prefix = format!("{prefix}layers.{i}");
-            let (mixer, feed_forward) = layer(i, &prefix)?;
-            let input_norm = norm(&format!("{prefix}.input_layernorm.weight"))?;
-            let post_norm = norm(&format!("{prefix}.post_attention_layernorm.weight"))?;
-            blocks.push(Block { input_norm, mixer, post_norm, feed_forward });
-            loader.report(blocks.len(), seat.layers.len());
+            blocks.push(loader.layer(i, || {
+                let (mixer, feed_forward) = layer(i, &prefix)?;
+                let input_norm = norm(&format!("{prefix}.input_layernorm.weight"))?;
+                let post_norm = norm(&format!("{prefix}.post_attention_layernorm.weight"))?;
+                Ok(Block { input_norm, mixer, post_norm, feed_forward })
+            })?);
         }
         // a tied checkpoint may store its head all the same; if that differs from the embedding, it is the head
         let tied = self.tie_word_embeddings && !loader.has("lm_head.weight");
@@ -274,7 +275,7 @@ impl Common {
             first_layer: seat.layers.start,
             blocks,
             hidden,
-            norm: norm(&format!("{prefix}norm.weight"))?,
+            norm: seat.last.then(|| norm(&format!("{prefix}norm.weight"))).transpose()?,
             head: Head::load(loader, head, vocab, hidden)?,
             rotary: self.rotary(),
             neighbours: ((!seat.first).then(|| loader.rank() - tp), (!seat.last).then(|| loader.rank() + tp)),

@@ -8,9 +8,9 @@ use super::common::bad_config;
 use super::quantisation::Quantisation;
 use super::{Architecture, Geometry, demo, read_config};
 use crate::error::{Context, Error, Result};
-use crate::nn::{Decoder, Loader};
-use crate::partition::Plan;
-use crate::weights::{Checkpoint, Random, Source};
+use crate::nn::{Decoder, Loader, refuse_unused};
+use crate::partition::{Group, Layout, Plan, Sizes};
+use crate::weights::{Checkpoint, Outline, Random, Share, Source};
 
 /// A model before it is loaded: what it is, and where its weights are.
 pub struct Blueprint {
@@ -32,10 +32,9 @@ pub struct Model {
     pub geometry: Geometry,
     /// SHA-256 of config, file names, sizes and headers: equal on ranks that read the same model.
     pub digest: String,
-    /// Bytes of weights that this rank owns; the rows of an embedding that are looked up come on top.
-    pub bytes: usize,
+    /// What this rank owns of the weights; the rows of an embedding that are looked up come on top of its bytes.
+    pub share: Share,
     source: Box<dyn Source>,
-    taken: Vec<String>,
 }
 
 /// Told how many layers of how many are loaded.
@@ -101,18 +100,96 @@ impl Blueprint {
         Ok(Self { geometry: architecture.geometry(), digest, architecture, source, place })
     }
 
+    /// Plans its ranks so that none holds more than `layout` allows, with room for the state of `pages` pages of the KV
+    /// cache and `slots` sequences.
+    ///
+    /// # Errors
+    /// As [`Plan::new`] and [`Plan::within`]: nothing that the layout leaves open fits.
+    pub fn plan(&self, layout: &Layout, pages: usize, slots: usize) -> Result<Plan> {
+        let Geometry { layers, heads, .. } = self.geometry;
+        if layout.memory.is_empty() {
+            return Plan::new(layers, heads, layout);
+        }
+        let mut refused = None;
+        for candidate in layout.candidates(layers, heads)? {
+            let plan = Plan::new(layers, heads, &candidate)?;
+            let sizes = self.sizes(&plan, pages, slots)?;
+            match plan.within(&candidate, &sizes) {
+                Ok(plan) => return Ok(plan),
+                Err(error) => refused.get_or_insert(error),
+            };
+        }
+        Err(refused.unwrap_or_else(|| Error::msg("there is no layout to try")))
+    }
+
+    /// What rank `rank` of `plan` would own. Nothing is read but headers.
+    ///
+    /// # Errors
+    /// Naming the file and tensor that is wrong.
+    pub fn share(&self, plan: &Plan, rank: usize) -> Result<Share> {
+        self.outline(plan, rank).map(|(_, share)| share)
+    }
+
+    /// What every rank of `plan` would hold of every layer, weights and the state of `pages` pages and `slots` sequences.
+    ///
+    /// # Errors
+    /// As [`Blueprint::share`].
+    pub fn sizes(&self, plan: &Plan, pages: usize, slots: usize) -> Result<Vec<Sizes>> {
+        // stages of equal weights are alike
+        let mut known: Vec<(Group, Sizes)> = Vec::new();
+        let mut all = Vec::new();
+        for rank in 0..plan.world_size() {
+            let group = plan.seat(rank).group;
+            let sizes = match known.iter().find(|(other, _)| *other == group) {
+                Some((_, sizes)) => sizes.clone(),
+                None => {
+                    let (decoder, share) = self.outline(&plan.alone(plan.stage_of(rank)), group.rank())?;
+                    let sizes = self.sizes_of(&decoder, &share, pages, slots);
+                    known.push((group, sizes.clone()));
+                    sizes
+                }
+            };
+            all.push(sizes);
+        }
+        Ok(all)
+    }
+
+    fn sizes_of(&self, decoder: &Decoder, share: &Share, pages: usize, slots: usize) -> Sizes {
+        let state = decoder.blocks.iter().map(|block| block.mixer.state_bytes(pages, slots));
+        let mut sizes = Sizes { layers: state.collect(), first: 0, last: 0 };
+        for piece in share.pieces() {
+            match piece.layer {
+                Some(layer) => sizes.layers[layer] += piece.bytes(),
+                None if !piece.looked_up => sizes.last += piece.bytes(),
+                // of a mapped table only the pages that are looked up come into memory
+                None if self.source.is_invented() => sizes.first += piece.bytes(),
+                None => {}
+            }
+        }
+        sizes
+    }
+
+    fn outline(&self, plan: &Plan, rank: usize) -> Result<(Decoder, Share)> {
+        let outline = Outline::new(self.source.as_ref());
+        let loader = Loader::new(&outline, (plan, rank), &|_, _| ());
+        let decoder = self.architecture.load(&loader).context(&self.place)?;
+        Ok((decoder, loader.share()))
+    }
+
     /// Loads what rank `rank` of `plan` owns.
     ///
     /// # Errors
     /// Naming the file and tensor that is wrong.
     pub fn load(self, plan: &Plan, rank: usize, progress: LoadProgress<'_>) -> Result<Model> {
         let loader = Loader::new(self.source.as_ref(), (plan, rank), progress);
-        let decoder = self.architecture.load(&loader).and_then(|decoder| {
-            loader.finish(&self.architecture.skipped())?;
-            Ok(decoder)
-        });
-        let (decoder, taken, bytes) = (decoder.context(&self.place)?, loader.taken(), loader.bytes());
-        Ok(Model { decoder, geometry: self.geometry, digest: self.digest, bytes, source: self.source, taken })
+        let decoder = self.architecture.load(&loader).context(&self.place)?;
+        let share = loader.share();
+        // a stage of a pipeline does not meet the tensors of the others
+        let others = plan.stages().len() > 1 && !self.source.names().is_empty();
+        let whole = others.then(|| self.share(&Plan::solo(self.geometry.layers), 0)).transpose()?;
+        refuse_unused(self.source.as_ref(), whole.as_ref().unwrap_or(&share), &self.architecture.skipped())
+            .context(&self.place)?;
+        Ok(Model { decoder, geometry: self.geometry, digest: self.digest, share, source: self.source })
     }
 
     /// Loads all of it.
@@ -144,7 +221,8 @@ impl Model {
 
     /// Says why the logits are not numbers: the tensor that holds a NaN, or that none does.
     pub fn explain_nan(&self) -> Error {
-        match self.source.find_nan(&self.taken) {
+        let taken: Vec<String> = self.share.tensors().map(|(name, _)| name.to_owned()).collect();
+        match self.source.find_nan(&taken) {
             Some(tensor) => Error::msg(format!("{tensor} holds values that are not numbers"))
                 .hint("the file is damaged, fetch it again"),
             None => Error::msg("the logits are not numbers although all weights are")

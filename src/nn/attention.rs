@@ -105,4 +105,9 @@ impl Mixer for Attention {
     fn state(&self, pages: usize, _slots: usize) -> Result<LayerState> {
         Ok(LayerState::Kv(KvStore::new(pages, self.own.shared, self.config.head_dim)?))
     }
+
+    fn state_bytes(&self, pages: usize, _slots: usize) -> u64 {
+        let values = KvStore::page_values(self.own.shared, self.config.head_dim);
+        pages as u64 * (values * size_of::<f32>()) as u64
+    }
 }

@@ -30,6 +30,9 @@ pub trait Mixer: Send + Sync {
     /// # Errors
     /// If the system has no room for it.
     fn state(&self, pages: usize, slots: usize) -> Result<LayerState>;
+
+    /// The bytes of such a state.
+    fn state_bytes(&self, pages: usize, slots: usize) -> u64;
 }
 
 /// Works on every position alone.
@@ -63,8 +66,8 @@ pub struct Decoder {
     pub blocks: Vec<Block>,
     /// Features of the residual stream.
     pub hidden: usize,
-    /// Before the head.
-    pub norm: RmsNorm,
+    /// Before the head, on the last stage.
+    pub norm: Option<RmsNorm>,
     /// Hidden states to logits.
     pub head: Head,
     /// The positions.
@@ -118,13 +121,13 @@ impl Decoder {
         cx.ranks.at(Place { layer: layers, part: "output" });
         if let Some(after) = after {
             cx.ranks.world.send(after, x.data())?;
-        } else if let Some(observer) = &mut observer {
-            observer(layers, &self.norm.forward(&x, &cx));
+        } else if let (Some(observer), Some(norm)) = (&mut observer, &self.norm) {
+            observer(layers, &norm.forward(&x, &cx));
         }
         if wanted.is_empty() {
             return Ok(None);
         }
-        let x = after.is_none().then(|| self.norm.forward(&x.select_rows(wanted), &cx));
+        let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(wanted), &cx));
         self.head.forward(x.as_ref(), wanted.len(), &mut cx)
     }
 

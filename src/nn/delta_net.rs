@@ -110,6 +110,11 @@ impl GatedDeltaNet {
         })
     }
 
+    /// Past inputs of the convolution, their channels, and values of the recurrent state.
+    fn state_shape(&self) -> (usize, usize, usize) {
+        (self.conv.rows() - 1, self.conv.cols(), self.own.values() * self.own.key_dim)
+    }
+
     /// `[rows, q | k | v]`, z, b, a.
     fn project(&self, x: &Tensor, cx: &Context<'_>) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
         match &self.projections {
@@ -183,8 +188,12 @@ impl Mixer for GatedDeltaNet {
     }
 
     fn state(&self, _pages: usize, slots: usize) -> Result<LayerState> {
-        let values = self.own.values() * self.own.key_dim;
-        let state = DeltaStore::new(slots, self.conv.cols(), self.conv.rows() - 1, values)?;
-        Ok(LayerState::Delta(state))
+        let (taps, channels, values) = self.state_shape();
+        Ok(LayerState::Delta(DeltaStore::new(slots, channels, taps, values)?))
+    }
+
+    fn state_bytes(&self, _pages: usize, slots: usize) -> u64 {
+        let (taps, channels, values) = self.state_shape();
+        slots as u64 * ((taps * channels + values) * size_of::<f32>()) as u64
     }
 }

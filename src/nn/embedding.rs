@@ -35,7 +35,7 @@ impl Embedding {
 /// Hidden states to logits: every rank of the last stage has a run of the vocabulary, rank 0 gets all of it.
 #[derive(Debug)]
 pub struct Head {
-    // on the ranks of the last stage
+    // on the ranks of the last stage that have rows
     own: Option<ColumnLinear>,
     // who computes which part of the vocabulary, in its order
     owners: Vec<(usize, Range<usize>)>,
@@ -55,7 +55,7 @@ impl Head {
         let rows = |rank: usize| plan.seat(rank).group.rows(vocab, ROWS);
         let own = seat.last.then(|| loader.part(name, (vocab, hidden), seat.group.rows(vocab, ROWS), 0..hidden));
         Ok(Self {
-            own: own.transpose()?.map(ColumnLinear::of),
+            own: own.transpose()?.filter(|own| own.out_features() > 0).map(ColumnLinear::of),
             owners: ranks.map(|rank| (rank, rows(rank))).filter(|(_, rows)| !rows.is_empty()).collect(),
         })
     }

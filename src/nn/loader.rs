@@ -1,13 +1,11 @@
-//! Takes tensors out of a source by name, and knows in the end which ones nobody took.
+//! Takes tensors out of a source by name, and records what the rank owns of them.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::partition::{Group, Plan, Seat};
-use crate::weights::{Matrix, Source, Stored, Values};
+use crate::weights::{Matrix, Piece, Share, Source, Stored, TensorInfo, Values, scales_name, scales_shape};
 
 /// Loads the tensors of one model.
 pub struct Loader<'a> {
@@ -15,9 +13,15 @@ pub struct Loader<'a> {
     plan: &'a Plan,
     rank: usize,
     seat: Seat,
-    taken: Mutex<BTreeSet<String>>,
-    bytes: AtomicUsize,
+    record: Mutex<Record>,
     progress: &'a (dyn Fn(usize, usize) + Sync),
+}
+
+/// What was taken so far, and the layer that is being loaded.
+#[derive(Default)]
+struct Record {
+    share: Share,
+    layer: Option<usize>,
 }
 
 impl<'a> Loader<'a> {
@@ -27,8 +31,7 @@ impl<'a> Loader<'a> {
         (plan, rank): (&'a Plan, usize),
         progress: &'a (dyn Fn(usize, usize) + Sync),
     ) -> Self {
-        let seat = plan.seat(rank);
-        Self { source, plan, rank, seat, taken: Mutex::default(), bytes: AtomicUsize::new(0), progress }
+        Self { source, plan, rank, seat: plan.seat(rank), record: Mutex::default(), progress }
     }
 
     /// The rank it loads for.
@@ -51,18 +54,17 @@ impl<'a> Loader<'a> {
         &self.seat.group
     }
 
-    /// Bytes of weights that the rank owns so far.
-    pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    fn count(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Says that `done` of `layers` layers are loaded.
-    pub fn report(&self, done: usize, layers: usize) {
-        (self.progress)(done, layers);
+    /// Loads layer `layer` with `load`: what that takes belongs to the layer.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn layer<T>(&self, layer: usize, load: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.record().layer = Some(layer);
+        let loaded = load();
+        self.record().layer = None;
+        let layers = &self.seat.layers;
+        (self.progress)(layer + 1 - layers.start, layers.len());
+        loaded
     }
 
     /// Whether the tensor exists.
@@ -74,30 +76,35 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// If it is missing, misshapen, or in a format that no kernel reads.
-    pub fn part(
+    pub fn part(&self, name: &str, shape: (usize, usize), rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
+        self.matrix(name, shape, rows, columns, false)
+    }
+
+    /// The table `name` (`[rows, columns]`) of which a few rows are read at a time.
+    ///
+    /// # Errors
+    /// As [`Loader::part`].
+    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        self.matrix(name, (rows, columns), 0..rows, 0..columns, true)
+    }
+
+    fn matrix(
         &self,
         name: &str,
         (out_features, in_features): (usize, usize),
         rows: Range<usize>,
         columns: Range<usize>,
+        looked_up: bool,
     ) -> Result<Matrix> {
-        self.take(name);
-        let matrix = self.source.matrix(name, out_features, in_features)?;
+        let matrix = self.source.part(name, (out_features, in_features), rows.clone(), columns.clone())?;
+        let info = self.source.info(name, &[out_features, in_features])?;
+        self.took(&info, rows, columns, looked_up);
         if let Values::Fp8 { .. } = matrix.values() {
-            self.take(&format!("{name}_scale_inv"));
+            let [rows, columns] = scales_shape(out_features, in_features);
+            let scales = self.source.info(&scales_name(name), &[rows, columns])?;
+            self.took(&scales, 0..rows, 0..columns, looked_up);
         }
-        let part = matrix.part(rows, columns)?;
-        self.count(part.bytes());
-        Ok(part)
-    }
-
-    /// The table `name` (`[rows, columns]`) of which a few rows are read at a time, so that owning it costs nothing.
-    ///
-    /// # Errors
-    /// As [`Loader::part`].
-    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
-        self.take(name);
-        self.source.matrix(name, rows, columns)
+        Ok(matrix)
     }
 
     /// The tensor `name` of shape `shape`, widened to f32.
@@ -106,56 +113,61 @@ impl<'a> Loader<'a> {
     /// If it is missing or misshapen.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let stored = self.stored(name, shape)?;
-        self.count(stored.bytes.len());
+        let columns = shape.last().copied().unwrap_or(1);
+        self.took(&stored.info, 0..shape.iter().product::<usize>() / columns.max(1), 0..columns, false);
         stored.to_f32()
     }
 
-    /// The tensor `name` of shape `shape` as stored; what is cut out of it is counted with [`Loader::own`].
+    /// The tensor `name` of shape `shape` as stored; what is taken of it is said with [`Loader::entry`].
     ///
     /// # Errors
     /// If it is missing or misshapen.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored> {
-        self.take(name);
         let stored = self.source.get(name, shape)?;
-        stored.expect_shape(shape)?;
+        stored.info.expect_shape(shape)?;
         Ok(stored)
     }
 
-    /// Counts a matrix that was cut out of a stored tensor as owned.
-    pub fn own(&self, matrix: Matrix) -> Matrix {
-        self.count(matrix.bytes());
-        matrix
-    }
-
-    /// The names of the tensors that were taken.
-    pub fn taken(&self) -> Vec<String> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-
-    /// Refuses a checkpoint with tensors that nobody took, but for those under the prefixes `skipped`. A stage of a
-    /// pipeline cannot know which of the other names are right, so it refuses none.
+    /// The rows `rows` and columns `columns` of matrix `index` of those that `stored` holds.
     ///
     /// # Errors
-    /// Naming the first such tensor, its file, and how many there are.
-    pub fn finish(&self, skipped: &[&str]) -> Result<()> {
-        if !(self.seat.first && self.seat.last) {
-            return Ok(());
-        }
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut left = self.source.names();
-        left.retain(|name| !taken.contains(name) && !skipped.iter().any(|prefix| name.starts_with(prefix)));
-        let Some(first) = left.first() else { return Ok(()) };
-        let count = left.len();
-        let place =
-            self.source.get(first, &[]).map_or_else(|_| String::new(), |stored| format!(" in {}", stored.origin));
-        let error =
-            format!("the checkpoint has {count} tensors this architecture does not use, the first is `{first}`{place}");
-        Err(Error::msg(error).hint(
-            "config.json and the weights do not belong together, or the model is a variant tbshard does not know",
-        ))
+    /// If they are not matrices, or in a format that no kernel reads.
+    pub fn entry(&self, stored: &Stored, index: usize, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
+        let matrix = stored.entry(index).into_matrix()?;
+        let first = index * matrix.out_features();
+        self.took(&stored.info, first + rows.start..first + rows.end, columns.clone(), false);
+        matrix.part(rows, columns)
     }
 
-    fn take(&self, name: &str) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    /// What the rank owns of what was taken.
+    pub fn share(self) -> Share {
+        self.record.into_inner().unwrap_or_else(PoisonError::into_inner).share
     }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn took(&self, info: &TensorInfo, rows: Range<usize>, columns: Range<usize>, looked_up: bool) {
+        let mut record = self.record();
+        let (stride, layer) = (info.shape.last().copied().unwrap_or(1), record.layer);
+        record.share.add(&info.name, Piece { rows, columns, stride, dtype: info.dtype, layer, looked_up });
+    }
+}
+
+/// Refuses a source with tensors that no rank of a plan uses, but for those under the prefixes `skipped`. `whole` is all
+/// that the model has.
+///
+/// # Errors
+/// Naming the first such tensor, its file, and how many there are.
+pub fn refuse_unused(source: &dyn Source, whole: &Share, skipped: &[&str]) -> Result<()> {
+    let mut left = source.names();
+    left.retain(|name| !whole.knows(name) && !skipped.iter().any(|prefix| name.starts_with(prefix)));
+    let Some(first) = left.first() else { return Ok(()) };
+    let count = left.len();
+    let place = source.info(first, &[]).map_or_else(|_| String::new(), |info| format!(" in {}", info.origin));
+    let error =
+        format!("the checkpoint has {count} tensors this architecture does not use, the first is `{first}`{place}");
+    Err(Error::msg(error)
+        .hint("config.json and the weights do not belong together, or the model is a variant tbshard does not know"))
 }

@@ -19,7 +19,7 @@ pub use decoder::{Block, Context, Decoder, FeedForward, Mixer, Observer};
 pub use delta_net::{DeltaConfig, DeltaLayout, GatedDeltaNet};
 pub use embedding::{Embedding, Head};
 pub use linear::{ColumnLinear, RowLinear};
-pub use loader::Loader;
+pub use loader::{Loader, refuse_unused};
 pub use mlp::Mlp;
 pub use moe::{Moe, MoeConfig};
 pub use norm::{Centre, RmsNorm};

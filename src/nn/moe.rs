@@ -89,10 +89,10 @@ fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig, fold: &Fo
         let gate_up = loader.stored(&fused, &[experts, 2 * inner, hidden])?;
         let down = loader.stored(&format!("{prefix}.down_proj"), &[experts, hidden, inner])?;
         for expert in 0..experts {
-            let (both, own) = (gate_up.entry(expert).into_matrix()?, fold.columns());
-            weights.gate.push(loader.own(both.part(own.clone(), 0..hidden)?));
-            weights.up.push(loader.own(both.part(inner + own.start..inner + own.end, 0..hidden)?));
-            weights.down.push(loader.own(down.entry(expert).into_matrix()?.part(0..hidden, own)?));
+            let own = fold.columns();
+            weights.gate.push(loader.entry(&gate_up, expert, own.clone(), 0..hidden)?);
+            weights.up.push(loader.entry(&gate_up, expert, inner + own.start..inner + own.end, 0..hidden)?);
+            weights.down.push(loader.entry(&down, expert, 0..hidden, own)?);
         }
         return Ok(weights);
     }

@@ -2,10 +2,12 @@
 
 mod group;
 mod leaves;
+mod memory;
 mod plan;
 mod tree;
 
 pub use group::Group;
 pub use leaves::{Leaves, MAX_LEAVES};
+pub use memory::Sizes;
 pub use plan::{Layout, MAX_RANKS, Plan, Seat, Strategy};
 pub use tree::{Fold, halves};

@@ -37,13 +37,15 @@ pub struct Layout {
     pub split: Option<Vec<usize>>,
     /// What every rank's share is proportional to (its memory); empty is equal.
     pub weights: Vec<u64>,
+    /// The bytes that every rank may hold; empty is unbounded.
+    pub memory: Vec<u64>,
 }
 
 /// Stages of `tp` ranks each: rank r sits in stage r / tp.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     tp: usize,
-    stages: Vec<Range<usize>>,
+    pub(super) stages: Vec<Range<usize>>,
     weights: Vec<u64>,
 }
 
@@ -62,6 +64,7 @@ pub struct Seat {
 
 impl Plan {
     /// Plans a model of `layers` layers; `widest` is how many ranks at most find something to do inside a layer.
+    /// The bound on memory is another step, [`Plan::within`].
     ///
     /// # Errors
     /// If the sizes contradict each other, naming the flags that say them.
@@ -70,9 +73,11 @@ impl Plan {
         if world == 0 || world > MAX_RANKS {
             return Err(Error::usage(format!("{world} ranks are not one of 1..={MAX_RANKS}")));
         }
-        if !layout.weights.is_empty() && (layout.weights.len() != world || layout.weights.contains(&0)) {
-            let error = format!("{} weights for {world} ranks", layout.weights.len());
-            return Err(Error::usage(error).hint("give every rank a weight above zero"));
+        for (what, values) in [("weights", &layout.weights), ("memory bounds", &layout.memory)] {
+            if !values.is_empty() && (values.len() != world || values.contains(&0)) {
+                let error = Error::usage(format!("{} {what} for {world} ranks", values.len()));
+                return Err(error.hint("give every rank one above zero"));
+            }
         }
         let pp = layout.pp.or(layout.split.as_ref().map(Vec::len));
         let (tp, pp) = match (layout.tp, pp) {
@@ -111,6 +116,13 @@ impl Plan {
     /// Everything on one rank.
     pub fn solo(layers: usize) -> Self {
         Self { tp: 1, stages: std::iter::once(0..layers).collect(), weights: vec![1] }
+    }
+
+    /// Stage `stage` alone, as if it ran all layers.
+    #[must_use]
+    pub fn alone(&self, stage: usize) -> Self {
+        let layers = self.stages.last().map_or(0, |stage| stage.end);
+        Self { tp: self.tp, weights: self.weights[self.ranks_of(stage)].to_vec(), ..Self::solo(layers) }
     }
 
     /// The number of ranks.
@@ -248,6 +260,7 @@ mod tests {
             (Layout { split: Some(vec![8, 0]), ..layout(2) }, "--split gives a stage no layer"),
             (Layout { split: Some(vec![4, 4]), pp: Some(4), ..layout(4) }, "--split names 2 stages, --pp 4"),
             (Layout { weights: vec![1, 0], ..layout(2) }, "2 weights for 2 ranks"),
+            (Layout { memory: vec![1], ..layout(2) }, "1 memory bounds for 2 ranks"),
             (layout(0), "0 ranks"),
         ];
         for (layout, text) in bad {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::header::{Entry, parse_header};
-use super::stored::{Dtype, Source, Stored};
+use super::stored::{Dtype, Source, Stored, TensorInfo};
 use crate::error::{Context, Error, Result};
 
 /// The name of the index of a checkpoint in several files.
@@ -109,14 +109,8 @@ impl Checkpoint {
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
-}
 
-impl Source for Checkpoint {
-    fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
-    }
-
-    fn get(&self, name: &str, _shape: &[usize]) -> Result<Stored> {
+    fn find(&self, name: &str) -> Result<(TensorInfo, Bytes)> {
         let Some((file, entry)) = self.tensors.get(name) else {
             let at = self.files.first().and_then(|file| file.path.parent()).unwrap_or(Path::new("."));
             let error = format!("`{}` has no tensor `{name}`", at.display());
@@ -130,8 +124,26 @@ impl Source for Checkpoint {
             let error = format!("{origin}: tensor `{name}` is stored as {:?}", entry.dtype);
             return Err(Error::msg(error).hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights"));
         };
-        let bytes = shard.bytes.slice(entry.bytes.clone());
-        Ok(Stored { name: name.to_owned(), origin, dtype, shape: entry.shape.clone(), bytes })
+        let info = TensorInfo { name: name.to_owned(), origin, dtype, shape: entry.shape.clone() };
+        Ok((info, shard.bytes.slice(entry.bytes.clone())))
+    }
+}
+
+impl Source for Checkpoint {
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn info(&self, name: &str, _shape: &[usize]) -> Result<TensorInfo> {
+        self.find(name).map(|(info, _)| info)
+    }
+
+    fn get(&self, name: &str, _shape: &[usize]) -> Result<Stored> {
+        self.find(name).map(|(info, bytes)| Stored { info, bytes })
+    }
+
+    fn is_invented(&self) -> bool {
+        false
     }
 
     fn names(&self) -> Vec<String> {
@@ -140,7 +152,7 @@ impl Source for Checkpoint {
 
     fn find_nan(&self, names: &[String]) -> Option<String> {
         let stored = names.iter().filter_map(|name| self.get(name, &[]).ok()).find(Stored::has_nan)?;
-        Some(format!("{}: tensor `{}`", stored.origin, stored.name))
+        Some(format!("{}: tensor `{}`", stored.info.origin, stored.info.name))
     }
 }
 

@@ -4,11 +4,16 @@ mod checkpoint;
 mod fp8;
 mod header;
 mod matrix;
+mod outline;
 mod random;
+mod share;
 mod stored;
 
 pub use checkpoint::Checkpoint;
+pub use fp8::{scales_name, scales_shape};
 pub use header::{Header, parse_header};
 pub use matrix::{FP8_BLOCK, Matrix, Values};
+pub use outline::Outline;
 pub use random::Random;
-pub use stored::{Dtype, Source, Stored};
+pub use share::{Piece, Share};
+pub use stored::{Dtype, Source, Stored, TensorInfo};

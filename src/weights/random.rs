@@ -1,11 +1,16 @@
 //! Invented tensors of any shape, the same for the same seed: true shapes without a checkpoint.
+//!
+//! A value depends on the seed, the tensor's name and its place there, so that a rank invents only its own part.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use half::bf16;
 use sha2::{Digest, Sha256};
 
-use super::matrix::FP8_BLOCK;
-use super::stored::{Dtype, Source, Stored};
+use super::fp8;
+use super::matrix::{FP8_BLOCK, Matrix, Values};
+use super::stored::{Dtype, Source, Stored, TensorInfo};
 use crate::error::{Error, Result};
 
 /// A source that has every tensor one asks for.
@@ -13,6 +18,14 @@ use crate::error::{Error, Result};
 pub struct Random {
     seed: u64,
     fp8: bool,
+}
+
+/// A run of rows and of columns of a tensor; the last dimension is the columns, all before it are rows.
+#[derive(Clone)]
+struct Part {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    stride: usize,
 }
 
 impl Random {
@@ -34,6 +47,49 @@ impl Random {
         let kept = ["in_proj_a.", "in_proj_b.", "in_proj_ba.", "conv1d", "norm"];
         self.fp8 && name.ends_with("_proj.weight") && !kept.iter().any(|part| name.contains(part))
     }
+
+    /// The bytes of a part of the tensor.
+    fn invent(&self, info: &TensorInfo, part: Part) -> Result<Bytes> {
+        let TensorInfo { name, dtype, shape, .. } = info;
+        let values = part.rows.len().checked_mul(part.columns.len());
+        let mut bytes = Vec::new();
+        // shapes are only as sane as the config they come from, and a failed allocation aborts
+        match values.and_then(|values| values.checked_mul(dtype.width())) {
+            Some(len) if bytes.try_reserve_exact(len).is_ok() => {}
+            _ => {
+                let error = Error::msg(format!("tensor `{name}` of shape {shape:?} does not fit in memory"));
+                return Err(error.hint("take a smaller model or fewer layers"));
+            }
+        }
+        let numbers = Numbers::new(self.seed, name);
+        if *dtype == Dtype::Fp8 {
+            // exponent bits below 0x78: no NaN, at most 240
+            numbers.fill(&mut bytes, part, |[x]| [(x & 0x80) | (x & 0x7f).min(0x77)]);
+            return Ok(bytes.into());
+        }
+        // uniform with the variance that keeps activations at one: [-√(3/in), √(3/in)]
+        let inner = part.stride.max(1) as f32;
+        let (middle, reach) = match shape.len() {
+            _ if name.ends_with("_scale_inv") => (1.0 / (inner * FP8_BLOCK as f32).sqrt() / 16.0, 0.0),
+            1 if name.contains("norm") => (1.0, 0.1),
+            1 => (0.0, 1.0),
+            _ if name.contains("embed") => (0.0, 1.7),
+            _ => (0.0, (3.0 / inner).sqrt()),
+        };
+        let value = |x: f32| bf16::from_f32(middle + reach * (x / 32768.0 - 1.0));
+        numbers.fill(&mut bytes, part, |x| value(u16::from_le_bytes(x).into()).to_le_bytes());
+        Ok(bytes.into())
+    }
+
+    /// The FP8 values and the scales of whole blocks.
+    fn blocks(&self, info: &TensorInfo, part: Part) -> Result<Values> {
+        let blocks = |run: &Range<usize>| run.start / FP8_BLOCK..run.end.div_ceil(FP8_BLOCK);
+        let shape = fp8::scales_shape(info.shape[0], info.shape[1]);
+        let scaled = Part { rows: blocks(&part.rows), columns: blocks(&part.columns), stride: shape[1] };
+        let scales = self.info(&fp8::scales_name(&info.name), &shape)?;
+        let scales = Stored { bytes: self.invent(&scales, scaled)?, info: scales }.to_f32()?;
+        Ok(Values::Fp8 { values: self.invent(info, part)?, scales: scales.into() })
+    }
 }
 
 impl Source for Random {
@@ -45,27 +101,46 @@ impl Source for Random {
         }
     }
 
+    fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo> {
+        let dtype = if self.is_fp8(name) { Dtype::Fp8 } else { Dtype::Bf16 };
+        Ok(TensorInfo { name: name.to_owned(), origin: "random weights".to_owned(), dtype, shape: shape.to_vec() })
+    }
+
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored> {
-        let inner = shape.last().copied().unwrap_or(1).max(1) as f32;
-        let mut numbers = Numbers::new(self.seed, name);
-        let (dtype, bytes) = if self.is_fp8(name) {
-            // exponent bits below 0x78: no NaN, at most 240
-            let buffer = reserve(name, shape, 1)?;
-            (Dtype::Fp8, numbers.fill(buffer, 1, |x| [(x as u8 & 0x80) | (x as u8 & 0x7f).min(0x77), 0]))
-        } else {
-            // uniform with the variance that keeps activations at one: [-√(3/in), √(3/in)]
-            let (middle, reach) = match shape.len() {
-                _ if name.ends_with("_scale_inv") => (1.0 / (inner * FP8_BLOCK as f32).sqrt() / 16.0, 0.0),
-                1 if name.contains("norm") => (1.0, 0.1),
-                1 => (0.0, 1.0),
-                _ if name.contains("embed") => (0.0, 1.7),
-                _ => (0.0, (3.0 / inner).sqrt()),
-            };
-            let value = |x: u16| bf16::from_f32(middle + reach * (f32::from(x) / 32768.0 - 1.0)).to_le_bytes();
-            (Dtype::Bf16, numbers.fill(reserve(name, shape, 2)?, 2, value))
+        let info = self.info(name, shape)?;
+        let (stride, outer) = shape.split_last().map_or((1, &[][..]), |(last, outer)| (*last, outer));
+        // more rows than can be counted are too many in any case
+        let rows = outer.iter().try_fold(1usize, |rows, n| rows.checked_mul(*n)).unwrap_or(usize::MAX);
+        let bytes = self.invent(&info, Part { rows: 0..rows, columns: 0..stride, stride })?;
+        Ok(Stored { info, bytes })
+    }
+
+    fn part(
+        &self,
+        name: &str,
+        (out_features, in_features): (usize, usize),
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<Matrix> {
+        let info = self.info(name, &[out_features, in_features])?;
+        let mut made = Part { rows: rows.clone(), columns: columns.clone(), stride: in_features };
+        if info.dtype != Dtype::Fp8 {
+            return Matrix::new(rows.len(), columns.len(), Values::Bf16(self.invent(&info, made)?));
+        }
+        let whole = |run: Range<usize>, all: usize| match run.is_empty() {
+            true => 0..0,
+            false => run.start / FP8_BLOCK * FP8_BLOCK..run.end.next_multiple_of(FP8_BLOCK).min(all),
         };
-        let origin = "random weights".to_owned();
-        Ok(Stored { name: name.to_owned(), origin, dtype, shape: shape.to_vec(), bytes: Bytes::from(bytes) })
+        (made.rows, made.columns) = (whole(rows.clone(), out_features), whole(columns.clone(), in_features));
+        let (top, left) = (made.rows.start, made.columns.start);
+        let matrix = Matrix::new(made.rows.len(), made.columns.len(), self.blocks(&info, made)?)?;
+        let inside =
+            |run: Range<usize>, from: usize| if run.is_empty() { 0..0 } else { run.start - from..run.end - from };
+        matrix.part(inside(rows, top), inside(columns, left))
+    }
+
+    fn is_invented(&self) -> bool {
+        true
     }
 
     fn names(&self) -> Vec<String> {
@@ -77,41 +152,50 @@ impl Source for Random {
     }
 }
 
-/// An empty buffer for the tensor and a word more; shapes are only as sane as the config they come from.
-fn reserve(name: &str, shape: &[usize], width: usize) -> Result<(Vec<u8>, usize)> {
-    let len = shape.iter().try_fold(width, |len, n| len.checked_mul(*n));
-    let mut buffer = Vec::new();
-    match len {
-        Some(len) if buffer.try_reserve_exact(len.saturating_add(8)).is_ok() => Ok((buffer, len)),
-        _ => Err(Error::msg(format!("tensor `{name}` of shape {shape:?} does not fit in memory"))
-            .hint("take a smaller model or fewer layers")),
-    }
-}
-
-/// xorshift64*, seeded by the tensor's name.
+/// Random bytes by their place (splitmix64), seeded by the tensor's name.
 struct Numbers(u64);
+
+/// Bytes made at a time; whole words.
+const CHUNK: usize = 512;
 
 impl Numbers {
     fn new(seed: u64, name: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(seed.to_le_bytes());
         hash.update(name.as_bytes());
-        let first = hash.finalize().first_chunk::<8>().map_or(1, |bytes| u64::from_le_bytes(*bytes));
-        Self(first | 1)
+        Self(hash.finalize().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
     }
 
-    fn fill(&mut self, buffer: (Vec<u8>, usize), width: usize, value: impl Fn(u16) -> [u8; 2]) -> Vec<u8> {
-        let (mut bytes, len) = buffer;
-        while bytes.len() < len {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let word = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-            for part in 0..4 {
-                bytes.extend_from_slice(&value((word >> (16 * part)) as u16)[..width]);
+    fn word(&self, index: usize) -> u64 {
+        let mut word = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.0);
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    /// Appends `value` of the random bytes at every place of `part`.
+    fn fill<const WIDTH: usize>(&self, bytes: &mut Vec<u8>, part: Part, value: impl Fn([u8; WIDTH]) -> [u8; WIDTH]) {
+        let Part { rows, columns, stride } = part;
+        // whole rows are one run
+        let (runs, len) = match columns.len() == stride {
+            true => (rows.start..rows.end.min(rows.start + 1), rows.len() * stride),
+            false => (rows, columns.len()),
+        };
+        for row in runs {
+            let start = (row * stride + columns.start) * WIDTH;
+            let (mut at, end) = (start, start + len * WIDTH);
+            while at < end {
+                let mut chunk = [0; CHUNK];
+                for (i, word) in chunk.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                    *word = self.word(at / 8 + i).to_le_bytes();
+                }
+                for number in chunk.as_chunks_mut::<WIDTH>().0 {
+                    *number = value(*number);
+                }
+                let made = &chunk[at % 8..CHUNK.min(at % 8 + end - at)];
+                bytes.extend_from_slice(made);
+                at += made.len();
             }
         }
-        bytes.truncate(len);
-        bytes
     }
 }

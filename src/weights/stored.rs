@@ -1,5 +1,7 @@
 //! A tensor as its source stores it, and the trait that sources of tensors implement.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use half::{bf16, f16};
 use safetensors::tensor::Dtype as FileDtype;
@@ -42,9 +44,9 @@ impl Dtype {
     }
 }
 
-/// A tensor in storage format.
+/// What is known of a tensor without its bytes.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct TensorInfo {
     /// Its name on the hub.
     pub name: String,
     /// Where it comes from, for people.
@@ -53,11 +55,18 @@ pub struct Stored {
     pub dtype: Dtype,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
+}
+
+/// A tensor in storage format.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// What it is.
+    pub info: TensorInfo,
     /// Little-endian, row-major.
     pub bytes: Bytes,
 }
 
-impl Stored {
+impl TensorInfo {
     /// Refuses any shape but `shape`.
     ///
     /// # Errors
@@ -69,19 +78,21 @@ impl Stored {
         let error = format!("{}: tensor `{}` has shape {:?}, not {shape:?}", self.origin, self.name, self.shape);
         Err(Error::msg(error).hint("config.json and the weights do not belong together"))
     }
+}
 
+impl Stored {
     /// All values, widened to f32.
     ///
     /// # Errors
     /// If the values are FP8: those mean nothing without their scales.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         let pairs = |f: fn([u8; 2]) -> f32| self.bytes.chunks_exact(2).map(|b| f([b[0], b[1]])).collect();
-        Ok(match self.dtype {
+        Ok(match self.info.dtype {
             Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Dtype::F16 => pairs(|b| f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => pairs(|b| bf16::from_le_bytes(b).to_f32()),
             Dtype::Fp8 => {
-                let error = format!("{}: tensor `{}` is FP8 without scales", self.origin, self.name);
+                let error = format!("{}: tensor `{}` is FP8 without scales", self.info.origin, self.info.name);
                 return Err(
                     Error::msg(error).hint("tbshard reads FP8 projections, everything else as F32, F16 or BF16")
                 );
@@ -93,7 +104,7 @@ impl Stored {
     pub fn has_nan(&self) -> bool {
         // all bits of the exponent are set; E4M3 has no infinities, and NaN only where the mantissa is full too
         let bytes = &self.bytes;
-        match self.dtype {
+        match self.info.dtype {
             Dtype::F32 => bytes.chunks_exact(4).any(|b| u16::from_le_bytes([b[2], b[3]]) & 0x7f80 == 0x7f80),
             Dtype::Bf16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80),
             Dtype::F16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00),
@@ -103,11 +114,11 @@ impl Stored {
 
     /// Entry `index` of the outermost dimension.
     pub fn entry(&self, index: usize) -> Self {
-        let inner: usize = self.shape[1..].iter().product::<usize>() * self.dtype.width();
+        let shape = self.info.shape[1..].to_vec();
+        let len = shape.iter().product::<usize>() * self.info.dtype.width();
         Self {
-            bytes: self.bytes.slice(index * inner..(index + 1) * inner),
-            shape: self.shape[1..].to_vec(),
-            ..self.clone()
+            bytes: self.bytes.slice(index * len..(index + 1) * len),
+            info: TensorInfo { shape, ..self.info.clone() },
         }
     }
 
@@ -116,15 +127,16 @@ impl Stored {
     /// # Errors
     /// If it is not two-dimensional, or FP8.
     pub fn into_matrix(self) -> Result<Matrix> {
-        let [out_features, in_features] = self.shape[..] else {
-            return Err(Error::msg(format!("{}: tensor `{}` is not a matrix", self.origin, self.name)));
+        let TensorInfo { name, origin, dtype, shape } = self.info;
+        let [out_features, in_features] = shape[..] else {
+            return Err(Error::msg(format!("{origin}: tensor `{name}` is not a matrix")));
         };
-        let values = match self.dtype {
+        let values = match dtype {
             Dtype::F32 => Values::F32(self.bytes),
             Dtype::F16 => Values::F16(self.bytes),
             Dtype::Bf16 => Values::Bf16(self.bytes),
             Dtype::Fp8 => {
-                let error = format!("{}: FP8 tensor `{}` has no `{}_scale_inv`", self.origin, self.name, self.name);
+                let error = format!("{origin}: FP8 tensor `{name}` has no `{name}_scale_inv`");
                 return Err(Error::msg(error).hint("the checkpoint is incomplete, download it again"));
             }
         };
@@ -137,11 +149,34 @@ pub trait Source: Sync {
     /// Whether the tensor exists.
     fn has(&self, name: &str) -> bool;
 
-    /// The tensor `name`. `shape` is what the caller expects; a source that invents tensors gives that shape.
+    /// What the tensor `name` is. `shape` is what the caller expects; a source that invents tensors gives that shape.
     ///
     /// # Errors
     /// If it is missing, or stored in a type that weights cannot be in.
+    fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo>;
+
+    /// The tensor `name`, `shape` as for [`Source::info`].
+    ///
+    /// # Errors
+    /// As [`Source::info`].
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored>;
+
+    /// The rows `rows` and columns `columns` of the matrix `name` (`[out, in]`) in whatever format the source has it in.
+    ///
+    /// # Errors
+    /// If it, or the scales its format needs, are missing or misshapen.
+    fn part(
+        &self,
+        name: &str,
+        (out_features, in_features): (usize, usize),
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<Matrix> {
+        matrix(self, name, out_features, in_features)?.part(rows, columns)
+    }
+
+    /// Whether tensors are made in memory, so that one costs its whole size even if only a few rows are looked up.
+    fn is_invented(&self) -> bool;
 
     /// The names of all tensors, if the source has a list.
     fn names(&self) -> Vec<String>;
@@ -150,17 +185,12 @@ pub trait Source: Sync {
     fn find_nan(&self, names: &[String]) -> Option<String>;
 }
 
-impl dyn Source + '_ {
-    /// Loads the matrix `name` (`[out, in]`) in whatever format the source has it in: adding a format is a line here.
-    ///
-    /// # Errors
-    /// If it, or the scales its format needs, are missing or misshapen.
-    pub fn matrix(&self, name: &str, out_features: usize, in_features: usize) -> Result<Matrix> {
-        let stored = self.get(name, &[out_features, in_features])?;
-        stored.expect_shape(&[out_features, in_features])?;
-        match stored.dtype {
-            Dtype::Fp8 => super::fp8::matrix(self, stored),
-            _ => stored.into_matrix(),
-        }
+/// The whole matrix `name`: adding a format is a line here.
+fn matrix<S: Source + ?Sized>(source: &S, name: &str, out_features: usize, in_features: usize) -> Result<Matrix> {
+    let stored = source.get(name, &[out_features, in_features])?;
+    stored.info.expect_shape(&[out_features, in_features])?;
+    match stored.info.dtype {
+        Dtype::Fp8 => super::fp8::matrix(source, stored),
+        _ => stored.into_matrix(),
     }
 }

@@ -3,7 +3,8 @@
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use tbshard::error::Result;
-use tbshard::models::Model;
+use tbshard::models::{Blueprint, Model};
+use tbshard::partition::{Layout, Plan};
 
 use crate::damage::{INDEX, Plain, Specimen, refused, refused_with_hint};
 
@@ -25,7 +26,7 @@ fn open_without(fixture: &str, tensor: &str) -> Result<Model> {
 }
 
 /// Adds a copy of the tensor `like` as `tensor`.
-fn open_with(fixture: &str, tensor: &str, like: &str) -> Result<Model> {
+fn with(fixture: &str, tensor: &str, like: &str) -> Specimen {
     let specimen = Specimen::of(fixture);
     let file = specimen.file_of(like);
     specimen.edit_tensors(&file, |tensors| {
@@ -34,7 +35,11 @@ fn open_with(fixture: &str, tensor: &str, like: &str) -> Result<Model> {
         tensors.insert(tensor.to_owned(), copy);
     });
     specimen.edit_json(INDEX, |index| index["weight_map"][tensor] = json!(file));
-    specimen.open()
+    specimen
+}
+
+fn open_with(fixture: &str, tensor: &str, like: &str) -> Result<Model> {
+    with(fixture, tensor, like).open()
 }
 
 #[test]
@@ -95,6 +100,30 @@ fn tensors_that_nobody_uses() {
         ("qwen3_next", "mtp.more", "model.norm.weight"),
     ] {
         open_with(fixture, tensor, like).unwrap_or_else(|error| panic!("{error:?}"));
+    }
+}
+
+#[test]
+fn tensors_that_no_stage_uses() {
+    let cases = [
+        ("llama", "model.layers.1.self_attn.q_norm.weight", "model.norm.weight"),
+        ("qwen3_moe", "model.layers.0.mlp.experts.6.up_proj.weight", "model.layers.0.mlp.experts.5.up_proj.weight"),
+        ("qwen3_5", "model.visualise", "model.language_model.norm.weight"),
+    ];
+    for (fixture, tensor, like) in cases {
+        let (whole, odd) = (Specimen::of(fixture), with(fixture, tensor, like));
+        let words = format!("1 tensors this architecture does not use, the first is `{tensor}` in `");
+        let layers = Blueprint::open(whole.dir.path()).unwrap().geometry.layers;
+        for (tp, pp) in [(2, 1), (1, 2), (2, 2)] {
+            let layout = Layout { world_size: tp * pp, tp: Some(tp), pp: Some(pp), ..Layout::default() };
+            let plan = Plan::new(layers, 8, &layout).unwrap();
+            for rank in 0..tp * pp {
+                let load =
+                    |from: &Specimen| Blueprint::open(from.dir.path()).unwrap().load(&plan, rank, &|_, _| ()).map(drop);
+                load(&whole).unwrap_or_else(|error| panic!("{error:?}"));
+                refused_with_hint(load(&odd), &[&words, &odd.file_of(tensor)], "do not belong together");
+            }
+        }
     }
 }
 

@@ -144,9 +144,9 @@ fn check(checkpoint: &Checkpoint, index: Option<Vec<u8>>) -> Outcome {
                 continue;
             }
         };
-        let values: usize = stored.shape.iter().product();
-        prop_assert_eq!(values * stored.dtype.width(), stored.bytes.len());
-        let file = std::fs::read(stored.origin.trim_matches('`')).unwrap();
+        let values: usize = stored.info.shape.iter().product();
+        prop_assert_eq!(values * stored.info.dtype.width(), stored.bytes.len());
+        let file = std::fs::read(stored.info.origin.trim_matches('`')).unwrap();
         match SafeTensors::deserialize(&file) {
             Ok(tensors) => prop_assert_eq!(tensors.tensor(name).unwrap().data(), &stored.bytes[..]),
             Err(error) => prop_assert!(error.to_string().contains("duplicate field"), "{error}"),

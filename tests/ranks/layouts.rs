@@ -1,7 +1,5 @@
 //! Every architecture on every layout: the SHA-256 of all logits is that of one rank.
 
-use std::path::Path;
-
 use sha2::{Digest, Sha256};
 use tbshard::backend::Cpu;
 use tbshard::comm::{Algorithm, Communicator, Ranks};
@@ -32,14 +30,19 @@ fn hash_of(engine: &mut Engine, chunk: usize) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The hashes of rank 0 for every chunk size, with `world` ranks as threads of this process.
-fn run(dir: &Path, layout: &Layout, algorithm: Algorithm, mesh: Vec<Box<dyn Endpoint>>) -> Vec<String> {
+/// The hashes of rank 0 for every chunk size, with the ranks as threads of this process.
+pub fn run(
+    blueprint: &(dyn Fn() -> Blueprint + Sync),
+    layout: &Layout,
+    algorithm: Algorithm,
+    mesh: Vec<Box<dyn Endpoint>>,
+) -> Vec<String> {
     std::thread::scope(|scope| {
         let ranks: Vec<_> = mesh
             .into_iter()
             .map(|endpoint| {
                 scope.spawn(move || {
-                    let blueprint = Blueprint::open(dir).unwrap();
+                    let blueprint = blueprint();
                     let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout).unwrap();
                     let world = Communicator::new(endpoint, None).with_algorithm(algorithm);
                     let ranks = Ranks::new(world, &plan).unwrap();
@@ -63,9 +66,10 @@ fn run(dir: &Path, layout: &Layout, algorithm: Algorithm, mesh: Vec<Box<dyn Endp
 
 fn same_bits(layouts: impl Fn(usize) -> Vec<Layout>) {
     for dir in tiny_checkpoints().into_iter().filter(|dir| crate::models::is_supported(dir)) {
-        let layers = Blueprint::open(&dir).unwrap().geometry.layers;
+        let open = || Blueprint::open(&dir).unwrap();
+        let layers = open().geometry.layers;
         let alone = Layout { world_size: 1, ..Layout::default() };
-        let one = run(&dir, &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
+        let one = run(&open, &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
         assert!(one.iter().all(|hash| *hash == one[0]), "{}: chunks differ", dir.display());
         for layout in layouts(layers) {
             let ways = [
@@ -75,7 +79,7 @@ fn same_bits(layouts: impl Fn(usize) -> Vec<Layout>) {
                 (Fabric::Noise, Algorithm::Auto),
             ];
             for (fabric, algorithm) in ways {
-                let many = run(&dir, &layout, algorithm, fabric.mesh(layout.world_size));
+                let many = run(&open, &layout, algorithm, fabric.mesh(layout.world_size));
                 assert_eq!(many, one, "{} {layout:?} {fabric:?} {algorithm:?}", dir.display());
             }
         }

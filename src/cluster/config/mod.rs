@@ -187,7 +187,15 @@ impl Cluster {
     /// What a plan for these hosts is made from.
     pub fn layout(&self) -> Layout {
         let Parallel { tp, pp, strategy, split } = self.parallel.clone();
-        Layout { world_size: self.hosts.len(), tp, pp, strategy, split, weights: self.weights() }
+        Layout {
+            world_size: self.hosts.len(),
+            tp,
+            pp,
+            strategy,
+            split,
+            weights: self.weights(),
+            memory: self.memory().unwrap_or_default(),
+        }
     }
 
     /// Makes the host `at` the first one; the order of the others stays.
