@@ -257,4 +257,35 @@ mod tests {
         assert!(read::<Order>(&mut &[2, 1, 0, 0, 0, 0][..]).is_err());
         assert!(read::<Order>(&mut &[0, 2, 0, 0, 0, b'{', b'}'][..]).is_err());
     }
+
+    #[test]
+    fn whatever_comes_is_read_or_refused() {
+        let machine = Machine::here("build", None);
+        let mut bytes = Vec::new();
+        write(&mut bytes, &Report::Hello(machine)).unwrap();
+        write(&mut bytes, &Report::Stdout(vec![b'x'; 300])).unwrap();
+        write(&mut bytes, &Report::Exited(End::Code(3))).unwrap();
+        let mut state = 5_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let (mut read_all, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut bytes = bytes.clone();
+            for _ in 0..1 + random(4) {
+                let at = random(bytes.len());
+                bytes[at] = random(256) as u8;
+            }
+            let mut from = &bytes[..bytes.len() - random(8)];
+            loop {
+                match read::<Report>(&mut from) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break read_all += 1,
+                    Err(_) => break refused += 1,
+                }
+            }
+        }
+        assert!(read_all > 1000 && refused > 1000, "{read_all} {refused}");
+    }
 }
