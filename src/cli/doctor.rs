@@ -115,6 +115,9 @@ impl Report {
     }
 
     fn cluster(&mut self, machines: &Machines, args: &Args) -> Result<()> {
+        if let Err(error) = machines.check(true) {
+            self.wrong("cluster file", &error);
+        }
         let names = machines.names();
         let lines = Lines::new(&names, args.model.quiet || args.json);
         let (mut fleet, refused) = enlist(machines, 0, args.hosts.deploy, &lines)?;

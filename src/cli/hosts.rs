@@ -17,7 +17,7 @@ use crate::cluster::agent::{Machine, Start};
 use crate::cluster::fleet::{Fleet, Host, Reach, Refusal, Step, Way};
 use crate::cluster::ssh::Target;
 use crate::cluster::ticket::{Fabric, Meeting, Ticket};
-use crate::cluster::{Cluster, Host as Entry, Transport};
+use crate::cluster::{Cluster, Host as Entry, Topology, Transport};
 use crate::error::{Error, Result};
 use crate::transport::tcp;
 
@@ -47,15 +47,23 @@ impl Machines {
     /// Reads what `--hosts` names.
     pub(super) fn open(hosts: &str) -> Result<Self> {
         let mut cluster = Cluster::of_hosts(hosts)?;
-        if cluster.transport == Transport::Rdma {
-            let error = Error::usage("this version of tbshard does not speak RDMA yet");
-            return Err(error.hint("`transport: tcp` in the cluster file works today"));
-        }
         let at = cluster.hosts.iter().position(is_here);
         if let Some(at) = at.filter(|at| *at > 0) {
             cluster.lead(at);
         }
         Ok(Self { cluster, here: at.is_some() })
+    }
+
+    /// Refuses what this version cannot do, and says what it does otherwise.
+    pub(super) fn check(&self, quiet: bool) -> Result<()> {
+        if self.cluster.transport == Transport::Rdma {
+            let error = Error::usage("this version of tbshard does not speak RDMA yet");
+            return Err(error.hint("`transport: tcp` in the cluster file works today"));
+        }
+        if self.cluster.topology == Topology::Ring && !quiet {
+            ui::whisper("over TCP every host connects to every other, also where the cluster file says ring");
+        }
+        Ok(())
     }
 
     /// The host names, by rank.
@@ -90,6 +98,7 @@ impl Machines {
     ) -> Vec<Ticket> {
         let Cluster { hosts, timeouts, .. } = &self.cluster;
         (first.silent, first.patience) = (silent.unwrap_or(timeouts.heartbeat), timeouts.start);
+        first.progress = timeouts.progress;
         (first.hosts, first.layout) = (self.names(), Some(self.cluster.layout()));
         let ids: Vec<Option<String>> = (0..hosts.len()).map(machine).collect();
         let same = |rank: usize, other: usize| rank == other || (ids[rank].is_some() && ids[rank] == ids[other]);
@@ -228,6 +237,7 @@ pub(super) fn start(
     threads: Option<usize>,
     quiet: bool,
 ) -> Result<Started> {
+    machines.check(quiet)?;
     let (cluster, names) = (&machines.cluster, machines.names());
     let lines = Lines::new(&names, quiet);
     lines.say(0, "this machine".to_owned());

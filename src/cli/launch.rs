@@ -97,6 +97,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 
 /// Runs `work` on all hosts, as the ranks of one run, until it has ended everywhere.
 pub(super) fn on_all(machines: &Machines, deploy: bool, work: Work) -> Result<Outcome> {
+    machines.check(work.quiet)?;
     let names = machines.names();
     let lines = Lines::new(&names, work.quiet);
     let interrupted = Arc::new(AtomicBool::new(false));

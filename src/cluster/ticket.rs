@@ -58,6 +58,8 @@ pub struct Ticket {
     pub segment: Option<RawFd>,
     /// After so much silence a rank is dead.
     pub silent: Duration,
+    /// After so long without progress a rank is stuck.
+    pub progress: Duration,
     /// The names of the ranks' hosts, by rank; empty if all are this machine.
     pub hosts: Vec<String>,
     /// The local address that other ranks connect to; by default the one from which rank 0 was reached.
@@ -100,7 +102,8 @@ impl Ticket {
             patience: Duration::from_secs(30),
             fabric,
             segment: None,
-            silent: Duration::from_secs(5),
+            silent: Deadlines::default().silent,
+            progress: Duration::from_secs(600),
             hosts: Vec::new(),
             bind: None,
             share: (0, world_size),
@@ -156,7 +159,8 @@ impl Ticket {
         };
         let names = connected.addresses.iter().enumerate().map(name).collect();
         let heartbeat_interval = Deadlines::default().heartbeat_interval.min(self.silent / 4);
-        let deadlines = Deadlines { silent: self.silent, heartbeat_interval, ..Deadlines::default() };
+        let (silent, progress) = (self.silent, Some(self.progress));
+        let deadlines = Deadlines { silent, progress, heartbeat_interval, ..Deadlines::default() };
         let monitor = Monitor::start(self.rank, connected.control, names, deadlines)?;
         Ok(Joined { world: Communicator::new(endpoint, Some(monitor.clone())), monitor })
     }
