@@ -1,6 +1,7 @@
 //! Where weights come from: safetensors on disk or random numbers, as byte ranges and matrices in storage format.
 
 mod checkpoint;
+mod digest;
 mod fp8;
 mod header;
 mod matrix;
@@ -8,6 +9,7 @@ mod random;
 mod stored;
 
 pub use checkpoint::Checkpoint;
+pub use digest::hex;
 pub use header::{Header, parse_header};
 pub use matrix::{FP8_BLOCK, Matrix, Values};
 pub use random::Random;
