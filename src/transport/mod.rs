@@ -8,6 +8,7 @@
 mod backoff;
 mod frame;
 pub mod loopback;
+mod lost;
 mod mail;
 mod pump;
 pub mod shm;
@@ -18,6 +19,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 
 pub use backoff::default_spin;
+pub use lost::{Disconnected, End};
 
 /// The longest message, in bytes. Lengths off the wire are held to it before anything is allocated.
 pub const MAX_MESSAGE: usize = 256 << 20;
