@@ -1,8 +1,10 @@
 //! The command line: one file a command, and the only room that prints, reads the environment or exits.
 mod answer;
 mod bench;
+mod caught;
 mod chat;
 mod env;
+mod fault;
 mod generate;
 mod interrupt;
 mod load;
@@ -13,6 +15,7 @@ mod ranks;
 mod sampling;
 mod score;
 mod table;
+mod terminal;
 mod ui;
 mod wrap;
 
@@ -108,7 +111,7 @@ fn report(error: &Error) -> ExitCode {
     }
     match error.kind() {
         Kind::Interrupted => ExitCode::from(INTERRUPTED),
-        Kind::Failed => ExitCode::FAILURE,
+        Kind::Failed | Kind::Panicked => ExitCode::FAILURE,
         Kind::Usage => ExitCode::from(2),
         Kind::Cluster => ExitCode::from(LOST),
     }

@@ -1,13 +1,14 @@
 //! `tbshard rank`: one of the ranks that another process started. Not for people.
 
 use std::io::BufRead;
-use std::panic::AssertUnwindSafe;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::caught::caught;
+use super::fault::{FINISH, Fault, JOIN};
 use super::ranks::{Job, Task, start, time_all_reduce};
-use super::{LOST, Outcome, ui};
+use super::{LOST, Outcome, terminal, ui};
 use crate::comm::control::Monitor;
 use crate::error::{Error, Kind, Result};
 use crate::transport::shm::Segment;
@@ -52,7 +53,9 @@ pub(super) fn pin(cpus: &[usize]) -> Result<()> {
 pub(super) fn watch_over_this_process(monitor: Arc<Monitor>) {
     std::thread::spawn(move || {
         let Some(cause) = monitor.join() else { return };
-        std::thread::sleep(LAST_RESORT);
+        monitor.settle();
+        terminal::await_asking(LAST_RESORT);
+        terminal::restore();
         super::report(&Error::from(cause));
         std::process::exit(i32::from(LOST));
     });
@@ -69,23 +72,22 @@ pub(super) fn run() -> Result<Outcome> {
     pin(&job.cpus)?;
     let rank = job.ticket.rank;
     let segment = job.ticket.segment().map(|fd| Segment::inherited(fd, job.ticket.world_size, job.ticket.run()));
+    let fault = job.fault.as_ref();
+    Fault::at(fault, rank, JOIN)?;
     let joined = job.ticket.join(segment.transpose()?)?;
     let monitor = joined.monitor;
     watch_over_this_process(Arc::clone(&monitor));
     let world = joined.world;
-    let work = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<()> {
+    Fault::arm(fault, &world, &monitor);
+    let result = caught(|| {
         match &job.task {
             Task::Model { model, plan, threads } => {
                 let mut loaded = start(model.open()?, model, plan, world.clone(), *threads)?;
-                loaded.engine.follow()
+                loaded.engine.follow()?;
             }
-            Task::AllReduce { sizes, reps } => time_all_reduce(&world, sizes, *reps).map(drop),
+            Task::AllReduce { sizes, reps } => drop(time_all_reduce(&world, sizes, *reps)?),
         }
-    }));
-    let result = work.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Error::msg(format!("it panicked: {text}")).hint("this is a bug, please report it"))
+        Fault::at(fault, rank, FINISH)
     });
     let error = match result.and_then(|()| monitor.finish()) {
         Ok(()) => return Ok(Outcome::Done),
@@ -97,7 +99,7 @@ pub(super) fn run() -> Result<Outcome> {
     if monitor.cause().is_some_and(|cause| cause.agreed) {
         return Ok(Outcome::Lost);
     }
-    Err(error)
+    Err(if error.kind() == Kind::Cluster { error } else { error.context(format!("rank {rank}")) })
 }
 
 /// Ends the process when its launcher is gone and the control connection did not end it first.

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::caught::caught;
+use super::fault::{Fault, HELLO, JOIN, LOADING, SELF_TEST};
 use super::load::{Loaded, ModelArgs, Opened};
 use super::table::aligned;
 use super::{Outcome, rank, ui};
 use crate::backend::ARITHMETIC;
 use crate::cluster::local::{self, Fabric, Processes, Ticket};
-use crate::comm::control::Monitor;
+use crate::comm::control::{CauseKind, Monitor};
 use crate::comm::{Communicator, Hello, Ranks, self_test};
 use crate::engine::Report;
 use crate::error::{Error, Kind, Result};
@@ -42,6 +44,9 @@ pub(super) struct RankArgs {
     /// After so many seconds of silence a rank is dead [default: 5]
     #[arg(long, value_name = "S", requires = "local")]
     heartbeat_timeout: Option<f64>,
+    /// Fail on purpose, for tests: see fault.rs
+    #[arg(long, value_name = "RANK:STEP[#N]:KIND", requires = "local", hide = true)]
+    fault: Option<Fault>,
     /// Show what every rank loaded, computed, waited for and sent
     #[arg(long)]
     stats: bool,
@@ -68,6 +73,7 @@ pub(super) enum FabricArg {
 pub(super) struct Job {
     pub(super) ticket: Ticket,
     pub(super) cpus: Vec<usize>,
+    pub(super) fault: Option<Fault>,
     pub(super) task: Task,
 }
 
@@ -116,6 +122,9 @@ impl RankArgs {
             let error = Error::usage(format!("--local {world_size} is not one of 1..={MAX_RANKS}"));
             return Err(error.hint("--local 2 runs two ranks on this machine"));
         }
+        if let Some(rank) = self.fault.as_ref().map(Fault::rank).filter(|rank| *rank >= world_size) {
+            return Err(Error::usage(format!("--fault names rank {rank} of {world_size}")));
+        }
         let opened = model.open()?;
         let geometry = opened.blueprint.geometry;
         let plan = Plan::new(geometry.layers, geometry.heads, &self.layout(world_size))?;
@@ -130,7 +139,7 @@ impl RankArgs {
         let task = |rank: usize| Task::Model { model: theirs.clone(), plan: plan.clone(), threads: shares[rank].1 };
         let (world, others) = self.launch(world_size, &shares, &task)?;
         spinner.finish_and_clear();
-        match start(opened, model, &plan, world, shares[0].1) {
+        match caught(|| start(opened, model, &plan, world, shares[0].1)) {
             Ok(mut loaded) => {
                 loaded.others = Some(others);
                 Ok(loaded)
@@ -152,12 +161,17 @@ impl RankArgs {
             Some(FabricArg::Plain) => Fabric::Plain,
         };
         let job = |ticket: &Ticket| {
-            let job = Job { ticket: ticket.clone(), cpus: shares[ticket.rank].0.clone(), task: task(ticket.rank) };
+            if ticket.rank + 1 == world_size {
+                Fault::at(self.fault.as_ref(), 0, JOIN)?;
+            }
+            let (cpus, fault) = (shares[ticket.rank].0.clone(), self.fault.clone());
+            let job = Job { ticket: ticket.clone(), cpus, fault, task: task(ticket.rank) };
             serde_json::to_string(&job).map_err(Error::from_std)
         };
         let (joined, processes) = local::launch((world_size, fabric, self.silent()?), &|_| rank::command(), &job)?;
         let others = Others { monitor: joined.monitor, processes };
         rank::watch_over_this_process(Arc::clone(&others.monitor));
+        Fault::arm(self.fault.as_ref(), &joined.world, &others.monitor);
         rank::pin(&shares[0].0)?;
         Ok((joined.world, others))
     }
@@ -172,7 +186,7 @@ impl RankArgs {
         let shares = shares(Some(1), world_size);
         let task = |_| Task::AllReduce { sizes: sizes.to_vec(), reps };
         let (world, others) = self.launch(world_size, &shares, &task)?;
-        match time_all_reduce(&world, sizes, reps) {
+        match caught(|| time_all_reduce(&world, sizes, reps)) {
             Ok(times) => others.finish().map(|()| times),
             Err(error) => Err(others.failed(error)),
         }
@@ -194,11 +208,15 @@ pub(super) fn start(
         ("context", opened.context(model).to_string()),
         ("arithmetic", ARITHMETIC.to_owned()),
     ]);
+    world.starting(HELLO)?;
     hello.exchange(&world)?;
+    world.starting(SELF_TEST)?;
     self_test(&world)?;
+    world.starting(LOADING)?;
     let ranks = Ranks::new(world.clone(), plan)?;
     let loaded = opened.load(model, plan, ranks, threads)?;
     world.barrier()?;
+    world.busy(false)?;
     Ok(loaded)
 }
 
@@ -245,14 +263,24 @@ impl Others {
             self.monitor.failed(0, error)
         };
         self.monitor.settle();
-        self.processes.end();
-        error
+        let cause = self.monitor.cause();
+        // one that is silent will not end by itself
+        let silent = cause.as_ref().filter(|cause| cause.kind == CauseKind::Silent).map(|cause| cause.rank);
+        self.end(silent);
+        // of a panic the rank is worth knowing
+        if error.kind() == Kind::Panicked { cause.map_or(error, Error::from) } else { error }
     }
 
     fn finish(&self) -> Result<()> {
         self.monitor.finish()?;
-        self.processes.end();
+        self.end(None);
         Ok(())
+    }
+
+    fn end(&self, dead: Option<usize>) {
+        for rank in self.processes.end(dead) {
+            ui::whisper(format_args!("rank {rank} did not end by itself and was killed"));
+        }
     }
 }
 

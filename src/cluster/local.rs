@@ -14,8 +14,8 @@ use crate::comm::control::{Deadlines, Monitor};
 use crate::error::{Context, Error, Result};
 use crate::transport::{Endpoint, shm, tcp};
 
-/// How long ranks may take to find each other.
-const MEETING: Duration = Duration::from_secs(30);
+/// How many times the silence that makes a rank dead ranks may take to find each other: half a minute, if nothing is asked.
+const MEETING: u32 = 6;
 /// How often it is looked whether a rank's process still runs.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a rank's process may take to end after the run.
@@ -60,7 +60,7 @@ pub struct Joined {
 
 impl Ticket {
     fn join_options(&self) -> tcp::Join {
-        let deadline = Instant::now() + MEETING;
+        let deadline = Instant::now() + self.silent.saturating_mul(MEETING);
         let cipher = if self.fabric == Fabric::Plain { tcp::Cipher::Plain } else { tcp::Cipher::Noise };
         let data = self.fabric != Fabric::Shm;
         tcp::Join { data, cipher, ..tcp::Join::new(self.world_size, self.run, self.key, deadline) }
@@ -151,7 +151,7 @@ pub fn launch(
     });
     let connected = loop {
         match connected.recv_timeout(LOOK) {
-            Ok(connected) => break connected?,
+            Ok(connected) => break connected.map_err(Error::into_cluster)?,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(Error::cluster("the rendezvous ended")),
         }
@@ -195,31 +195,36 @@ impl Processes {
         });
     }
 
-    /// Waits a while for all processes to end, then ends them.
-    pub fn end(&self) {
+    /// Waits a while for all processes to end, then ends them; `dead` is one that need not be waited for. Returns the
+    /// ranks, apart from that one, that did not end by themselves.
+    pub fn end(&self, dead: Option<usize>) -> Vec<usize> {
+        self.kill(|rank| Some(rank) == dead);
         let deadline = Instant::now() + FAREWELL;
         while Instant::now() < deadline {
             self.newly_ended();
             if self.lock().iter().all(|process| process.ended.is_some()) {
-                return;
+                return Vec::new();
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.kill();
+        self.kill(|_| true)
     }
 
-    fn kill(&self) {
-        for process in self.lock().iter_mut().filter(|process| process.ended.is_none()) {
+    fn kill(&self, which: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut killed = Vec::new();
+        for process in self.lock().iter_mut().filter(|process| process.ended.is_none() && which(process.rank)) {
             // it may have ended just now
             let _ = process.child.kill();
             process.ended = process.child.wait().ok();
+            killed.push(process.rank);
         }
+        killed
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.kill();
+        self.kill(|_| true);
     }
 }
 
