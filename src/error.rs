@@ -11,6 +11,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Kind {
     /// The work failed: exit 1.
     Failed,
+    /// Something panicked, which is a bug: exit 1, or 3 if there are several ranks.
+    Panicked,
     /// The command line asked for something that cannot be: exit 2.
     Usage,
     /// A rank was lost, refused or silent: exit 3.
@@ -45,6 +47,18 @@ impl Error {
     /// Returns what ends work that the user interrupted.
     pub fn interrupted() -> Self {
         Self { kind: Kind::Interrupted, ..Self::msg("interrupted") }
+    }
+
+    /// Makes it a failure of the ranks together (exit 3).
+    #[must_use]
+    pub fn into_cluster(self) -> Self {
+        Self { kind: Kind::Cluster, ..self }
+    }
+
+    /// Returns what a panic becomes that said `message`.
+    pub fn panicked(message: impl Display) -> Self {
+        let error = Self { kind: Kind::Panicked, ..Self::msg(format_args!("tbshard panicked: {message}")) };
+        error.hint("this is a bug, please report it with what is printed above")
     }
 
     /// Wraps a foreign error, keeping its own causes.

@@ -1,5 +1,6 @@
 //! An answer as it streams: tokens to text, stop strings, reasoning dimmed, Ctrl-C.
 
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 
 use super::interrupt::Answering;
@@ -192,6 +193,10 @@ pub(super) fn answer(loaded: &mut Loaded, sequence: &mut Sequence, prompt: &Prom
     bar.finish_and_clear();
     // before an error is passed on, so that the terminal does not stay dim
     stopped = writer.finish(stopped)?;
+    if generated.is_err() && ask.show && !writer.text.is_empty() && std::io::stdout().is_terminal() {
+        // the error is to have its own line
+        ui::print("\n")?;
+    }
     let mut generated = generated?;
     if let Some(problem) = problem.or(writer.failed) {
         return Err(problem);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::caught::caught;
 use super::load::{Loaded, ModelArgs};
 use super::ranks::{FabricArg, RankArgs};
 use super::{Outcome, interrupt, table, ui};
@@ -133,7 +134,7 @@ fn tokens_per_sec(args: &TokensPerSec) -> Result<Outcome> {
     }
     let ranks = RankArgs::tensor(args.local, args.transport);
     let mut loaded = ranks.load(&ModelArgs { ctx: Some(ctx), ..args.model.clone() })?;
-    let result = measure(args, &mut loaded);
+    let result = caught(|| measure(args, &mut loaded));
     loaded.end(&ranks, result)
 }
 

@@ -5,11 +5,13 @@ use std::io::{BufRead, IsTerminal};
 use rustyline::error::ReadlineError;
 
 use super::answer::{Answer, Ask, answer, statistics};
+use super::caught::caught;
 use super::generate::{DEFAULT_MAX_TOKENS, room};
 use super::load::{Loaded, ModelArgs};
 use super::prompt::render;
 use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
+use super::terminal::Asking;
 use super::{Outcome, interrupt, ui};
 use crate::engine::{Finish, Request, Sequence};
 use crate::error::{Error, Kind, Result};
@@ -67,6 +69,7 @@ impl Reader {
     }
 
     fn line(&mut self) -> Result<Input> {
+        let _asking = Asking::begin();
         match self {
             Self::Editor(editor) => match editor.readline("> ") {
                 Ok(line) => {
@@ -106,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     interrupt::listen()?;
     let loaded = args.ranks.load(&args.model)?;
     let mut chat = Chat { args, loaded, messages: Vec::new(), held: None, statistics: None };
-    let result = chat.talk();
+    let result = caught(|| chat.talk());
     chat.loaded.end(&args.ranks, result)
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Ask, answer, statistics};
+use super::caught::caught;
 use super::load::{Loaded, ModelArgs};
 use super::prompt::{Prompt, parse_tokens, plain, read_text, render};
 use super::ranks::RankArgs;
@@ -15,6 +16,7 @@ use super::{Outcome, interrupt, ui};
 use crate::engine::{Engine, Finish, Request};
 use crate::error::{Error, Result};
 use crate::text::Message;
+use crate::weights::hex;
 
 /// Tokens of an answer when `--max-tokens` does not say.
 pub(super) const DEFAULT_MAX_TOKENS: usize = 1024;
@@ -94,7 +96,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     }
     interrupt::listen()?;
     let mut loaded = args.ranks.load(&args.model)?;
-    let result = args.answer(&mut loaded, text);
+    let result = caught(|| args.answer(&mut loaded, text));
     loaded.end(&args.ranks, result)
 }
 
@@ -178,7 +180,7 @@ fn digest(engine: &mut Engine, tokens: &[u32]) -> Result<String> {
         Ok(())
     })?;
     engine.end(sequence)?;
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash)[..16].to_owned())
 }
 
 fn no_prompt() -> Error {

@@ -3,10 +3,12 @@ mod agent;
 mod answer;
 mod bench;
 mod capture;
+mod caught;
 mod chat;
 mod console;
 mod doctor;
 mod env;
+mod fault;
 mod generate;
 mod hosts;
 mod interrupt;
@@ -25,6 +27,7 @@ mod score;
 mod setup;
 mod table;
 mod task;
+mod terminal;
 mod ui;
 mod wrap;
 
@@ -164,7 +167,7 @@ fn report(error: &Error) -> ExitCode {
     }
     match error.kind() {
         Kind::Interrupted => ExitCode::from(INTERRUPTED),
-        Kind::Failed => ExitCode::FAILURE,
+        Kind::Failed | Kind::Panicked => ExitCode::FAILURE,
         Kind::Usage => ExitCode::from(2),
         Kind::Cluster => ExitCode::from(LOST),
     }

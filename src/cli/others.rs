@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::console::{Console, Stream};
 use super::hosts::{Lines, soon};
+use super::ui;
 use crate::cluster::agent::End;
 use crate::cluster::fleet::{Event, Fleet};
 use crate::cluster::local::Processes;
 use crate::cluster::run::{Reporter, Status};
-use crate::comm::control::Monitor;
+use crate::comm::control::{CauseKind, Monitor};
 use crate::error::{Error, Kind, Result};
 
 /// The other ranks of a run.
@@ -40,17 +41,21 @@ impl Others {
             self.monitor.failed(0, error)
         };
         self.monitor.settle();
-        self.crew.end();
+        let cause = self.monitor.cause();
+        // one that is silent will not end by itself
+        let silent = cause.as_ref().filter(|cause| cause.kind == CauseKind::Silent).map(|cause| cause.rank);
+        self.crew.end(silent);
         if let Crew::Launched(launcher) = &self.crew {
             launcher.say(Status::Explained);
         }
-        error
+        // of a panic the rank is worth knowing
+        if error.kind() == Kind::Panicked { cause.map_or(error, Error::from) } else { error }
     }
 
     /// Ends the run in good order.
     pub(super) fn finish(&self) -> Result<()> {
         self.monitor.finish()?;
-        self.crew.end();
+        self.crew.end(None);
         Ok(())
     }
 }
@@ -74,9 +79,14 @@ impl Crew {
         }
     }
 
-    fn end(&self) {
+    /// Ends the other ranks; of `dead` it is known that it will not end by itself.
+    fn end(&self, dead: Option<usize>) {
         match self {
-            Self::Local(processes) => processes.end(),
+            Self::Local(processes) => {
+                for rank in processes.end(dead) {
+                    ui::whisper(format_args!("rank {rank} did not end by itself and was killed"));
+                }
+            }
             Self::Hosts(keeper) => keeper.end(),
             Self::Launched(_) => {}
         }

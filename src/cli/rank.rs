@@ -1,13 +1,14 @@
 //! `tbshard rank`: one of the ranks that another process started. Not for people.
 
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::caught::caught;
+use super::fault::{FINISH, Fault, JOIN};
 use super::task::{Task, start, time_all_reduce};
-use super::{LOST, Outcome, ui};
+use super::{LOST, Outcome, terminal, ui};
 use crate::cluster::run::{Reporter, Run, Status};
 use crate::cluster::ticket::Ticket;
 use crate::comm::Communicator;
@@ -62,7 +63,9 @@ pub(super) fn pin((index, of): (usize, usize), threads: Option<usize>) -> Result
 pub(super) fn watch_over_this_process(monitor: Arc<Monitor>) {
     std::thread::spawn(move || {
         let Some(cause) = monitor.join() else { return };
-        std::thread::sleep(LAST_RESORT);
+        monitor.settle();
+        terminal::await_asking(LAST_RESORT);
+        terminal::restore();
         super::report(&Error::from(cause));
         std::process::exit(i32::from(LOST));
     });
@@ -74,28 +77,29 @@ pub(super) fn run() -> Result<Outcome> {
         Error::usage("`tbshard rank` is started by other commands").hint("`tbshard generate --local 2` runs two ranks")
     })?;
     let (ticket, reporter) = (run.ticket().clone(), run.reporter()?);
+    let (rank, fault) = (ticket.rank, ticket.fault.as_deref().map(str::parse).transpose()?);
     let threads = pin(ticket.share, ticket.threads)?;
+    Fault::at(fault.as_ref(), rank, JOIN)?;
     let joined = run.join(end_with_the_starter)?;
     let monitor = joined.monitor;
     watch_over_this_process(Arc::clone(&monitor));
     let world = joined.world;
-    let work = std::panic::catch_unwind(AssertUnwindSafe(|| follow(&ticket, &world, threads, &reporter)));
-    let result = work.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Error::msg(format!("it panicked: {text}")).hint("this is a bug, please report it"))
+    Fault::arm(fault.as_ref(), &world, &monitor);
+    let result = caught(|| {
+        follow(&ticket, &world, threads, &reporter)?;
+        Fault::at(fault.as_ref(), rank, FINISH)
     });
     let error = match result.and_then(|()| monitor.finish()) {
         Ok(()) => return Ok(Outcome::Done),
         Err(error) if error.kind() == Kind::Cluster => error,
-        Err(error) => monitor.failed(ticket.rank, error),
+        Err(error) => monitor.failed(rank, error),
     };
     monitor.settle();
     // what was agreed on is rank 0's to say
     if monitor.cause().is_some_and(|cause| cause.agreed) {
         return Ok(Outcome::Lost);
     }
-    Err(error)
+    Err(if error.kind() == Kind::Cluster { error } else { error.context(format!("rank {rank}")) })
 }
 
 /// Hears from rank 0 what is to be done, and does it.

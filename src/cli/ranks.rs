@@ -1,11 +1,14 @@
 //! Several ranks: the flags that say how many, and how a command's model is spread over them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::caught::caught;
+use super::fault::{Fault, JOIN};
 use super::hosts::{self, HostsArgs, Machines};
 use super::load::{Loaded, ModelArgs};
 use super::others::{Crew, Others};
@@ -19,6 +22,9 @@ use crate::comm::{Communicator, Ranks};
 use crate::engine::{Report, pages};
 use crate::error::{Error, Result};
 use crate::partition::{Layout, MAX_RANKS, Strategy};
+
+/// How many times the silence that makes a rank dead ranks may take to find each other: half a minute, if nothing is asked.
+const MEETING: u32 = 6;
 
 /// How a model is spread.
 #[derive(Debug, Clone, Default, Args)]
@@ -47,6 +53,9 @@ pub(super) struct RankArgs {
     /// After so many seconds of silence a rank is dead [default: 5]
     #[arg(long, value_name = "S")]
     heartbeat_timeout: Option<f64>,
+    /// Fail on purpose, for tests: see fault.rs
+    #[arg(long, value_name = "RANK:STEP[#N]:KIND", requires = "local", hide = true)]
+    fault: Option<String>,
     /// Show what every rank loaded, computed, waited for and sent
     #[arg(long)]
     stats: bool,
@@ -125,6 +134,9 @@ impl RankArgs {
             let error = Error::usage(format!("--local {ranks} is not one of 1..={MAX_RANKS}"));
             return Err(error.hint("--local 2 runs two ranks on this machine"));
         }
+        if let Some(rank) = self.fault()?.as_ref().map(Fault::rank).filter(|rank| *rank >= ranks) {
+            return Err(Error::usage(format!("--fault names rank {rank} of {ranks}")));
+        }
         Ok(Party::Local(ranks))
     }
 
@@ -150,6 +162,11 @@ impl RankArgs {
             return Layout { tp: self.tp, pp: self.pp, strategy, split: self.split.clone(), ..own };
         }
         own
+    }
+
+    /// What is to go wrong.
+    fn fault(&self) -> Result<Option<Fault>> {
+        self.fault.as_deref().map(str::parse).transpose()
     }
 
     /// After so much silence a rank is dead, where the command line says so.
@@ -187,7 +204,11 @@ impl RankArgs {
         // where lines tell of all ranks, no bar tells of this one
         own.quiet |= matches!(others.crew, Crew::Hosts(_));
         let loading = |percent| others.crew.loading(percent);
-        match task.announce(&world).and_then(|()| start(opened, &own, &plan, world, threads, &loading)) {
+        let begun = caught(|| {
+            task.announce(&world)?;
+            start(opened, &own, &plan, world, threads, &loading)
+        });
+        match begun {
             Ok(mut loaded) => {
                 others.crew.ready();
                 loaded.others = Some(others);
@@ -224,9 +245,19 @@ impl RankArgs {
         let silent = self.silent()?;
         let fill = |ticket: &mut Ticket| {
             ticket.silent = silent.unwrap_or(ticket.silent);
-            ticket.threads = threads;
+            ticket.patience = ticket.silent.saturating_mul(MEETING);
+            (ticket.threads, ticket.fault) = (threads, self.fault.clone());
         };
-        let (joined, processes) = local::launch(ranks, fabric, &rank::command, &fill)?;
+        let fault = self.fault()?;
+        let begun = Cell::new(false);
+        let begin = || {
+            if !begun.replace(true) {
+                Fault::at(fault.as_ref(), 0, JOIN)?;
+            }
+            rank::command()
+        };
+        let (joined, processes) = local::launch(ranks, fabric, &begin, &fill)?;
+        Fault::arm(fault.as_ref(), &joined.world, &joined.monitor);
         let others = Others { monitor: joined.monitor, crew: Crew::Local(processes) };
         Ok(Started { world: joined.world, others, share: (0, ranks), threads })
     }
@@ -241,7 +272,7 @@ impl RankArgs {
         let Started { world, others, share, threads } = self.assemble(Party::Local(world_size), Some(1), true)?;
         rank::pin(share, threads)?;
         Task::AllReduce { sizes: sizes.to_vec(), reps }.announce(&world)?;
-        match time_all_reduce(&world, sizes, reps) {
+        match caught(|| time_all_reduce(&world, sizes, reps)) {
             Ok(times) => others.finish().map(|()| times),
             Err(error) => Err(others.failed(error)),
         }

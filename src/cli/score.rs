@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::caught::caught;
 use super::load::{Loaded, ModelArgs};
 use super::prompt::{parse_tokens, plain, read_text};
 use super::ranks::RankArgs;
@@ -38,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let text = args.file.as_ref().map(|path| read_text(path)).transpose()?;
     interrupt::listen()?;
     let mut loaded = args.ranks.load(&args.model)?;
-    let result = run_on(args, &mut loaded, text);
+    let result = caught(|| run_on(args, &mut loaded, text));
     loaded.end(&args.ranks, result)
 }
 

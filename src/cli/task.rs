@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::fault::{HELLO, LOADING, SELF_TEST};
 use super::load::{Loaded, Loading, ModelArgs, Opened};
 use crate::backend::ARITHMETIC;
 use crate::comm::{Communicator, Hello, Ranks, self_test};
@@ -56,11 +57,15 @@ pub(super) fn start(
         ("context", opened.context(model).to_string()),
         ("arithmetic", ARITHMETIC.to_owned()),
     ]);
+    world.starting(HELLO)?;
     hello.exchange(&world)?;
+    world.starting(SELF_TEST)?;
     self_test(&world)?;
+    world.starting(LOADING)?;
     let ranks = Ranks::new(world.clone(), plan)?;
     let loaded = opened.load(model, plan, ranks, threads, loading)?;
     world.barrier()?;
+    world.busy(false)?;
     Ok(loaded)
 }
 

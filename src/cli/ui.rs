@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 
 /// Writes a line to stderr. There is nobody to tell if that fails.
 pub(super) fn say(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // in one piece, because other ranks write to the same place
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Writes a dimmed line to stderr.

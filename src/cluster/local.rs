@@ -65,7 +65,7 @@ pub fn launch(
     });
     let connected = loop {
         match connected.recv_timeout(LOOK) {
-            Ok(connected) => break connected?,
+            Ok(connected) => break connected.map_err(Error::into_cluster)?,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(Error::cluster("the rendezvous ended")),
         }
@@ -109,31 +109,36 @@ impl Processes {
         });
     }
 
-    /// Waits a while for all processes to end, then ends them.
-    pub fn end(&self) {
+    /// Waits a while for all processes to end, then ends them; `dead` is one that need not be waited for. Returns the
+    /// ranks, apart from that one, that did not end by themselves.
+    pub fn end(&self, dead: Option<usize>) -> Vec<usize> {
+        self.kill(|rank| Some(rank) == dead);
         let deadline = Instant::now() + FAREWELL;
         while Instant::now() < deadline {
             self.newly_ended();
             if self.lock().iter().all(|process| process.ended.is_some()) {
-                return;
+                return Vec::new();
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.kill();
+        self.kill(|_| true)
     }
 
-    fn kill(&self) {
-        for process in self.lock().iter_mut().filter(|process| process.ended.is_none()) {
+    fn kill(&self, which: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut killed = Vec::new();
+        for process in self.lock().iter_mut().filter(|process| process.ended.is_none() && which(process.rank)) {
             // it may have ended just now
             let _ = process.child.kill();
             process.ended = process.child.wait().ok();
+            killed.push(process.rank);
         }
+        killed
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.kill();
+        self.kill(|_| true);
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Ticket {
     pub threads: Option<usize>,
     /// Where models are on this rank's machine, by the name that the user gives.
     pub models: BTreeMap<String, String>,
+    /// What is to go wrong on purpose, for tests.
+    pub fault: Option<String>,
     /// How the cluster file wants a model to be cut.
     pub layout: Option<Layout>,
 }
@@ -109,6 +111,7 @@ impl Ticket {
             share: (0, world_size),
             threads: None,
             models: BTreeMap::new(),
+            fault: None,
             layout: None,
         })
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::communicator::{Algorithm, Communicator};
+use super::control::Operation;
 use super::tree::{Part, Vector, finish, read, write};
 use super::wire::Wire;
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ impl Communicator {
             Algorithm::Direct => false,
             Algorithm::Scatter => true,
         };
-        self.run("all_reduce", |wire| {
+        self.run(Operation::AllReduce, |wire| {
             if !scattered {
                 return self.sum_of_slice(wire, fold, &partial, len, &|_| 0..len);
             }
@@ -66,7 +67,7 @@ impl Communicator {
             return Ok(values.to_vec());
         }
         let slices = slices(values.len(), self.world_size());
-        self.run("reduce_scatter", |wire| {
+        self.run(Operation::ReduceScatter, |wire| {
             self.sum_of_slice(wire, &self.fold, values, values.len(), &|rank| slices[rank].clone())
         })
     }
@@ -83,7 +84,7 @@ impl Communicator {
         if self.world_size() == 1 {
             return Ok(values.to_vec());
         }
-        self.run("all_gather", |wire| self.gather(wire, values, counts))
+        self.run(Operation::AllGather, |wire| self.gather(wire, values, counts))
     }
 
     /// Sends rank `root`'s values to all ranks, in place.
@@ -94,7 +95,7 @@ impl Communicator {
         if self.world_size() == 1 {
             return Ok(());
         }
-        self.run("broadcast", |wire| {
+        self.run(Operation::Broadcast, |wire| {
             if root == self.rank() {
                 for peer in self.members.iter().filter(|peer| **peer != self.members[root]) {
                     let message = message(wire, &[values]);
@@ -118,7 +119,7 @@ impl Communicator {
         if self.world_size() == 1 {
             return Ok(());
         }
-        self.run("barrier", |wire| self.gather(wire, &[], &vec![0; self.world_size()]).map(|_| ()))
+        self.run(Operation::Barrier, |wire| self.gather(wire, &[], &vec![0; self.world_size()]).map(|_| ()))
     }
 
     /// Sends every rank its slice of this rank's blocks; returns the tree's sum of this rank's own slice.

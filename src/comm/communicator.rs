@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::control::Operation;
 use super::tree;
 use super::wire::{Place, Stats, Watch, Wire};
 use crate::error::{Error, Result};
@@ -92,7 +93,7 @@ impl Communicator {
     /// # Errors
     /// If there is no such rank, or a rank is lost.
     pub fn send(&self, to: usize, values: &[f32]) -> Result<()> {
-        self.run("send", |wire| {
+        self.run(Operation::Send, |wire| {
             let peer = self.peer(to)?;
             let mut message = wire.buffer(values.len() * 4);
             tree::write(values, message.bytes_mut());
@@ -105,7 +106,7 @@ impl Communicator {
     /// # Errors
     /// If there is no such rank, a rank is lost, or it sent another number of values.
     pub fn recv(&self, from: usize, count: usize) -> Result<Vec<f32>> {
-        self.run("recv", |wire| {
+        self.run(Operation::Recv, |wire| {
             let messages = wire.receive(&[(self.peer(from)?, count * 4)])?;
             let mut values = vec![0.0; count];
             for message in messages {
@@ -127,7 +128,7 @@ impl Communicator {
         if bytes.len() > most {
             return Err(Error::msg(format!("{} bytes are too many to broadcast, {most} are allowed", bytes.len())));
         }
-        self.run("broadcast", |wire| {
+        self.run(Operation::Broadcast, |wire| {
             if self.index > 0 {
                 let message = wire.receive_any(self.members[0], most)?;
                 let bytes = message.bytes().to_vec();
@@ -152,7 +153,7 @@ impl Communicator {
         if self.world_size() == 1 {
             return Ok(all);
         }
-        self.run("gather", |wire| {
+        self.run(Operation::Gather, |wire| {
             if self.index > 0 {
                 let mut message = wire.buffer(bytes.len());
                 message.bytes_mut().copy_from_slice(bytes);
@@ -173,7 +174,7 @@ impl Communicator {
     /// # Errors
     /// If a rank is lost.
     pub fn flush(&self) -> Result<()> {
-        self.run("flush", Wire::flush)
+        self.run(Operation::Flush, Wire::flush)
     }
 
     /// Says where in the model this rank is, for errors.
@@ -184,9 +185,25 @@ impl Communicator {
     }
 
     /// Says whether this rank has work, apart from what it waits for: one without is never called stuck.
-    pub fn busy(&self, busy: bool) {
+    ///
+    /// # Errors
+    /// If the run has ended.
+    pub fn busy(&self, busy: bool) -> Result<()> {
+        self.lock().map_or(Ok(()), |mut wire| wire.busy(busy))
+    }
+
+    /// Says that the part `part` of the start-up begins: a rank in it is never called stuck.
+    ///
+    /// # Errors
+    /// If the run has ended.
+    pub fn starting(&self, part: &'static str) -> Result<()> {
+        self.lock().map_or(Ok(()), |wire| wire.starting(part))
+    }
+
+    /// Lets `watch` be told and asked from now on, instead of the one before.
+    pub fn watch(&self, watch: Arc<dyn Watch>) {
         if let Some(mut wire) = self.lock() {
-            wire.busy(busy);
+            wire.watch(watch);
         }
     }
 
@@ -208,12 +225,12 @@ impl Communicator {
     }
 
     /// Runs one operation on the wire; in a world of one there is none, and nobody to talk with.
-    pub(super) fn run<T>(&self, operation: &'static str, work: impl FnOnce(&mut Wire) -> Result<T>) -> Result<T> {
+    pub(super) fn run<T>(&self, operation: Operation, work: impl FnOnce(&mut Wire) -> Result<T>) -> Result<T> {
         let Some(mut wire) = self.lock() else {
             return Err(Error::msg(format!("{operation} needs a second rank")));
         };
         let (start, waited) = (Instant::now(), wire.stats.waited);
-        wire.begin(operation);
+        wire.begin(operation)?;
         let result = work(&mut wire);
         let spent = start.elapsed().saturating_sub(wire.stats.waited - waited);
         wire.stats.worked += spent;

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::control::Operation;
 use crate::error::{Error, Result};
 use crate::transport::{Buffer, Endpoint, Kind};
 
@@ -30,14 +31,17 @@ impl Display for Place {
 
 /// Who knows whether the other ranks live.
 pub trait Watch: Send + Sync {
+    /// Told of everything that begins: an operation, or a part of the start-up, which has a name.
+    ///
+    /// # Errors
+    /// If it is not to begin, because the run has ended.
+    fn begins(&self, operation: Operation, part: &'static str) -> Result<()>;
+
     /// Told when a wait becomes long: the operation, its number and place, and the rank that has not answered.
-    fn waiting(&self, operation: &'static str, number: u64, place: Place, peer: usize);
+    fn waiting(&self, operation: Operation, number: u64, place: Place, peer: usize);
 
     /// Told when this rank works by itself (`true`), or has nothing to do (`false`).
     fn working(&self, busy: bool);
-
-    /// Called whenever something was done.
-    fn progress(&self);
 
     /// Why the run has ended, if it has.
     fn ended(&self) -> Option<Error>;
@@ -70,7 +74,7 @@ pub(super) struct Wire {
     ahead: Vec<usize>,
     pub(super) place: Place,
     pub(super) stats: Stats,
-    operation: &'static str,
+    operation: Operation,
     // the watch was told of a long wait, or that this rank works
     told: bool,
     busy: bool,
@@ -88,31 +92,39 @@ impl Wire {
             ahead,
             place,
             stats,
-            operation: "",
+            operation: Operation::Idle,
             told: false,
             busy: false,
         }
     }
 
     /// Starts the next operation.
-    pub(super) fn begin(&mut self, operation: &'static str) {
+    pub(super) fn begin(&mut self, operation: Operation) -> Result<()> {
         self.operation = operation;
         self.stats.operations += 1;
-        if let Some(watch) = &self.watch {
-            watch.progress();
-            if std::mem::take(&mut self.told) {
-                watch.working(self.busy);
-            }
+        let Some(watch) = &self.watch else { return Ok(()) };
+        if std::mem::take(&mut self.told) {
+            watch.working(self.busy);
         }
+        watch.begins(operation, "")
     }
 
     /// Says whether this rank has work, apart from what it waits for.
-    pub(super) fn busy(&mut self, busy: bool) {
+    pub(super) fn busy(&mut self, busy: bool) -> Result<()> {
         self.busy = busy;
-        if let Some(watch) = &self.watch {
-            watch.progress();
-            watch.working(busy);
-        }
+        let Some(watch) = &self.watch else { return Ok(()) };
+        watch.working(busy);
+        watch.begins(if busy { Operation::Compute } else { Operation::Idle }, "")
+    }
+
+    /// Says that a part of the start-up begins.
+    pub(super) fn starting(&self, part: &'static str) -> Result<()> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.begins(Operation::Start, part))
+    }
+
+    /// Lets `watch` be told and asked from now on.
+    pub(super) fn watch(&mut self, watch: Arc<dyn Watch>) {
+        self.watch = Some(watch);
     }
 
     /// A spare buffer of at least `bytes` bytes, with that length.
@@ -234,7 +246,11 @@ impl Wire {
 
     fn trouble(&self, peer: usize, error: Error) -> Error {
         match &self.watch {
-            Some(watch) => watch.report(peer, error),
+            Some(watch) => {
+                // where it happened, to the very operation
+                watch.waiting(self.operation, self.stats.operations, self.place, peer);
+                watch.report(peer, error)
+            }
             None => error.context(self.describe()),
         }
     }

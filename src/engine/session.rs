@@ -162,7 +162,9 @@ impl Engine {
             self.tell(&Command::Report)?;
         }
         let own = Report { bytes: self.model.share.bytes(), usage: self.usage };
+        self.ranks.world.busy(true)?;
         let all = self.ranks.world.gather_bytes(&own.encode()?, MAX_BYTES)?;
+        self.ranks.world.busy(false)?;
         all.iter().map(|bytes| Report::decode(bytes)).collect()
     }
 
@@ -276,10 +278,10 @@ impl Engine {
             }
         }
         let (start, before) = (Instant::now(), self.ranks.world.stats());
-        self.ranks.world.busy(true);
+        self.ranks.world.busy(true)?;
         let on = (self.backend.as_ref(), &mut self.ranks);
         let logits = self.model.decoder.forward(&ids, &rows, &batch, &mut self.states, on, observer)?;
-        self.ranks.world.busy(false);
+        self.ranks.world.busy(false)?;
         let decode = runs.iter().all(|(_, tokens)| tokens.len() == 1);
         self.usage.add(decode, ids.len(), start.elapsed(), &before, &self.ranks.world.stats());
         for (sequence, tokens) in runs.iter_mut() {

@@ -9,6 +9,7 @@ mod backoff;
 mod frame;
 mod inherit;
 pub mod loopback;
+mod lost;
 mod mail;
 mod pump;
 pub mod shm;
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 
 pub use backoff::default_spin;
 pub use inherit::{inherit, inherited};
+pub use lost::{Disconnected, End};
 
 /// The longest message, in bytes. Lengths off the wire are held to it before anything is allocated.
 pub const MAX_MESSAGE: usize = 256 << 20;

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::digest::hex;
 use super::header::{Entry, parse_header};
 use super::stored::{Dtype, Source, Stored, TensorInfo};
 use crate::error::{Context, Error, Result};
@@ -107,7 +108,7 @@ impl Checkpoint {
             hash.update((file.bytes.len() as u64).to_le_bytes());
             hash.update(&file.bytes[..file.header]);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash)
     }
 
     fn find(&self, name: &str) -> Result<(TensorInfo, Bytes)> {

@@ -1,6 +1,7 @@
 //! Where weights come from: safetensors on disk or random numbers, as byte ranges and matrices in storage format.
 
 mod checkpoint;
+mod digest;
 mod fp8;
 mod header;
 mod matrix;
@@ -10,6 +11,7 @@ mod share;
 mod stored;
 
 pub use checkpoint::Checkpoint;
+pub use digest::hex;
 pub use fp8::{scales_name, scales_shape};
 pub use header::{Header, parse_header};
 pub use matrix::{FP8_BLOCK, Matrix, Values};

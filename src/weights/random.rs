@@ -8,6 +8,7 @@ use bytes::Bytes;
 use half::bf16;
 use sha2::{Digest, Sha256};
 
+use super::digest::hex;
 use super::fp8;
 use super::matrix::{FP8_BLOCK, Matrix, Values};
 use super::stored::{Dtype, Source, Stored, TensorInfo};
@@ -40,7 +41,7 @@ impl Random {
         hash.update(b"random");
         hash.update(self.seed.to_le_bytes());
         hash.update(config);
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash)
     }
 
     fn is_fp8(&self, name: &str) -> bool {

@@ -133,7 +133,7 @@ pub fn children(pid: u32) -> Vec<u32> {
     String::from_utf8(text).unwrap().lines().map(|line| line.parse().unwrap()).collect()
 }
 
-fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     assert!(std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 

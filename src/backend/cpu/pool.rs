@@ -1,9 +1,10 @@
 //! A pool of threads that share out numbered tasks; idle threads spin briefly, then park.
 
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ struct Shared {
     next: AtomicUsize,
     working: AtomicUsize,
     panicked: AtomicBool,
+    // of the first worker that panicked
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     parked: Vec<AtomicBool>,
 }
 
@@ -54,6 +57,7 @@ impl Pool {
             next: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
             parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
         });
         let spawn = |index: usize| {
@@ -82,7 +86,7 @@ impl Pool {
             (0..tasks).for_each(task);
             return;
         }
-        let _turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         let erased: *const (dyn Fn(usize) + Sync + '_) = &task;
         // SAFETY: only the lifetime is erased; no worker holds the pointer when `run` returns
@@ -104,11 +108,9 @@ impl Pool {
             if spins > CALLER_SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         let theirs = shared.panicked.swap(false, Ordering::Relaxed);
-        if let Err(panic) = own {
+        let theirs = theirs.then(|| shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(panic) = own.err().or(theirs.flatten()) {
             resume_unwind(panic);
-        }
-        if theirs {
-            resume_unwind(Box::new("a task of the thread pool panicked"));
         }
     }
 }
@@ -132,7 +134,8 @@ impl Shared {
             if let Some((task, tasks)) = unsafe { *self.job.get() } {
                 // SAFETY: `run` keeps the closure alive until `working` is zero
                 let task = unsafe { &*task };
-                if catch_unwind(AssertUnwindSafe(|| self.take(task, tasks))).is_err() {
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take(task, tasks))) {
+                    self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
                     self.panicked.store(true, Ordering::Relaxed);
                 }
             }
@@ -206,7 +209,8 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         for bad in [57..58, 0..100] {
             let attempt = catch_unwind(AssertUnwindSafe(|| pool.run(100, |i| assert!(!bad.contains(&i)))));
-            assert!(attempt.is_err());
+            let text = attempt.unwrap_err();
+            assert!(text.downcast_ref::<&str>().is_some_and(|text| text.contains("bad.contains")));
         }
         let sum = AtomicUsize::new(0);
         pool.run(10, |i| {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::is_weights;
 use super::listing::{Remote, is_hash};
 use crate::error::{Context, Error, Result};
+use crate::weights::hex;
 
 /// The part of a shard index that says which files the tensors are in.
 #[derive(serde::Deserialize)]
@@ -184,7 +185,7 @@ impl Partial {
 
     /// Makes it the blob, once every byte is on the disk; a file whose content is not the announced one is deleted.
     pub(super) fn finish(self, file: &Remote) -> Result<()> {
-        let found: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex(self.hash);
         if file.is_sha256() && found != file.etag {
             remove(&self.path)?;
             let error = Error::msg(format_args!("arrived damaged: its sha256 is `{found}`, not `{}`", file.etag));

@@ -26,11 +26,17 @@ pub enum Operation {
     Send,
     /// Receiving from one peer.
     Recv,
+    /// Bringing bytes to rank 0.
+    Gather,
+    /// Waiting until everything that was sent is gone.
+    Flush,
+    /// In a part of the start-up, which the place names: a rank in it is never stuck, because models may be large.
+    Start,
 }
 
 impl Operation {
     /// All of them; the position is the number on the wire.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Idle,
         Self::Compute,
         Self::AllReduce,
@@ -40,7 +46,15 @@ impl Operation {
         Self::Barrier,
         Self::Send,
         Self::Recv,
+        Self::Gather,
+        Self::Flush,
+        Self::Start,
     ];
+
+    /// Whether the others may wait for a rank in it for however long.
+    pub fn is_patient(self) -> bool {
+        matches!(self, Self::Idle | Self::Start)
+    }
 }
 
 impl Display for Operation {
@@ -55,6 +69,9 @@ impl Display for Operation {
             Self::Barrier => "barrier",
             Self::Send => "send",
             Self::Recv => "recv",
+            Self::Gather => "gather",
+            Self::Flush => "flush",
+            Self::Start => "start-up",
         })
     }
 }
@@ -74,7 +91,10 @@ pub struct Activity {
 
 impl Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} #{}", self.operation, self.number)?;
+        write!(f, "{}", self.operation)?;
+        if self.operation != Operation::Start {
+            write!(f, " #{}", self.number)?;
+        }
         if self.place.is_empty() { Ok(()) } else { write!(f, " ({})", self.place) }
     }
 }

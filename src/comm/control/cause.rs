@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use super::activity::{Activity, one_line};
+use super::activity::{Activity, Operation, one_line};
 use crate::error::Error;
 
 /// The kinds of causes, from the vaguest to the most specific: a later one replaces an earlier one during the grace.
@@ -128,7 +128,8 @@ impl Display for Cause {
             CauseKind::Failed => write!(f, "{name} failed")?,
         }
         if let Some(activity) = &self.activity {
-            write!(f, " in {activity}")?;
+            let idle = activity.operation == Operation::Idle;
+            if idle { f.write_str(" while idle")? } else { write!(f, " in {activity}")? }
         }
         let told = matches!(self.kind, CauseKind::Stuck | CauseKind::Silent) || self.detail.is_empty();
         if !told {

@@ -9,6 +9,7 @@ use super::{Action, Activity, Cause, Control, Deadlines, Failure, Loss, MAX_FRAM
 use crate::comm::{Place, Watch};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{Secure, SecureReader, SecureWriter};
+use crate::transport::{Disconnected, End};
 
 /// Frames that wait for a peer to read; more are dropped, because one peer must not hold up the others.
 const QUEUE: usize = 64;
@@ -17,7 +18,7 @@ const QUEUE: usize = 64;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How long the end of a connection is waited for.
-const PARTING: Duration = Duration::from_secs(1);
+const PARTING: Duration = Duration::from_millis(300);
 
 enum Event {
     Frame(usize, Vec<u8>),
@@ -105,7 +106,10 @@ impl Monitor {
         }
         let patience = deadlines.silent + deadlines.linger + deadlines.grace + Duration::from_secs(2);
         let for_thread = Arc::clone(&shared);
-        spawn("control", move || drive(control, &incoming, writers, &for_thread))?;
+        spawn("control", move || {
+            let over = Over(for_thread);
+            drive(control, &incoming, writers, &over.0);
+        })?;
         Ok(Arc::new(Self { events, shared, patience }))
     }
 
@@ -163,16 +167,15 @@ impl Monitor {
 }
 
 impl Watch for Monitor {
-    fn waiting(&self, operation: &'static str, number: u64, place: Place, peer: usize) {
-        let operation = match operation {
-            "all_reduce" => Operation::AllReduce,
-            "all_gather" | "gather" => Operation::AllGather,
-            "reduce_scatter" => Operation::ReduceScatter,
-            "broadcast" => Operation::Broadcast,
-            "barrier" => Operation::Barrier,
-            "send" | "flush" => Operation::Send,
-            _ => Operation::Recv,
-        };
+    fn begins(&self, operation: Operation, part: &'static str) -> Result<()> {
+        let number = self.shared.progress.fetch_add(1, Ordering::Relaxed) + 1;
+        if operation == Operation::Start {
+            self.say(Activity { operation, number, place: part.to_owned(), waiting_for: None });
+        }
+        self.ended().map_or(Ok(()), Err)
+    }
+
+    fn waiting(&self, operation: Operation, number: u64, place: Place, peer: usize) {
         let place = if place.part.is_empty() { String::new() } else { place.to_string() };
         self.say(Activity { operation, number, place, waiting_for: Some(peer) });
     }
@@ -181,10 +184,6 @@ impl Watch for Monitor {
         let operation = if busy { Operation::Compute } else { Operation::Idle };
         let number = self.shared.progress.load(Ordering::Relaxed);
         self.say(Activity { operation, number, place: String::new(), waiting_for: None });
-    }
-
-    fn progress(&self) {
-        self.shared.progress.fetch_add(1, Ordering::Relaxed);
     }
 
     fn ended(&self) -> Option<Error> {
@@ -212,9 +211,12 @@ fn read(peer: usize, mut reader: SecureReader, events: &Sender<Event>, shared: &
         let event = match reader.recv(MAX_FRAME, Instant::now() + LOOK) {
             Ok(None) => continue,
             Ok(Some(frame)) => Event::Frame(peer, frame),
-            Err(error) => {
-                let why = error.to_string();
-                let loss = if why.contains("closed") { Loss::Closed } else { Loss::Broken(why) };
+            Err(Disconnected { end, error }) => {
+                let loss = match end {
+                    End::Closed => Loss::Closed,
+                    End::Broken => Loss::Broken(error.to_string()),
+                    End::Garbled => Loss::Garbled(error.to_string()),
+                };
                 let _ = events.send(Event::Lost(peer, loss));
                 return;
             }
@@ -235,10 +237,26 @@ fn write(mut writer: SecureWriter, queue: &Receiver<Vec<u8>>) {
     writer.shutdown();
 }
 
+/// Tells, when it is dropped, that the control thread has ended, even if that panicked.
+struct Over(Arc<Shared>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.outcome().over = true;
+        self.0.over.store(true, Ordering::Release);
+        self.0.changed.notify_all();
+    }
+}
+
 fn drive(mut control: Control, incoming: &Receiver<Event>, writers: Vec<Option<SyncSender<Vec<u8>>>>, shared: &Shared) {
     let epoch = Instant::now();
     'run: while let Some(deadline) = control.next_deadline() {
         let mut event = incoming.recv_timeout(deadline.saturating_sub(epoch.elapsed()));
+        // before the events, because a failure is told with the place where it happened
+        let activity = shared.activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(activity) = activity {
+            control.on_activity(activity, shared.progress.load(Ordering::Relaxed));
+        }
         // everything that has come is heard before anybody is called silent
         loop {
             let now = epoch.elapsed();
@@ -252,10 +270,6 @@ fn drive(mut control: Control, incoming: &Receiver<Event>, writers: Vec<Option<S
                 Err(RecvTimeoutError::Disconnected) => break 'run,
             }
             event = incoming.recv_timeout(Duration::ZERO);
-        }
-        let activity = shared.activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(activity) = activity {
-            control.on_activity(activity, shared.progress.load(Ordering::Relaxed));
         }
         control.on_tick(epoch.elapsed());
         while let Some(action) = control.next_action() {
@@ -280,7 +294,4 @@ fn drive(mut control: Control, incoming: &Receiver<Event>, writers: Vec<Option<S
     while shared.readers.load(Ordering::Acquire) > 0 && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
     }
-    shared.outcome().over = true;
-    shared.over.store(true, Ordering::Release);
-    shared.changed.notify_all();
 }

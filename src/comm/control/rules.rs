@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::activity::{Activity, Operation};
 use super::cause::{Cause, CauseKind, Failure, Loss};
 use super::protocol::{Action, Control, Phase};
 use super::stuck::stuck;
@@ -202,7 +203,10 @@ impl Control {
 
     /// Returns a cause that this rank saw itself, at the place the rank at fault told last.
     fn observed(&self, rank: usize, kind: CauseKind, detail: String) -> Cause {
-        let place = self.peers[rank].activity.as_ref().or(self.peers[self.rank].activity.as_ref());
+        let (theirs, own) = (self.peers[rank].activity.as_ref(), self.peers[self.rank].activity.as_ref());
+        let starts = |activity: &&Activity| activity.operation == Operation::Start;
+        // who has been through the start-up knows that all have
+        let place = theirs.filter(|theirs| !starts(theirs) || own.is_none_or(|own| starts(&own))).or(own);
         Cause { activity: place.cloned(), detail, ..Cause::new(rank, kind, self.rank, &self.names) }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::activity::Operation;
 use super::peer::Peer;
 
 /// Returns the rank to blame if a main thread has stood still for `progress`, `None` if nobody is stuck.
@@ -19,14 +18,14 @@ pub(super) fn stuck(peers: &[Peer], now: Duration, progress: Duration) -> Option
 }
 
 fn works(peer: &Peer) -> bool {
-    !peer.done && peer.activity.as_ref().is_some_and(|activity| activity.operation != Operation::Idle)
+    !peer.done && peer.activity.as_ref().is_some_and(|activity| !activity.operation.is_patient())
 }
 
 /// Follows who waits for whom from `start` to a rank that waits for nobody in particular. In a circle, where everybody
 /// is awaited, it is the lowest rank.
 fn awaited(peers: &[Peer], start: usize) -> usize {
     let next = |rank: usize| {
-        let activity = peers[rank].activity.as_ref().filter(|activity| activity.operation != Operation::Idle);
+        let activity = peers[rank].activity.as_ref().filter(|activity| !activity.operation.is_patient());
         let next = activity.and_then(|activity| activity.waiting_for).filter(|next| *next < peers.len());
         // who has finished keeps nobody waiting: then it is the one who waits that has lost its way
         next.filter(|next| !peers[*next].done)

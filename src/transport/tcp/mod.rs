@@ -24,7 +24,7 @@ use link::Link;
 use wait::Sockets;
 
 pub use rendezvous::{Connected, Join, Listener, host, join, listen};
-pub use secure::{SEND_TIMEOUT, Secure, SecureReader, SecureWriter};
+pub use secure::{Received, SEND_TIMEOUT, Secure, SecureReader, SecureWriter};
 
 /// How long closing an endpoint waits for peers to take what has been sent.
 const FLUSH: Duration = Duration::from_secs(1);

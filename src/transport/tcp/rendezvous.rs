@@ -241,6 +241,8 @@ pub fn join(rank: usize, rendezvous: SocketAddr, join: &Join) -> Result<Connecte
     let name = |address: &Option<SocketAddr>| address.map_or_else(|| "elsewhere".to_owned(), |known| known.to_string());
     let mut addresses: Vec<String> = table.iter().map(name).collect();
     addresses[0] = rendezvous.to_string();
+    // as rank 0 sees it
+    addresses[rank] = local.to_string();
     let mut table = table;
     table[0] = Some(rendezvous);
     let mut acceptor = listener.map(|listener| Acceptor::new(listener.listener, join.key)).transpose()?;
@@ -269,7 +271,8 @@ fn connected(
 
 /// Waits for the message that somebody's connections stand.
 fn stands(secure: &mut Secure, join: &Join) -> Result<()> {
-    match secure.recv(STANDS.len(), join.deadline).context("waiting until all ranks are connected")? {
+    let message = secure.recv(STANDS.len(), join.deadline).map_err(Error::from);
+    match message.context("waiting until all ranks are connected")? {
         Some(message) if message == STANDS => Ok(()),
         Some(_) => Err(Error::msg("a rank sent something else than that it is connected")),
         None => Err(Error::msg("not all ranks were connected to each other before the deadline")),

@@ -3,6 +3,7 @@
 //! A message is its length (4 bytes, little-endian) and its bytes, cut into records; each message begins a record. The
 //! two directions share nothing but the socket, so one thread may write while another reads.
 
+use std::fmt::Display;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::handshake::{self, left};
 use super::record::{self, Opener, PREFIX, RECORD, Sealer, WIRE};
 use crate::error::{Error, Result};
+use crate::transport::{Disconnected, End};
 
 /// How long a send may wait for a peer that does not read.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,7 +68,7 @@ impl Secure {
             length: None,
             text: vec![0; WIRE].into_boxed_slice(),
             begun: None,
-            broken: false,
+            ended: None,
             whom,
         };
         Ok(Self { reader, writer })
@@ -84,7 +86,7 @@ impl Secure {
     ///
     /// # Errors
     /// As there.
-    pub fn recv(&mut self, max_len: usize, deadline: Instant) -> Result<Option<Vec<u8>>> {
+    pub fn recv(&mut self, max_len: usize, deadline: Instant) -> Received {
         self.reader.recv(max_len, deadline)
     }
 
@@ -169,6 +171,9 @@ impl SecureWriter {
     }
 }
 
+/// A message, none by the deadline, or the end of the connection.
+pub type Received = std::result::Result<Option<Vec<u8>>, Disconnected>;
+
 /// The receiving direction.
 pub struct SecureReader {
     stream: TcpStream,
@@ -182,7 +187,8 @@ pub struct SecureReader {
     text: Box<[u8]>,
     /// When the message under way began.
     begun: Option<Instant>,
-    broken: bool,
+    /// How the connection ended, once it has.
+    ended: Option<End>,
     whom: String,
 }
 
@@ -193,16 +199,16 @@ impl SecureReader {
     /// # Errors
     /// If the connection is closed or lost, a record was tampered with, repeated or dropped, or the message is longer
     /// than `max_len` (which is checked before anything is allocated for it). Nothing can be received after that.
-    pub fn recv(&mut self, max_len: usize, deadline: Instant) -> Result<Option<Vec<u8>>> {
-        if self.broken {
-            return Err(Error::msg(format!("the connection to {} is broken", self.whom)));
+    pub fn recv(&mut self, max_len: usize, deadline: Instant) -> Received {
+        if let Some(end) = self.ended {
+            return Err(Disconnected::new(end, format_args!("the connection to {} is broken", self.whom)));
         }
         let received = self.receive(max_len, deadline);
-        self.broken = received.is_err();
+        self.ended = received.as_ref().err().map(|disconnected| disconnected.end);
         received
     }
 
-    fn receive(&mut self, max_len: usize, deadline: Instant) -> Result<Option<Vec<u8>>> {
+    fn receive(&mut self, max_len: usize, deadline: Instant) -> Received {
         loop {
             // read a record's prefix, then the rest of it, and never a byte of the next
             let body = record::body_len(&self.wire[..self.have]);
@@ -215,56 +221,64 @@ impl SecureReader {
                 continue;
             }
             if need > WIRE {
-                return Err(Error::msg(format!("{} sent a record that is too long", self.whom)));
+                return Err(self.lost(End::Garbled, "sent a record that is too long"));
             }
             if self.begun.is_some_and(|begun| begun.elapsed() > STALL) {
-                return Err(Error::msg(format!("{} stopped in the middle of a message", self.whom)));
+                return Err(self.lost(End::Broken, "stopped in the middle of a message"));
             }
             if Instant::now() >= deadline {
                 return Ok(None);
             }
-            let lost = |error| Error::from_std(error).context(format!("receiving from {}", self.whom));
-            self.stream.set_read_timeout(Some(left(deadline))).map_err(lost)?;
+            let failed = |error| {
+                let error = Error::from_std(error).context(format!("receiving from {}", self.whom));
+                Disconnected { end: End::Broken, error }
+            };
+            self.stream.set_read_timeout(Some(left(deadline))).map_err(failed)?;
             match self.stream.read(&mut self.wire[self.have..need]) {
                 Ok(0) if self.begun.is_some() => {
-                    return Err(Error::msg(format!("{} closed the connection in the middle of a message", self.whom)));
+                    return Err(self.lost(End::Broken, "closed the connection in the middle of a message"));
                 }
-                Ok(0) => return Err(Error::msg(format!("{} closed the connection", self.whom))),
+                Ok(0) => return Err(self.lost(End::Closed, "closed the connection")),
                 Ok(count) => {
                     self.have += count;
                     self.begun.get_or_insert_with(Instant::now);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
-                    _ => return Err(lost(error)),
+                    _ => return Err(failed(error)),
                 },
             }
         }
     }
 
+    fn lost(&self, end: End, what: impl Display) -> Disconnected {
+        Disconnected::new(end, format_args!("{} {what}", self.whom))
+    }
+
     /// Opens the record in `wire[..end]` and returns the message if that was its last.
-    fn open(&mut self, end: usize, max_len: usize) -> Result<Option<Vec<u8>>> {
-        let whom = &self.whom;
+    fn open(&mut self, end: usize, max_len: usize) -> Received {
         let opened = self.opener.open(&self.wire[PREFIX..end], &mut self.text);
         let count = opened.map_err(|_| {
-            let message = format!("{whom} sent a record that does not open: tampered with, repeated or lost");
-            Error::msg(message).hint("something between the two machines changes what they say")
+            let garbled = self.lost(End::Garbled, "sent a record that does not open: tampered with, repeated or lost");
+            let hint = "something between the two machines changes what they say";
+            Disconnected { error: garbled.error.hint(hint), ..garbled }
         })?;
+        let garbled = |what: String| Err(self.lost(End::Garbled, what));
         let mut text = &self.text[..count];
         if self.length.is_none() {
-            let (length, rest) = text
-                .split_first_chunk::<LENGTH>()
-                .ok_or_else(|| Error::msg(format!("{whom} sent a record of {count} bytes where a message begins")))?;
+            let Some((length, rest)) = text.split_first_chunk::<LENGTH>() else {
+                return garbled(format!("sent a record of {count} bytes where a message begins"));
+            };
             let length = u32::from_le_bytes(*length) as usize;
             if length > max_len {
-                return Err(Error::msg(format!("{whom} announced a message of {length} bytes, over {max_len}")));
+                return garbled(format!("announced a message of {length} bytes, over {max_len}"));
             }
             (self.length, text) = (Some(length), rest);
         }
         self.message.extend_from_slice(text);
         let length = self.length.unwrap_or_default();
         if self.message.len() > length || (text.is_empty() && self.message.len() < length) {
-            return Err(Error::msg(format!("{whom} sent records that do not add up to their message")));
+            return Err(self.lost(End::Garbled, "sent records that do not add up to their message"));
         }
         if self.message.len() < length {
             return Ok(None);
