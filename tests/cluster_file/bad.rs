@@ -69,6 +69,8 @@ const CASES: &[(&str, &str, &str)] = &[
     ("hosts: [{name: a, memory: 512G}]", "`hosts[0].memory` is `512G`, not an amount", "512GB"),
     ("hosts: [{name: a, memory: -1GB}]", "`hosts[0].memory` is `-1GB`, not an amount", "512GB"),
     ("hosts: [{name: a, memory: 99999999999TB}]", "not an amount of memory", "512GB"),
+    // 2^64 + 2^40 bytes
+    ("hosts: [{name: a, memory: 16777217TiB}]", "not an amount of memory", "512GB"),
     ("hosts: [{name: a, weight: 0}]", "`hosts[0].weight` is `0`, not a number", "twice"),
     ("hosts: [{name: a, weight: -1}]", "`hosts[0].weight` is `-1`, not a number", "twice"),
     ("hosts: [{name: a, weight: .nan}]", "`hosts[0].weight` is `.nan`, not a number", "twice"),
@@ -230,6 +232,8 @@ fn alias_bombs_and_towers_are_refused_at_once() {
     let started = std::time::Instant::now();
     refused(Cluster::parse(&bomb, "bomb.yaml"), &["bomb.yaml"]);
     refused(Cluster::parse(&format!("{bomb}hosts: *a19\n"), "bomb.yaml"), &["bomb.yaml"]);
+    let flat = format!("hosts:\n{}", "- a\n".repeat(200_000));
+    refused(Cluster::parse(&flat, "flat.yaml"), &["flat.yaml:", "too large or too deep for a cluster file"]);
     for (open, close) in [("[", "]"), ("{a: ", "}"), ("- ", "")] {
         let tower = format!("{}x{}", open.repeat(200_000), close.repeat(200_000));
         refused(Cluster::parse(&tower, "tower.yaml"), &["tower.yaml"]);

@@ -1,11 +1,9 @@
 //! MLX's hostfiles, as MLX writes them.
 
-use tbshard::cluster::{Topology, Transport};
+use tbshard::cluster::{Cluster, Topology, Transport};
 
 use super::read;
 use crate::damage::{refused, refused_with_hint};
-
-use tbshard::cluster::Cluster;
 
 #[test]
 fn a_bare_list_is_a_mesh() {
@@ -13,6 +11,12 @@ fn a_bare_list_is_a_mesh() {
     assert_eq!((cluster.transport, cluster.topology), (Transport::Auto, Topology::Mesh));
     assert_eq!((cluster.hosts[0].addresses.len(), cluster.hosts[1].addresses.len()), (2, 0));
     assert_eq!((cluster.hosts[1].name.as_str(), cluster.hosts[1].ssh.as_str()), ("mac2", "admin@mac2"));
+}
+
+#[test]
+fn a_row_of_devices_tells_a_hostfile_of_mlx() {
+    let cluster = read(r#"{"hosts": [{"ssh": "a", "rdma": [null, "x"]}, {"ssh": "b", "rdma": ["y", null]}]}"#);
+    assert_eq!(cluster.hosts[1].rdma, [vec!["y".to_owned()], vec![]]);
 }
 
 #[test]

@@ -61,9 +61,8 @@ pub(super) fn cluster(file: File, source: Source<'_>) -> Result<Cluster> {
 /// A host, and its RDMA devices as they are written.
 fn host(rank: usize, entry: Entry, source: Source<'_>) -> Result<(Host, Option<written::Rdma>)> {
     let Entry { line, host } = entry;
-    let value = |at: Option<At<_>>| at.map(|at: At<Name>| at.value);
     let user = host.user.map(|at| at.value);
-    let (name, ssh) = match (value(host.name), host.ssh) {
+    let (name, ssh) = match (host.name.map(|at| at.value), host.ssh) {
         (Some(name), Some(ssh)) => (name, ssh.value),
         (Some(name), None) => (name.clone(), name),
         (None, Some(ssh)) => (bare(&ssh.value).to_owned(), ssh.value),

@@ -83,7 +83,6 @@ fn options() -> Options {
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
         budget: serde_saphyr::budget! {
             max_events: VALUES,
-            max_nodes: VALUES,
             max_depth: DEPTH,
             flow_nesting_limit: DEPTH,
             max_recorded_anchor_events: VALUES,
