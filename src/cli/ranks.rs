@@ -129,6 +129,17 @@ impl RankArgs {
         if let Some(hosts) = &self.hosts.hosts {
             return Ok(Party::Hosts(Box::new(Machines::open(hosts)?)));
         }
+        let asks = [
+            ("--tp", self.tp.is_some()),
+            ("--pp", self.pp.is_some()),
+            ("--strategy", self.strategy.is_some()),
+            ("--split", self.split.is_some()),
+            ("--heartbeat-timeout", self.heartbeat_timeout.is_some()),
+        ];
+        if let Some((flag, _)) = asks.iter().find(|(_, asked)| *asked && self.local.is_none()) {
+            let error = Error::usage(format!("{flag} is about several ranks"));
+            return Err(error.hint("--local N runs them on this machine, --hosts FILE on others"));
+        }
         let ranks = self.local.unwrap_or(1);
         if ranks == 0 || ranks > MAX_RANKS {
             let error = Error::usage(format!("--local {ranks} is not one of 1..={MAX_RANKS}"));
