@@ -5,3 +5,5 @@ mod collectives;
 mod deaths;
 mod layouts;
 mod processes;
+mod steps;
+mod threads;

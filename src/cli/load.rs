@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::fault::LOADING;
 use super::ranks::Others;
 use super::{env, ui};
 use crate::backend::Cpu;
@@ -207,6 +208,8 @@ impl Opened {
         let progress = |done: usize, layers: usize| {
             bar.set_length(layers as u64);
             bar.set_position(done as u64);
+            // an end of the run is noticed by what follows
+            let _ = ranks.world.starting(LOADING);
         };
         let model = blueprint.load(plan, ranks.world.rank(), &progress)?;
         bar.finish_and_clear();

@@ -3,6 +3,7 @@
 use std::io::BufRead;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::caught::caught;
@@ -68,7 +69,8 @@ pub(super) fn run() -> Result<Outcome> {
     let job: Job = serde_json::from_str(&line).map_err(|_| {
         Error::usage("`tbshard rank` is started by other commands").hint("`tbshard generate --local 2` runs two ranks")
     })?;
-    end_with_the_launcher();
+    let watched = Arc::new(AtomicBool::new(false));
+    end_with_the_launcher(Arc::clone(&watched));
     pin(&job.cpus)?;
     let rank = job.ticket.rank;
     let segment = job.ticket.segment().map(|fd| Segment::inherited(fd, job.ticket.world_size, job.ticket.run()));
@@ -77,6 +79,7 @@ pub(super) fn run() -> Result<Outcome> {
     let joined = job.ticket.join(segment.transpose()?)?;
     let monitor = joined.monitor;
     watch_over_this_process(Arc::clone(&monitor));
+    watched.store(true, Ordering::SeqCst);
     let world = joined.world;
     Fault::arm(fault, &world, &monitor);
     let result = caught(|| {
@@ -91,7 +94,6 @@ pub(super) fn run() -> Result<Outcome> {
     });
     let error = match result.and_then(|()| monitor.finish()) {
         Ok(()) => return Ok(Outcome::Done),
-        Err(error) if error.kind() == Kind::Cluster => error,
         Err(error) => monitor.failed(rank, error),
     };
     monitor.settle();
@@ -102,13 +104,16 @@ pub(super) fn run() -> Result<Outcome> {
     Err(if error.kind() == Kind::Cluster { error } else { error.context(format!("rank {rank}")) })
 }
 
-/// Ends the process when its launcher is gone and the control connection did not end it first.
+/// Ends the process when its launcher is gone: at once, or, if the run is `watched`, after the control connection could
+/// have ended it better.
 #[allow(clippy::exit, reason = "nobody is left to return to")]
-fn end_with_the_launcher() {
-    std::thread::spawn(|| {
+fn end_with_the_launcher(watched: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
         // returns at the end of the pipe, which only the launcher's end brings
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        std::thread::sleep(Duration::from_secs(8));
+        if watched.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(8));
+        }
         ui::say("error: the process that started this rank is gone");
         std::process::exit(i32::from(LOST));
     });

@@ -137,7 +137,7 @@ impl RankArgs {
         // progress is rank 0's to show
         let theirs = ModelArgs { quiet: true, ..model.clone() };
         let task = |rank: usize| Task::Model { model: theirs.clone(), plan: plan.clone(), threads: shares[rank].1 };
-        let (world, others) = self.launch(world_size, &shares, &task)?;
+        let (world, others) = caught(|| self.launch(world_size, &shares, &task))?;
         spinner.finish_and_clear();
         match caught(|| start(opened, model, &plan, world, shares[0].1)) {
             Ok(mut loaded) => {
@@ -256,12 +256,7 @@ pub(super) fn time_all_reduce(world: &Communicator, sizes: &[usize], reps: usize
 impl Others {
     /// Tells the other ranks that this one failed; returns the error to show.
     pub(super) fn failed(&self, error: Error) -> Error {
-        // a decision that all ranks know is the error already
-        let error = if error.kind() == Kind::Cluster && self.monitor.cause().is_some() {
-            error
-        } else {
-            self.monitor.failed(0, error)
-        };
+        let error = self.monitor.failed(0, error);
         self.monitor.settle();
         let cause = self.monitor.cause();
         // one that is silent will not end by itself
@@ -287,7 +282,8 @@ impl Others {
 impl Loaded {
     /// Ends the run: the other ranks are told, in good order or with the error.
     pub(super) fn end(mut self, args: &RankArgs, result: Result<Outcome>) -> Result<Outcome> {
-        let result = result.and_then(|outcome| {
+        let result = caught(|| {
+            let outcome = result?;
             if args.stats {
                 let reports = self.engine.reports()?;
                 ui::say(statistics(&reports));
