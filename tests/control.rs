@@ -2,7 +2,7 @@
 
 mod check;
 mod faults;
-mod plan;
+pub mod plan;
 mod rules;
 mod sim;
 mod wire;

@@ -5,3 +5,5 @@ mod collectives;
 mod deaths;
 pub mod layouts;
 mod processes;
+mod steps;
+mod threads;

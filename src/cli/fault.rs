@@ -160,8 +160,8 @@ impl Watch for Armed {
     fn waiting(&self, operation: Operation, number: u64, place: Place, peer: usize) {
         self.monitor.waiting(operation, number, place, peer);
     }
-    fn working(&self, busy: bool) {
-        self.monitor.working(busy);
+    fn working(&self, operation: Operation, part: &'static str) {
+        self.monitor.working(operation, part);
     }
     fn ended(&self) -> Option<Error> {
         self.monitor.ended()

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::fault::LOADING;
 use super::others::Others;
 use super::{env, ui};
 use crate::backend::Cpu;
@@ -226,6 +227,8 @@ impl Opened {
             bar.set_length(layers as u64);
             bar.set_position(done as u64);
             loading((done * 100 / layers.max(1)) as u8);
+            // an end of the run is noticed by what follows
+            let _ = ranks.world.starting(LOADING);
         };
         let model = blueprint.load(plan, ranks.world.rank(), &progress)?;
         bar.finish_and_clear();

@@ -34,12 +34,7 @@ pub(super) enum Crew {
 impl Others {
     /// Tells the other ranks that this one failed; returns the error to show.
     pub(super) fn failed(&self, error: Error) -> Error {
-        // a decision that all ranks know is the error already
-        let error = if error.kind() == Kind::Cluster && self.monitor.cause().is_some() {
-            error
-        } else {
-            self.monitor.failed(0, error)
-        };
+        let error = self.monitor.failed(0, error);
         self.monitor.settle();
         let cause = self.monitor.cause();
         // one that is silent will not end by itself

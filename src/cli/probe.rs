@@ -84,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             let Some(run) = Run::inherited()? else {
                 return Err(Error::usage("`tbshard probe links` is started by `tbshard doctor`").hint("run that"));
             };
-            let joined = run.join(end_with_the_starter)?;
+            let joined = run.join(|| end_with_the_starter(true))?;
             let links = links(&joined.world)?;
             joined.monitor.finish()?;
             if joined.world.rank() == 0 {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::caught::caught;
@@ -80,9 +81,12 @@ pub(super) fn run() -> Result<Outcome> {
     let (rank, fault) = (ticket.rank, ticket.fault.as_deref().map(str::parse).transpose()?);
     let threads = pin(ticket.share, ticket.threads)?;
     Fault::at(fault.as_ref(), rank, JOIN)?;
-    let joined = run.join(end_with_the_starter)?;
+    let watched = Arc::new(AtomicBool::new(false));
+    let orphan = Arc::clone(&watched);
+    let joined = run.join(move || end_with_the_starter(orphan.load(Ordering::SeqCst)))?;
     let monitor = joined.monitor;
     watch_over_this_process(Arc::clone(&monitor));
+    watched.store(true, Ordering::SeqCst);
     let world = joined.world;
     Fault::arm(fault.as_ref(), &world, &monitor);
     let result = caught(|| {
@@ -91,7 +95,6 @@ pub(super) fn run() -> Result<Outcome> {
     });
     let error = match result.and_then(|()| monitor.finish()) {
         Ok(()) => return Ok(Outcome::Done),
-        Err(error) if error.kind() == Kind::Cluster => error,
         Err(error) => monitor.failed(rank, error),
     };
     monitor.settle();
@@ -116,10 +119,13 @@ fn follow(ticket: &Ticket, world: &Communicator, threads: usize, reporter: &Repo
     }
 }
 
-/// Ends the process when who started it is gone and the control connection did not end it first.
+/// Ends the process, whose starter is gone: at once, or, if the run is `watched`, after the control connection could have
+/// ended it better.
 #[allow(clippy::exit, reason = "nobody is left to return to")]
-pub(super) fn end_with_the_starter() {
-    std::thread::sleep(ORPHANED);
+pub(super) fn end_with_the_starter(watched: bool) {
+    if watched {
+        std::thread::sleep(ORPHANED);
+    }
     ui::say("error: the process that started this rank is gone");
     std::process::exit(i32::from(LOST));
 }

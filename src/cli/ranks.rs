@@ -206,7 +206,7 @@ impl RankArgs {
         if matches!(party, Party::Hosts(_)) {
             spinner.finish_and_clear();
         }
-        let Started { world, others, share, threads } = self.assemble(party, threads, model.quiet)?;
+        let Started { world, others, share, threads } = caught(|| self.assemble(party, threads, model.quiet))?;
         spinner.finish_and_clear();
         let threads = rank::pin(share, threads)?;
         // progress is rank 0's to show
@@ -236,7 +236,7 @@ impl RankArgs {
             Party::Hosts(machines) => hosts::start(&machines, self.hosts.deploy, self.silent()?, threads, quiet)?,
             Party::Launched(run) => {
                 let (ticket, launcher) = (run.ticket().clone(), run.reporter()?);
-                let joined = run.join(rank::end_with_the_starter)?;
+                let joined = run.join(|| rank::end_with_the_starter(true))?;
                 let others = Others { monitor: joined.monitor, crew: Crew::Launched(launcher) };
                 let threads = threads.or(ticket.threads);
                 Started { world: joined.world, others, share: ticket.share, threads }
@@ -293,7 +293,8 @@ impl RankArgs {
 impl Loaded {
     /// Ends the run: the other ranks are told, in good order or with the error.
     pub(super) fn end(mut self, args: &RankArgs, result: Result<Outcome>) -> Result<Outcome> {
-        let result = result.and_then(|outcome| {
+        let result = caught(|| {
+            let outcome = result?;
             if args.stats {
                 let reports = self.engine.reports()?;
                 ui::say(statistics(&reports));

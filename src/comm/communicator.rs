@@ -192,12 +192,12 @@ impl Communicator {
         self.lock().map_or(Ok(()), |mut wire| wire.busy(busy))
     }
 
-    /// Says that the part `part` of the start-up begins: a rank in it is never called stuck.
+    /// Says that the part `part` of the start-up begins, or gets on.
     ///
     /// # Errors
     /// If the run has ended.
     pub fn starting(&self, part: &'static str) -> Result<()> {
-        self.lock().map_or(Ok(()), |wire| wire.starting(part))
+        self.lock().map_or(Ok(()), |mut wire| wire.starting(part))
     }
 
     /// Lets `watch` be told and asked from now on, instead of the one before.
@@ -232,6 +232,9 @@ impl Communicator {
         let (start, waited) = (Instant::now(), wire.stats.waited);
         wire.begin(operation)?;
         let result = work(&mut wire);
+        if result.is_ok() {
+            wire.end();
+        }
         let spent = start.elapsed().saturating_sub(wire.stats.waited - waited);
         wire.stats.worked += spent;
         result

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::control::Operation;
 use crate::error::{Error, Result};
-use crate::transport::{Buffer, Endpoint, Kind};
+use crate::transport::{Buffer, Endpoint, Kind, LinkError};
 
 /// How long a wait goes on before it is asked whether the run was ended elsewhere.
 const SLICE: Duration = Duration::from_millis(20);
@@ -40,8 +40,8 @@ pub trait Watch: Send + Sync {
     /// Told when a wait becomes long: the operation, its number and place, and the rank that has not answered.
     fn waiting(&self, operation: Operation, number: u64, place: Place, peer: usize);
 
-    /// Told when this rank works by itself (`true`), or has nothing to do (`false`).
-    fn working(&self, busy: bool);
+    /// Told what this rank does apart from waiting: it starts up (in a part that has a name), computes, or is idle.
+    fn working(&self, operation: Operation, part: &'static str);
 
     /// Why the run has ended, if it has.
     fn ended(&self) -> Option<Error>;
@@ -77,7 +77,8 @@ pub(super) struct Wire {
     operation: Operation,
     // the watch was told of a long wait, or that this rank works
     told: bool,
-    busy: bool,
+    // what it does apart from waiting
+    state: (Operation, &'static str),
 }
 
 impl Wire {
@@ -94,7 +95,7 @@ impl Wire {
             stats,
             operation: Operation::Idle,
             told: false,
-            busy: false,
+            state: (Operation::Idle, ""),
         }
     }
 
@@ -103,23 +104,33 @@ impl Wire {
         self.operation = operation;
         self.stats.operations += 1;
         let Some(watch) = &self.watch else { return Ok(()) };
-        if std::mem::take(&mut self.told) {
-            watch.working(self.busy);
-        }
         watch.begins(operation, "")
+    }
+
+    /// Ends an operation that went well: a wait that was told of is over.
+    pub(super) fn end(&mut self) {
+        if std::mem::take(&mut self.told)
+            && let Some(watch) = &self.watch
+        {
+            watch.working(self.state.0, self.state.1);
+        }
     }
 
     /// Says whether this rank has work, apart from what it waits for.
     pub(super) fn busy(&mut self, busy: bool) -> Result<()> {
-        self.busy = busy;
-        let Some(watch) = &self.watch else { return Ok(()) };
-        watch.working(busy);
-        watch.begins(if busy { Operation::Compute } else { Operation::Idle }, "")
+        self.turn_to(if busy { Operation::Compute } else { Operation::Idle }, "")
     }
 
-    /// Says that a part of the start-up begins.
-    pub(super) fn starting(&self, part: &'static str) -> Result<()> {
-        self.watch.as_ref().map_or(Ok(()), |watch| watch.begins(Operation::Start, part))
+    /// Says that a part of the start-up begins, or gets on.
+    pub(super) fn starting(&mut self, part: &'static str) -> Result<()> {
+        self.turn_to(Operation::Start, part)
+    }
+
+    fn turn_to(&mut self, operation: Operation, part: &'static str) -> Result<()> {
+        self.state = (operation, part);
+        let Some(watch) = &self.watch else { return Ok(()) };
+        watch.working(operation, part);
+        watch.begins(operation, part)
     }
 
     /// Lets `watch` be told and asked from now on.
@@ -225,7 +236,8 @@ impl Wire {
                 Ok(None) => {
                     if let Some(watch) = &self.watch {
                         // waiting for a command is having nothing to do
-                        if self.busy && !std::mem::replace(&mut self.told, true) {
+                        let idle = (self.state.0, self.operation) == (Operation::Idle, Operation::Broadcast);
+                        if !idle && !std::mem::replace(&mut self.told, true) {
                             watch.waiting(self.operation, self.stats.operations, self.place, peer);
                         }
                         if let Some(cause) = watch.ended() {
@@ -233,7 +245,8 @@ impl Wire {
                         }
                     }
                 }
-                Err(error) => return Err(self.trouble(peer, error)),
+                // not always the one that is waited for
+                Err(LinkError { peer, error }) => return Err(self.trouble(peer, error)),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Spin, Step, default_spin};
 use super::mail::{Lost, Ready};
-use super::{Buffer, Completion, Endpoint, Kind, check_message, check_peer};
+use super::{Buffer, Endpoint, Kind, LinkError, Polled, check_message, check_peer};
 use crate::error::Result;
 
 /// What other ranks have left for one rank.
@@ -123,7 +123,7 @@ impl Loopback {
     }
 
     /// Finds a peer that is gone and still wanted.
-    fn check(&mut self) -> Result<()> {
+    fn check(&mut self) -> std::result::Result<(), LinkError> {
         let wanted = |end: &Self, peer: usize| !end.posted[peer].is_empty() || end.out[peer] > 0;
         for peer in 0..self.posted.len() {
             if !wanted(self, peer) {
@@ -171,7 +171,7 @@ impl Endpoint for Loopback {
         Ok(())
     }
 
-    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>> {
+    fn poll(&mut self, deadline: Instant) -> Polled {
         let mut backoff = Backoff::new(self.spin, deadline);
         let mut park = None;
         loop {

@@ -1,7 +1,8 @@
-//! A connection that is of no more use: how it ended, as a type that others decide by, and the error for people.
+//! A connection that is of no more use: how it ended and with whom, as types that others decide by, and the error for people.
 
 use std::fmt::{self, Display};
 
+use super::Completion;
 use crate::error::Error;
 
 /// How a connection ended.
@@ -43,3 +44,29 @@ impl From<Disconnected> for Error {
         disconnected.error
     }
 }
+
+/// The error of a link between two ranks.
+#[derive(Debug)]
+pub struct LinkError {
+    /// The rank at its other end.
+    pub peer: usize,
+    /// In words, with its name.
+    pub error: Error,
+}
+
+impl Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+impl From<LinkError> for Error {
+    fn from(link: LinkError) -> Self {
+        link.error
+    }
+}
+
+/// A completion, none by the deadline, or a link that is of no more use.
+pub type Polled = std::result::Result<Option<Completion>, LinkError>;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::frame::{self, HEADER};
-use super::{Buffer, Completion, Endpoint, Kind};
+use super::{Buffer, Completion, Endpoint, Kind, LinkError};
 use crate::error::Error;
 
 /// Why a peer can no longer be used. Errors are made from it as often as somebody asks.
@@ -28,9 +28,9 @@ impl Lost {
     }
 
     /// The error of `endpoint` about `peer`.
-    pub(super) fn error(&self, endpoint: &dyn Endpoint, peer: usize) -> Error {
+    pub(super) fn error(&self, endpoint: &dyn Endpoint, peer: usize) -> LinkError {
         let message = format!("rank {}: {} {}", endpoint.rank(), endpoint.peer(peer), self.what);
-        Error::msg(message).hint(self.hint)
+        LinkError { peer, error: Error::msg(message).hint(self.hint) }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 
 pub use backoff::default_spin;
 pub use inherit::{inherit, inherited};
-pub use lost::{Disconnected, End};
+pub use lost::{Disconnected, End, LinkError, Polled};
 
 /// The longest message, in bytes. Lengths off the wire are held to it before anything is allocated.
 pub const MAX_MESSAGE: usize = 256 << 20;
@@ -150,7 +150,7 @@ pub trait Endpoint: Send {
     /// # Errors
     /// If a peer with an operation outstanding is gone, sent a frame of another run or out of sequence, sent more than
     /// the posted buffer holds, or sent what is no frame. The error names the peer, and comes again at the next call.
-    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>>;
+    fn poll(&mut self, deadline: Instant) -> Polled;
 }
 
 /// Refuses a peer that is this rank or none at all.

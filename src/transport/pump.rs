@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Completion;
 use super::backoff::{Backoff, Spin, Step};
 use super::mail::Ready;
-use crate::error::Result;
+use super::{LinkError, Polled};
 
 /// What a stream fabric does while somebody waits.
 pub(super) trait Pump {
@@ -16,14 +15,14 @@ pub(super) trait Pump {
     /// Moves what can be moved. Returns whether anything was.
     fn progress(&mut self) -> bool;
     /// Finds a peer that is gone and still wanted. Called after nothing moved.
-    fn check(&mut self) -> Result<()>;
+    fn check(&mut self) -> Result<(), LinkError>;
     /// Sleeps until something may have happened, at most for `nap`. Returns whether something moved instead.
     fn park(&mut self, nap: Duration) -> bool;
 }
 
 /// The next completion of a stream fabric: [`super::Endpoint::poll`].
 #[inline]
-pub(super) fn poll(fabric: &mut impl Pump, deadline: Instant) -> Result<Option<Completion>> {
+pub(super) fn poll(fabric: &mut impl Pump, deadline: Instant) -> Polled {
     let mut backoff = Backoff::new(*fabric.spin(), deadline);
     loop {
         if let Some(done) = fabric.ready().pop() {

@@ -233,7 +233,8 @@ fn after_ten_minutes(waits: [Option<usize>; 4], idle: Option<usize>, moves: Opti
         (0..5).for_each(|step| rank0.on_tick(ms(second * 1000 + step * 200)));
         found = found.or(causes(&mut rank0).first().map(|cause| {
             assert_eq!(cause.kind, CauseKind::Stuck);
-            assert!(cause.to_string().ends_with("made no progress for 600.0 s in all_reduce #7 (layer 3)"), "{cause}");
+            let place = if idle == Some(cause.rank) { "while idle" } else { "in all_reduce #7 (layer 3)" };
+            assert!(cause.to_string().ends_with(&format!("made no progress for 600.0 s {place}")), "{cause}");
             cause.rank
         }));
     }
@@ -247,6 +248,11 @@ fn the_stuck_is_the_one_that_the_others_wait_for() {
     assert_eq!(after_ten_minutes([Some(2), Some(3), Some(3), Some(2)], None, None), Some(2), "a circle");
     assert_eq!(after_ten_minutes([Some(2), Some(2), None, Some(2)], None, Some(2)), None, "it gets on, slowly");
     assert_eq!(after_ten_minutes([None, Some(0), Some(0), Some(0)], Some(0), None), None, "there is no work");
+    assert_eq!(
+        after_ten_minutes([Some(2), Some(2), None, Some(2)], Some(2), None),
+        Some(2),
+        "it did not notice its work"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub const MAX_TEXT: usize = 512;
 /// What kind of work a main thread is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Waiting for work, for instance for the next prompt: a rank in it is never stuck.
+    /// Waiting for work: rank 0 for the next prompt, for however long, the others for rank 0's next command.
     Idle,
     /// Working by itself.
     Compute,
@@ -30,7 +30,7 @@ pub enum Operation {
     Gather,
     /// Waiting until everything that was sent is gone.
     Flush,
-    /// In a part of the start-up, which the place names: a rank in it is never stuck, because models may be large.
+    /// In a part of the start-up, which the place names.
     Start,
 }
 
@@ -50,11 +50,6 @@ impl Operation {
         Self::Flush,
         Self::Start,
     ];
-
-    /// Whether the others may wait for a rank in it for however long.
-    pub fn is_patient(self) -> bool {
-        matches!(self, Self::Idle | Self::Start)
-    }
 }
 
 impl Display for Operation {

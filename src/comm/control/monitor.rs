@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Action, Activity, Cause, Control, Deadlines, Failure, Loss, MAX_FRAME, Operation};
 use crate::comm::{Place, Watch};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::transport::tcp::{Secure, SecureReader, SecureWriter};
 use crate::transport::{Disconnected, End};
 
@@ -25,6 +25,7 @@ enum Event {
     Lost(usize, Loss),
     Local(Failure),
     Finished,
+    Gone,
 }
 
 /// Watches over the other ranks and answers for this one; ends when the run does.
@@ -120,6 +121,10 @@ impl Monitor {
 
     /// Tells that this rank itself failed; returns what was decided, with the error itself if it is that.
     pub fn failed(&self, rank: usize, error: Error) -> Error {
+        // a decision that all ranks know is the error already
+        if error.kind() == Kind::Cluster && self.cause().is_some() {
+            return error;
+        }
         let failure = Failure { peer: None, activity: None, why: error.to_string() };
         match self.decided(failure) {
             Some(cause) if cause.rank != rank => cause.into(),
@@ -166,12 +171,16 @@ impl Monitor {
     }
 }
 
+/// Who leaves without a word closes its connections, which is a word too.
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Gone);
+    }
+}
+
 impl Watch for Monitor {
-    fn begins(&self, operation: Operation, part: &'static str) -> Result<()> {
-        let number = self.shared.progress.fetch_add(1, Ordering::Relaxed) + 1;
-        if operation == Operation::Start {
-            self.say(Activity { operation, number, place: part.to_owned(), waiting_for: None });
-        }
+    fn begins(&self, _: Operation, _: &'static str) -> Result<()> {
+        self.shared.progress.fetch_add(1, Ordering::Relaxed);
         self.ended().map_or(Ok(()), Err)
     }
 
@@ -180,10 +189,9 @@ impl Watch for Monitor {
         self.say(Activity { operation, number, place, waiting_for: Some(peer) });
     }
 
-    fn working(&self, busy: bool) {
-        let operation = if busy { Operation::Compute } else { Operation::Idle };
+    fn working(&self, operation: Operation, part: &'static str) {
         let number = self.shared.progress.load(Ordering::Relaxed);
-        self.say(Activity { operation, number, place: String::new(), waiting_for: None });
+        self.say(Activity { operation, number, place: part.to_owned(), waiting_for: None });
     }
 
     fn ended(&self) -> Option<Error> {
@@ -266,8 +274,7 @@ fn drive(mut control: Control, incoming: &Receiver<Event>, writers: Vec<Option<S
                 Ok(Event::Local(failure)) => control.on_local(failure, now),
                 Ok(Event::Finished) => control.on_finished(now),
                 Err(RecvTimeoutError::Timeout) => break,
-                // the main thread is gone without a word, and so will be the process
-                Err(RecvTimeoutError::Disconnected) => break 'run,
+                Ok(Event::Gone) | Err(RecvTimeoutError::Disconnected) => break 'run,
             }
             event = incoming.recv_timeout(Duration::ZERO);
         }

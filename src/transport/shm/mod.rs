@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::backoff::{Spin, default_spin};
 use super::mail::{Inbox, Lost, Outbox, Ready};
 use super::pump::{self, Pump};
-use super::{Buffer, Completion, Endpoint, Kind, check_message, check_peer};
+use super::{Buffer, Endpoint, Kind, LinkError, Polled, check_message, check_peer};
 use crate::error::Result;
 use map::{Lane, Map};
 use ring::{Consumer, Corrupt, Producer};
@@ -158,7 +158,7 @@ impl Pump for Shm {
         moved
     }
 
-    fn check(&mut self) -> Result<()> {
+    fn check(&mut self) -> std::result::Result<(), LinkError> {
         for peer in 0..self.pairs.len() {
             let wanted = |pair: &Pair| !pair.outbox.is_empty() || !pair.inbox.is_empty();
             if !wanted(&self.pairs[peer]) {
@@ -217,7 +217,7 @@ impl Endpoint for Shm {
         Ok(())
     }
 
-    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>> {
+    fn poll(&mut self, deadline: Instant) -> Polled {
         pump::poll(self, deadline)
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Spin;
 use super::mail::Ready;
 use super::pump::{self, Pump};
-use super::{Buffer, Completion, Endpoint, check_message, check_peer};
+use super::{Buffer, Endpoint, LinkError, Polled, check_message, check_peer};
 use crate::error::{Error, Result};
 use link::Link;
 use wait::Sockets;
@@ -87,7 +87,7 @@ impl Pump for Tcp {
         moved
     }
 
-    fn check(&mut self) -> Result<()> {
+    fn check(&mut self) -> std::result::Result<(), LinkError> {
         for (peer, link) in self.links.iter().enumerate() {
             let Some(link) = link else { continue };
             if let Some(lost) = link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending()) {
@@ -138,7 +138,7 @@ impl Endpoint for Tcp {
         Ok(())
     }
 
-    fn poll(&mut self, deadline: Instant) -> Result<Option<Completion>> {
+    fn poll(&mut self, deadline: Instant) -> Polled {
         pump::poll(self, deadline)
     }
 }
