@@ -6,8 +6,7 @@
     train_demo.py --evaluate [--out models/demo]                    grade what is there; writes nothing
     train_demo.py --fixture tests/fixtures/demo [--out models/demo] what tests compare with: logits, held-out stories
 
-The committed weights were trained in two runs: 3300 steps on an earlier wording of demo_text.py, in which friends' names and
-places came from the same lists as the hero's, then `--from` that for 500 steps on the wording that is here.
+The committed weights are one run of the defaults (perplexity 1.4332 on 200 held-out stories, the grammar's own 1.4302).
 
 The text is made by demo_text.py while training goes on, a document per number of a seeded sequence; nothing is
 repeated. The same versions, threads and instruction set give the same weights. Needs the environment of python-env.sh.
