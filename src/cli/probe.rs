@@ -1,5 +1,6 @@
 //! `tbshard probe`: what `doctor` and `setup` run on every host. Not for people.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             let Some(run) = Run::inherited()? else {
                 return Err(Error::usage("`tbshard probe links` is started by `tbshard doctor`").hint("run that"));
             };
-            let joined = run.join(|| end_with_the_starter(true))?;
+            let joined = run.join(|| end_with_the_starter(&AtomicBool::new(true)))?;
             let links = links(&joined.world)?;
             joined.monitor.finish()?;
             if joined.world.rank() == 0 {

@@ -20,7 +20,10 @@ use crate::error::{Error, Kind, Result};
 const LAST_RESORT: Duration = Duration::from_secs(3);
 
 /// How long a rank may take to end once its starter is gone.
-const ORPHANED: Duration = Duration::from_secs(4);
+const ORPHANED: Duration = Duration::from_secs(3);
+
+/// How long a rank whose starter is gone may take to find the others, if it is about to.
+const MEETING: Duration = Duration::from_secs(1);
 
 /// How this program starts another rank of itself.
 pub(super) fn command() -> Result<Command> {
@@ -83,7 +86,7 @@ pub(super) fn run() -> Result<Outcome> {
     Fault::at(fault.as_ref(), rank, JOIN)?;
     let watched = Arc::new(AtomicBool::new(false));
     let orphan = Arc::clone(&watched);
-    let joined = run.join(move || end_with_the_starter(orphan.load(Ordering::SeqCst)))?;
+    let joined = run.join(move || end_with_the_starter(&orphan))?;
     let monitor = joined.monitor;
     watch_over_this_process(Arc::clone(&monitor));
     watched.store(true, Ordering::SeqCst);
@@ -119,11 +122,12 @@ fn follow(ticket: &Ticket, world: &Communicator, threads: usize, reporter: &Repo
     }
 }
 
-/// Ends the process, whose starter is gone: at once, or, if the run is `watched`, after the control connection could have
-/// ended it better.
+/// Ends the process, whose starter is gone: soon, or, if the run is `watched` by then, after the control connection could
+/// have ended it better.
 #[allow(clippy::exit, reason = "nobody is left to return to")]
-pub(super) fn end_with_the_starter(watched: bool) {
-    if watched {
+pub(super) fn end_with_the_starter(watched: &AtomicBool) {
+    std::thread::sleep(MEETING);
+    if watched.load(Ordering::SeqCst) {
         std::thread::sleep(ORPHANED);
     }
     ui::say("error: the process that started this rank is gone");

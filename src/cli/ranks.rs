@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -236,7 +237,7 @@ impl RankArgs {
             Party::Hosts(machines) => hosts::start(&machines, self.hosts.deploy, self.silent()?, threads, quiet)?,
             Party::Launched(run) => {
                 let (ticket, launcher) = (run.ticket().clone(), run.reporter()?);
-                let joined = run.join(|| rank::end_with_the_starter(true))?;
+                let joined = run.join(|| rank::end_with_the_starter(&AtomicBool::new(true)))?;
                 let others = Others { monitor: joined.monitor, crew: Crew::Launched(launcher) };
                 let threads = threads.or(ticket.threads);
                 Started { world: joined.world, others, share: ticket.share, threads }

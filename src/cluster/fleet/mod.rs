@@ -167,6 +167,12 @@ impl Fleet {
                 self.gone[index] = true;
                 let remote = self.remotes[index].as_mut()?;
                 let status = remote.end(Instant::now() + Duration::from_secs(1));
+                // ssh says why a connection ended, and nothing where only the program at its other end did
+                if remote.errors().trim().is_empty() {
+                    let name = &self.hosts[index].name;
+                    let hint = format!("it was killed, or {name} ran out of memory or was shut down");
+                    return Some(Event::Lost(Error::cluster("its agent is gone").hint(hint)));
+                }
                 Some(Event::Lost(explain(&self.ssh, &self.hosts[index], status, remote)))
             }
         }
