@@ -47,7 +47,7 @@ suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
 suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
-suite deaths 300 cargo nextest run -E 'test(/^ranks::(processes|deaths)/)'
+suite deaths 400 cargo nextest run -E 'test(/^ranks::(processes|deaths|chat|steps|threads)::/)'
 suite faults 200 cargo nextest run -E 'test(/^(errors|damage)::/)'
 suite fuzz 300 cargo nextest run -E 'test(/^fuzz::/)'
 
