@@ -188,7 +188,10 @@ impl Case {
                 [cause.rank, cause.observer].contains(&self.victim) || (cause.rank, cause.observer) == (0, 0)
             }
         };
-        let wrong = |cause: &&Cause| !named(cause) || !self.may_be(cause.kind) || cause.activity.is_none();
+        // nobody has said where it is before its first heartbeats
+        let early = self.strike.is_some_and(|strike| strike.at <= 6);
+        let placed = |cause: &Cause| early || cause.activity.is_some();
+        let wrong = |cause: &&Cause| !named(cause) || !self.may_be(cause.kind) || !placed(cause);
         if let Some(cause) = ended.iter().filter_map(|ended| ended.cause.as_ref()).find(wrong) {
             return Some(format!("{:?} is no cause of this: {cause}", cause.kind));
         }
@@ -215,7 +218,7 @@ impl Case {
             Harm::Control(Damage::HalfOpen | Damage::Vanish) => &[Silent, Link],
             Harm::Control(Damage::Cut | Damage::Truncate) => &[Closed, Link],
             Harm::Control(Damage::Length) => &[Garbled, Silent, Link, Closed],
-            Harm::Control(_) => &[Garbled, Closed, Link],
+            Harm::Control(_) => &[Garbled, Link],
             Harm::Data(Damage::HalfOpen | Damage::Length | Damage::Drop) => &[Stuck, Link],
             Harm::Data(Damage::Vanish) => &[Silent, Link],
             Harm::Data(_) => &[Link],
