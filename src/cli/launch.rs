@@ -67,6 +67,8 @@ pub(super) struct Work {
     pub(super) args: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) directory: Option<String>,
+    /// After so much silence a rank is dead, if it is not as the file says.
+    pub(super) silent: Option<Duration>,
     /// How lines are marked.
     pub(super) marks: Marks,
     /// Standard input of rank 0; `None` is that of this process.
@@ -91,7 +93,8 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let program = (program != "tbshard").then(|| program.clone());
     let marks = if args.no_prefix { Marks::None } else { Marks::All };
     let (rest, directory) = (rest.to_vec(), args.directory.clone());
-    let work = Work { program, args: rest, env, directory, marks, input: None, quiet: args.quiet };
+    let (silent, quiet) = (None, args.quiet);
+    let work = Work { program, args: rest, env, directory, silent, marks, input: None, quiet };
     on_all(&machines, args.hosts.deploy, work)
 }
 
@@ -100,11 +103,11 @@ pub(super) fn on_all(machines: &Machines, deploy: bool, work: Work) -> Result<Ou
     machines.check(work.quiet)?;
     let names = machines.names();
     let lines = Lines::new(&names, work.quiet);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst)).map_err(Error::from_std)?;
+    let signals = Arc::new(Signals::default());
+    listen(Arc::clone(&signals))?;
     let mut fleet = muster(machines, 0, deploy, &lines)?;
     start(machines, &mut fleet, &work)?;
+    signals.running.store(true, Ordering::SeqCst);
     let hosts: Vec<&str> = names.iter().map(String::as_str).collect();
     let console = match work.marks {
         Marks::All => Console::prefixed(&hosts),
@@ -116,10 +119,29 @@ pub(super) fn on_all(machines: &Machines, deploy: bool, work: Work) -> Result<Ou
     let (ends, ours) = (vec![None; names.len()], work.program.is_none());
     let mut show = Show { console, lines, ends, ours, failure: None, explained: false, until: None };
     let input = Input::open(work.input)?;
-    let outcome = show.run(&mut fleet, &names, input, &interrupted);
+    let outcome = show.run(&mut fleet, &names, input, &signals.asked);
     fleet.end();
     show.console.finish();
     outcome
+}
+
+/// What Ctrl-C does, and did.
+#[derive(Default)]
+struct Signals {
+    running: AtomicBool,
+    asked: AtomicBool,
+}
+
+/// Lets Ctrl-C end a run in good order, and this process where there is none yet: agents end when it does.
+#[allow(clippy::exit, reason = "a signal has nobody to return to")]
+fn listen(signals: Arc<Signals>) -> Result<()> {
+    let heard = move || {
+        signals.asked.store(true, Ordering::SeqCst);
+        if !signals.running.load(Ordering::SeqCst) {
+            std::process::exit(i32::from(super::INTERRUPTED));
+        }
+    };
+    ctrlc::set_handler(heard).map_err(Error::from_std)
 }
 
 fn start(machines: &Machines, fleet: &mut Fleet, work: &Work) -> Result<()> {
@@ -127,7 +149,7 @@ fn start(machines: &Machines, fleet: &mut Fleet, work: &Work) -> Result<()> {
     let at = fleet.listen(0, address)?;
     let cluster = &machines.cluster;
     let first = Ticket::new(cluster.hosts.len(), Fabric::Tcp, Meeting::At(at))?;
-    let tickets = machines.tickets(first, None, |rank| fleet.machine(rank).map(|machine| machine.id.clone()));
+    let tickets = machines.tickets(first, work.silent, |rank| fleet.machine(rank).map(|machine| machine.id.clone()));
     for ticket in tickets {
         let rank = ticket.rank;
         let mut env = cluster.hosts[rank].env.clone();
@@ -150,6 +172,8 @@ impl Input {
         let read = move || {
             let mut from: Box<dyn Read> = match text {
                 Some(text) => Box::new(std::io::Cursor::new(text)),
+                // a shell stops a job in the background that reads from its terminal
+                None if ui::in_background() => Box::new(std::io::empty()),
                 None => Box::new(std::io::stdin()),
             };
             let mut piece = vec![0; PIECE];

@@ -125,6 +125,11 @@ impl RankArgs {
     /// What there is to be rank 0 of.
     fn party(&self) -> Result<Party> {
         if let Some(run) = Run::inherited()? {
+            if self.local.is_some() || self.heartbeat_timeout.is_some() {
+                let error =
+                    Error::usage("--local and --heartbeat-timeout are not for a rank that `launch` has started");
+                return Err(error.hint("`heartbeat:` in the cluster file is for all of its ranks"));
+            }
             return Ok(Party::Launched(Box::new(run)));
         }
         if let Some(hosts) = &self.hosts.hosts {
@@ -182,7 +187,7 @@ impl RankArgs {
     }
 
     /// After so much silence a rank is dead, where the command line says so.
-    fn silent(&self) -> Result<Option<Duration>> {
+    pub(super) fn silent(&self) -> Result<Option<Duration>> {
         let Some(seconds) = self.heartbeat_timeout else { return Ok(None) };
         if (0.5..=86_400.0).contains(&seconds) {
             return Ok(Some(Duration::from_secs_f64(seconds)));

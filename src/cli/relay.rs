@@ -14,6 +14,7 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     remove(&mut args, "--hosts", true);
     remove(&mut args, "--deploy", false);
+    remove(&mut args, "--heartbeat-timeout", true);
     // files are this machine's
     let mut input = None;
     match command {
@@ -38,7 +39,8 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
         _ => {}
     }
     let quiet = args.iter().any(|arg| arg == "-q" || arg == "--quiet");
-    let work = Work { program: None, args, env: BTreeMap::new(), directory: None, marks: Marks::Others, input, quiet };
+    let (env, silent) = (BTreeMap::new(), ranks.silent()?);
+    let work = Work { program: None, args, env, directory: None, silent, marks: Marks::Others, input, quiet };
     on_all(machines, ranks.hosts.deploy, work)
 }
 

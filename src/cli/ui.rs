@@ -61,6 +61,13 @@ pub(super) fn stdout_width() -> Option<usize> {
     width.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 
+/// Whether standard input is a terminal that another job reads.
+pub(super) fn in_background() -> bool {
+    let stdin = std::io::stdin();
+    let reader = stdin.is_terminal().then(|| rustix::termios::tcgetpgrp(&stdin).ok()).flatten();
+    reader.is_some_and(|reader| reader != rustix::process::getpgrp())
+}
+
 /// Columns and rows of the terminal, if there is one.
 pub(super) fn terminal_size() -> Option<(u16, u16)> {
     terminal_size::terminal_size().map(|(width, height)| (width.0, height.0))

@@ -218,3 +218,20 @@ fn hosts_may_be_a_file_or_names() {
         assert!(error.to_string().contains(missing) && error.to_string().contains("No such file"), "{error:?}");
     }
 }
+
+#[test]
+fn the_host_that_leads_takes_its_layers_and_cables_along() {
+    let mut cluster = read(
+        "hosts:\n\
+         - {name: a, rdma: {b: ab, c: ac}}\n\
+         - {name: b, rdma: {a: ba, c: bc}}\n\
+         - {name: c, rdma: {a: ca, b: cb}}\n\
+         parallel: {pp: 3, split: [1, 2, 3]}\n",
+    );
+    cluster.lead(2);
+    assert_eq!(names(&cluster), ["c", "a", "b"]);
+    assert_eq!(cluster.parallel.split, Some(vec![3, 1, 2]));
+    let cables: Vec<String> = cluster.hosts.iter().map(|host| format!("{:?}", host.rdma.concat())).collect();
+    assert_eq!(cables, [r#"["ca", "cb"]"#, r#"["ac", "ab"]"#, r#"["bc", "ba"]"#]);
+    assert!(cluster.hosts.iter().enumerate().all(|(rank, host)| host.rdma[rank].is_empty()));
+}

@@ -198,10 +198,13 @@ impl Cluster {
         }
     }
 
-    /// Makes the host `at` the first one; the order of the others stays.
+    /// Makes the host `at` the first one; the order of the others stays. Layers by hand, one number a host, go with it.
     pub fn lead(&mut self, at: usize) {
         let moved = self.hosts.remove(at);
         self.hosts.insert(0, moved);
+        if let Some(split) = self.parallel.split.as_mut().filter(|split| split.len() == self.hosts.len()) {
+            split[..=at].rotate_right(1);
+        }
         for host in self.hosts.iter_mut().filter(|host| at < host.rdma.len()) {
             let devices = host.rdma.remove(at);
             host.rdma.insert(0, devices);
