@@ -64,6 +64,8 @@ struct HostReport {
     machine: Option<Machine>,
     facts: Option<Facts>,
     model_digest: Option<String>,
+    /// Bytes of weights that would be its own, about.
+    weights: Option<u64>,
     /// Seconds that its clock is ahead of this machine's.
     clock_skew: Option<f64>,
 }
@@ -97,21 +99,26 @@ impl Report {
         self.find(Level::Error, host, error, error.hint_text().unwrap_or("see that host"));
     }
 
+    /// The digest and size of the model, if the host has it.
+    fn model(&mut self, host: &str, found: Option<&Found>) -> Option<(String, u64)> {
+        match found? {
+            Found::Present { digest, bytes } => Some((digest.clone(), *bytes)),
+            Found::Absent(error, hint) => {
+                self.find(Level::Error, host, error, hint);
+                None
+            }
+        }
+    }
+
     /// This machine, without others.
     fn alone(&mut self, args: &Args) {
         let (machine, facts) = (Machine::here(BUILD, None), Facts::here());
         let host = machine.hostname.clone();
-        let model = args.model.model.as_ref().map(|_| args.model.open());
-        let model_digest = match model {
-            Some(Ok(opened)) => Some(opened.blueprint.digest),
-            Some(Err(error)) => {
-                self.wrong(&host, &error);
-                None
-            }
-            None => None,
-        };
+        let found = args.model.model.as_ref().map(|_| Found::of(&args.model));
+        let model = self.model(&host, found.as_ref());
         let (machine, facts, clock_skew) = (Some(machine), Some(facts), Some(0.0));
-        self.hosts.push(HostReport { host, machine, facts, model_digest, clock_skew });
+        let (model_digest, weights) = model.map_or((None, None), |(digest, bytes)| (Some(digest), Some(bytes)));
+        self.hosts.push(HostReport { host, machine, facts, model_digest, weights, clock_skew });
     }
 
     fn cluster(&mut self, machines: &Machines, args: &Args) -> Result<()> {
@@ -126,19 +133,16 @@ impl Report {
             self.wrong(&names[*index], &refusal.error(&names[*index]));
         }
         let probed = self.probe(machines, &mut fleet, &usable, args);
+        let shares = machines.cluster.weights();
+        let all: f64 = shares.iter().map(|share| *share as f64).sum();
         for (rank, host) in names.iter().enumerate() {
             let (machine, probed) =
                 (fleet.machine(rank).filter(|_| usable.contains(&rank)).cloned(), probed.get(&rank));
-            let model_digest = match probed.and_then(|(probed, _)| probed.model.as_ref()) {
-                Some(Found::Digest(digest)) => Some(digest.clone()),
-                Some(Found::Absent(error, hint)) => {
-                    self.find(Level::Error, host, error, hint);
-                    None
-                }
-                None => None,
-            };
+            let model = self.model(host, probed.and_then(|(probed, _)| probed.model.as_ref()));
+            let (model_digest, bytes) = model.map_or((None, None), |(digest, bytes)| (Some(digest), Some(bytes)));
+            let weights = bytes.map(|bytes| (bytes as f64 * shares[rank] as f64 / all) as u64);
             let (facts, clock_skew) = (probed.map(|(probed, _)| probed.facts.clone()), probed.map(|(_, skew)| *skew));
-            self.hosts.push(HostReport { host: host.clone(), machine, facts, model_digest, clock_skew });
+            self.hosts.push(HostReport { host: host.clone(), machine, facts, model_digest, weights, clock_skew });
         }
         let ready = self.ports(machines, &mut fleet, &usable);
         if ready.len() > 1 {
@@ -221,7 +225,15 @@ impl Report {
                 findings.push(Finding { level: Level::Error, host: (*host).clone(), what, fix });
             }
         }
-        for HostReport { host, facts, clock_skew, .. } in &self.hosts {
+        for HostReport { host, facts, clock_skew, weights, .. } in &self.hosts {
+            let needs = weights.zip(facts.as_ref().and_then(|facts| facts.memory));
+            if let Some((weights, memory)) = needs.filter(|(weights, memory)| weights > memory) {
+                let what =
+                    format!("its share of the weights is {}, its memory {}", gigabytes(weights), gigabytes(memory));
+                let fix =
+                    "add hosts, give it a smaller `memory:` or `weight:` in the cluster file, or take a smaller format";
+                findings.push(Finding { level: Level::Error, host: host.clone(), what, fix: fix.to_owned() });
+            }
             if let Some(skew) = clock_skew.filter(|skew| skew.abs() > SKEW) {
                 let fix = "sudo timedatectl set-ntp true (Linux), sudo sntp -sS time.apple.com (macOS)".to_owned();
                 let what = format!("its clock is {skew:+.0} s off this machine's");
@@ -239,9 +251,10 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let mut rows =
-            vec![["host", "tbshard", "system", "cores", "free", "memory", "model", "clock"].map(str::to_owned)];
-        for HostReport { host, machine, facts, model_digest, clock_skew } in &self.hosts {
+        let mut rows = vec![
+            ["host", "tbshard", "system", "cores", "free", "memory", "weights", "model", "clock"].map(str::to_owned),
+        ];
+        for HostReport { host, machine, facts, model_digest, weights, clock_skew } in &self.hosts {
             let dash = || "-".to_owned();
             let bytes = |bytes: Option<u64>| bytes.map_or_else(dash, gigabytes);
             rows.push([
@@ -251,11 +264,12 @@ impl Report {
                 facts.as_ref().map_or_else(dash, |facts| facts.cores.to_string()),
                 bytes(facts.as_ref().and_then(|facts| facts.free)),
                 bytes(facts.as_ref().and_then(|facts| facts.memory)),
+                bytes(*weights),
                 model_digest.as_ref().map_or_else(dash, |digest| digest.chars().take(8).collect()),
                 clock_skew.map_or_else(dash, |skew| format!("{skew:+.1} s")),
             ]);
         }
-        let mut text = aligned(&rows, &[3, 4, 5, 7]) + "\n";
+        let mut text = aligned(&rows, &[3, 4, 5, 6, 8]) + "\n";
         if !self.links.is_empty() {
             let mut rows = vec![["link", "latency", "bandwidth"].map(str::to_owned)];
             for LinkSpeed { ranks: (a, b), seconds, bytes_per_second } in &self.links {

@@ -13,6 +13,7 @@ use crate::cluster::facts::Facts;
 use crate::cluster::run::Run;
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
+use crate::partition::Plan;
 
 /// Values of a small message: 4 KiB.
 const SMALL: usize = 1024;
@@ -54,10 +55,29 @@ pub(super) struct Probed {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Found {
-    /// It is there, and this is its digest.
-    Digest(String),
+    /// It is there.
+    Present {
+        /// What tells it from others.
+        digest: String,
+        /// Bytes of all its weights.
+        bytes: u64,
+    },
     /// It cannot be opened: the error, and its hint.
     Absent(String, String),
+}
+
+impl Found {
+    /// What this machine has of a model.
+    pub(super) fn of(model: &ModelArgs) -> Self {
+        let look = || {
+            let blueprint = model.open()?.blueprint;
+            let bytes = blueprint.share(&Plan::solo(blueprint.geometry.layers), 0)?.bytes() as u64;
+            Ok(Self::Present { digest: blueprint.digest, bytes })
+        };
+        look().unwrap_or_else(|error: Error| {
+            Self::Absent(error.to_string(), error.hint_text().unwrap_or_default().to_owned())
+        })
+    }
 }
 
 /// A link as `probe links` measured it.
@@ -74,10 +94,7 @@ pub(super) struct LinkSpeed {
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
         What::Facts { model } => {
-            let found = model.model.as_ref().map(|_| match model.open() {
-                Ok(opened) => Found::Digest(opened.blueprint.digest),
-                Err(error) => Found::Absent(error.to_string(), error.hint_text().unwrap_or_default().to_owned()),
-            });
+            let found = model.model.as_ref().map(|_| Found::of(model));
             let probed = Probed { facts: Facts::here(), model: found };
             ui::print(&(json!(probed).to_string() + "\n"))?;
         }

@@ -36,6 +36,8 @@ fn a_cluster_in_order_has_no_findings_and_every_link_is_measured() {
         assert!((1e-6..0.1).contains(&link["seconds"].as_f64().unwrap()), "{link}");
         assert!(link["bytes_per_second"].as_f64().unwrap() > 1e6, "{link}");
     }
+    let weights: u64 = report["hosts"].as_array().unwrap().iter().map(|host| host["weights"].as_u64().unwrap()).sum();
+    assert!(weights > 10_000, "{report}");
     let digests: Vec<&Value> = report["hosts"].as_array().unwrap().iter().map(|host| &host["model_digest"]).collect();
     assert!(digests[0].is_string() && digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
     nothing_is_left(&lab);
