@@ -60,11 +60,11 @@ impl<'a> Loader<'a> {
     /// Those of `load`.
     pub fn layer<T>(&self, layer: usize, load: impl FnOnce() -> Result<T>) -> Result<T> {
         self.record().layer = Some(layer);
-        let loaded = load();
+        let loaded = load()?;
         self.record().layer = None;
         let layers = &self.seat.layers;
         (self.progress)(layer + 1 - layers.start, layers.len());
-        loaded
+        Ok(loaded)
     }
 
     /// Whether the tensor exists.

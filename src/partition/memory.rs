@@ -26,7 +26,7 @@ impl Layout {
         let plan = Plan::new(layers, widest, self)?;
         let open = self.strategy == Strategy::Auto && self.tp.is_none() && self.pp.is_none() && self.split.is_none();
         let world = self.world_size;
-        let narrower = (1..=widest).rev().filter(|tp| world.is_multiple_of(*tp) && world / tp <= layers);
+        let narrower = (1..=widest.min(world)).rev().filter(|tp| world.is_multiple_of(*tp) && world / tp <= layers);
         let others = narrower.filter(|tp| *tp != plan.tp()).map(Some).take(if open { usize::MAX } else { 0 });
         let shapes = std::iter::once(self.tp).chain(others);
         let both =
@@ -48,7 +48,8 @@ impl Plan {
     /// # Errors
     /// Naming the rank that is the fullest, what it would hold, and what it may.
     pub fn within(mut self, layout: &Layout, sizes: &[Sizes]) -> Result<Self> {
-        let room = |rank: usize| Room::new(&self, &sizes[rank], layout.memory[rank]);
+        let memory = |rank: usize| layout.memory.get(rank).copied().unwrap_or(u64::MAX);
+        let room = |rank: usize| Room::new(&self, &sizes[rank], memory(rank));
         let rooms: Vec<Room> = (0..self.world_size()).map(room).collect();
         let over = |(rank, room): (usize, &Room)| {
             let stage = self.stage_of(rank);

@@ -117,6 +117,11 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
             }
         }
     }
+    for (name, pieces) in shares.iter().flat_map(Share::tensors) {
+        let number = name.split_once("layers.").and_then(|(_, rest)| rest.split('.').next());
+        let layer = number.map(|number| number.parse().unwrap());
+        assert!(pieces.iter().all(|piece| piece.layer == layer), "{name}: {pieces:?}");
+    }
     let names = |share: &Share| share.tensors().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
     let mut known: Vec<String> = shares.iter().flat_map(names).collect();
     known.sort();

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 use tbshard::models::{Blueprint, catalogue};
 use tbshard::partition::{Layout, Plan};
-use tbshard::weights::Share;
+use tbshard::weights::{Outline, Piece, Random, Share, Source};
 
 use super::shapes::{cases, check};
 use crate::support::tiny_checkpoints;
 
-fn pieces(share: &Share) -> Vec<(String, Vec<tbshard::weights::Piece>)> {
+fn pieces(share: &Share) -> Vec<(String, Vec<Piece>)> {
     share.tensors().map(|(name, pieces)| (name.to_owned(), pieces.to_vec())).collect()
 }
 
@@ -52,6 +52,21 @@ fn figures_are_those_of_the_catalogue() {
         }
     }
     assert!(known > 15, "{known}");
+}
+
+#[test]
+fn tensors_larger_than_memory_are_outlined_and_absurd_ones_refused() {
+    let source = Random::new(0, false);
+    let outline = Outline::new(&source);
+    let table = outline.get("table", &[1 << 19, 1 << 20]).unwrap();
+    assert_eq!((table.bytes.len(), table.bytes[1 << 39]), (1 << 40, 0));
+    // the smaller is a part of the larger, and the larger outlives it
+    let small = outline.get("small", &[7]).unwrap();
+    assert_eq!((small.bytes.as_ptr(), small.bytes.len()), (table.bytes.as_ptr(), 14));
+    for shape in [vec![1 << 24; 2], vec![1 << 24; 3]] {
+        let error = outline.get("absurd", &shape).unwrap_err();
+        assert!(error.to_string().contains("no room for tensor `absurd`") && error.hint_text().is_some(), "{error:?}");
+    }
 }
 
 #[test]
