@@ -118,6 +118,13 @@ impl ModelArgs {
         self.model.as_deref().is_none_or(|name| name == demo::NAME)
     }
 
+    /// The same for a process that runs in another directory.
+    pub(super) fn from_elsewhere(&self) -> Self {
+        let directory = self.model.as_ref().map(Path::new).filter(|path| path.is_dir() && !self.is_demo());
+        let absolute = directory.and_then(|path| std::path::absolute(path).ok()?.to_str().map(str::to_owned));
+        Self { model: absolute.or_else(|| self.model.clone()), ..self.clone() }
+    }
+
     /// Takes the model from where this machine has it, if `places` says so.
     pub(super) fn place(&mut self, places: &BTreeMap<String, String>) {
         if let Some(place) = self.model.as_ref().and_then(|name| places.get(name)) {
