@@ -81,7 +81,7 @@ fn a_model_that_one_host_does_not_have() {
     let hosts: Vec<&Host> = lab.hosts().iter().collect();
     let model = crate::cli::tiny("qwen3");
     let mut text = std::fs::read_to_string(lab.cluster_yaml(&hosts, Some(binary()), "")).unwrap();
-    text += &format!("    models: {{small: /no/such/place}}\n");
+    text += "    models: {small: /no/such/place}\n";
     text = text.replacen("  - name: bravo", &format!("    models: {{small: {model}}}\n  - name: bravo"), 1);
     let file = lab.shared().join("models.yaml");
     std::fs::write(&file, text).unwrap();

@@ -131,6 +131,7 @@ fn a_killed_test_takes_its_machines_with_it_and_the_next_removes_its_files() {
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map(Result::unwrap);
     let Some(dir) = lines.find_map(|line| line.strip_prefix("dir ").map(str::to_owned)) else {
         println!("skipped: there is no lab");
+        victim.wait().unwrap();
         return;
     };
     let pids = lines.find_map(|line| line.strip_prefix("pids ").map(str::to_owned)).unwrap();
