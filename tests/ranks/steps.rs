@@ -142,7 +142,8 @@ impl Case {
         let [error] = errors[..] else { return Some("not one cause".to_owned()) };
         let address = format!("{rank}(127.0.0.1:");
         let blamed = error.starts_with(&format!("error: {address}")) || error.contains(&format!("link to {address}"));
-        let placed = error.contains(" in ") || error.contains(" while idle");
+        // so early, nobody may have said where it is
+        let placed = self.step == "hello" || error.contains(" in ") || error.contains(" while idle");
         let told = match self.kind {
             "stop" => error.contains("sent nothing for 1.0 s"),
             "panic" => error.contains("failed") && error.ends_with("tbshard panicked: a fault was asked for"),
@@ -171,7 +172,9 @@ impl Case {
             }
             kind => {
                 let code = if kind == "exit" { Some(0) } else { None };
-                let all = self.step == "join" || (views.count() == errors.len() && errors.len() + 1 == self.world);
+                // one that has met rank 0 and is not watched over yet sees its launcher go
+                let viewed = self.step == "hello" || views.count() == errors.len();
+                let all = self.step == "join" || (viewed && errors.len() + 1 == self.world);
                 seen.code == code && all
             }
         };
