@@ -119,7 +119,7 @@ impl ModelArgs {
     }
 
     /// The same for a process that runs in another directory.
-    pub(super) fn from_elsewhere(&self) -> Self {
+    pub(super) fn for_elsewhere(&self) -> Self {
         let directory = self.model.as_ref().map(Path::new).filter(|path| path.is_dir() && !self.is_demo());
         let absolute = directory.and_then(|path| std::path::absolute(path).ok()?.to_str().map(str::to_owned));
         Self { model: absolute.or_else(|| self.model.clone()), ..self.clone() }

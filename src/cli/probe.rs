@@ -71,7 +71,7 @@ impl Found {
     pub(super) fn of(model: &ModelArgs) -> Self {
         let look = || {
             let blueprint = model.open()?.blueprint;
-            let bytes = blueprint.share(&Plan::solo(blueprint.geometry.layers), 0)?.bytes() as u64;
+            let bytes = blueprint.share(&Plan::solo(blueprint.geometry.layers), 0)?.bytes();
             Ok(Self::Present { digest: blueprint.digest, bytes })
         };
         look().unwrap_or_else(|error: Error| {

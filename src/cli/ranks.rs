@@ -216,7 +216,7 @@ impl RankArgs {
         spinner.finish_and_clear();
         let threads = rank::pin(share, threads)?;
         // progress is rank 0's to show
-        let theirs = ModelArgs { quiet: true, ..model.from_elsewhere() };
+        let theirs = ModelArgs { quiet: true, ..model.for_elsewhere() };
         let task = Task::Model { model: theirs, plan: plan.clone() };
         // where lines tell of all ranks, no bar tells of this one
         own.quiet |= matches!(others.crew, Crew::Hosts(_));
