@@ -3,17 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::agent::BUILD;
+use super::capture::this_program;
 use super::others::{Crew, Keeper, Others};
 use super::ranks::Started;
 use super::{env, ui};
-use crate::cluster::agent::{Machine, Start};
+use crate::cluster::agent::Machine;
 use crate::cluster::fleet::{Fleet, Host, Reach, Refusal, Step, Way};
 use crate::cluster::ssh::Target;
 use crate::cluster::ticket::{Fabric, Meeting, Ticket};
@@ -249,32 +249,12 @@ pub(super) fn start(
     let machine = |rank: usize| if rank == 0 { Some(&own) } else { fleet.machine(rank - 1).map(|machine| &machine.id) };
     let tickets = machines.tickets(first, silent, |rank| machine(rank).cloned());
     for ticket in &tickets[1..] {
-        let env = cluster.hosts[ticket.rank].env.clone();
-        let args = vec!["rank".to_owned()];
-        let ticket = Some(Ticket { threads: threads.or(ticket.threads), ..ticket.clone() });
-        fleet.start(
-            ticket.as_ref().map_or(0, |ticket| ticket.rank - 1),
-            Start { program: None, args, env, directory: None, stdin: false, ticket },
-        );
+        let own = Ticket { threads: threads.or(ticket.threads), ..ticket.clone() };
+        fleet.start(ticket.rank - 1, this_program(&["rank"], &cluster.hosts[ticket.rank].env, Some(own)));
     }
     let keeper = Keeper::start(fleet, &names, lines)?;
     let ticket = tickets[0].clone();
-    let (done, connected) = channel();
-    let host = ticket.clone();
-    std::thread::spawn(move || {
-        // fails only if the launch was given up
-        let _ = done.send(host.host(listener));
-    });
-    let connected = loop {
-        match connected.recv_timeout(Duration::from_millis(20)) {
-            Ok(connected) => break connected?,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::cluster("the rendezvous ended")),
-        }
-        if let Some(error) = keeper.failure() {
-            return Err(error);
-        }
-    };
+    let connected = ticket.host_while(listener, &|| keeper.failure().map_or(Ok(()), Err))?;
     let joined = ticket.connect(connected, None)?;
     keeper.watch(&joined.monitor);
     let others = Others { monitor: joined.monitor, crew: Crew::Hosts(keeper) };

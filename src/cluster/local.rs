@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::agent::End;
 use super::run::Line;
 use super::ticket::{Fabric, Joined, Meeting, Ticket};
 use crate::comm::control::Monitor;
@@ -57,23 +57,13 @@ pub fn launch(
         line.ticket(&Ticket { rank, segment, share: (rank, world_size), ..ticket.clone() });
         processes.lock().push(Process { rank, child, _line: line, ended: None });
     }
-    let for_thread = ticket.clone();
-    let (done, connected) = channel();
-    std::thread::spawn(move || {
-        // fails only if the launch was given up
-        let _ = done.send(for_thread.host(listener));
-    });
-    let connected = loop {
-        match connected.recv_timeout(LOOK) {
-            Ok(connected) => break connected.map_err(Error::into_cluster)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::cluster("the rendezvous ended")),
+    let connected = ticket.host_while(listener, &|| match processes.newly_ended().first() {
+        None => Ok(()),
+        Some((rank, end)) => {
+            let error = Error::cluster(format!("rank {rank} ended before it joined: {end}"));
+            Err(error.hint("its own message is above"))
         }
-        if let Some((rank, status)) = processes.newly_ended().first() {
-            let error = Error::cluster(format!("rank {rank} ended before it joined: {}", describe(*status)));
-            return Err(error.hint("its own message is above"));
-        }
-    };
+    })?;
     let joined = ticket.connect(connected, segment.as_ref()).context("rank 0")?;
     processes.watch(Arc::clone(&joined.monitor));
     Ok((joined, processes))
@@ -84,7 +74,7 @@ impl Processes {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn newly_ended(&self) -> Vec<(usize, ExitStatus)> {
+    fn newly_ended(&self) -> Vec<(usize, End)> {
         newly_ended(&mut self.lock())
     }
 
@@ -98,8 +88,8 @@ impl Processes {
                     (newly_ended(&mut children), children.iter().any(|process| process.ended.is_none()))
                 };
                 // one that ended well said so itself
-                for (rank, status) in ended.into_iter().filter(|(_, status)| !status.success()) {
-                    monitor.exited(rank, describe(status));
+                for (rank, end) in ended.into_iter().filter(|(_, end)| *end != End::Code(0)) {
+                    monitor.exited(rank, end.to_string());
                 }
                 if !left {
                     return;
@@ -142,23 +132,13 @@ impl Drop for Processes {
     }
 }
 
-fn newly_ended(children: &mut [Process]) -> Vec<(usize, ExitStatus)> {
+fn newly_ended(children: &mut [Process]) -> Vec<(usize, End)> {
     let mut ended = Vec::new();
     for process in children.iter_mut().filter(|process| process.ended.is_none()) {
         if let Ok(Some(status)) = process.child.try_wait() {
             process.ended = Some(status);
-            ended.push((process.rank, status));
+            ended.push((process.rank, End::from(status)));
         }
     }
     ended
-}
-
-/// `killed by signal 9`, `exit code 3`.
-pub(super) fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => "ended".to_owned(),
-    }
 }

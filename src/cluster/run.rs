@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::agent::spawn;
 use super::ticket::{Joined, Ticket};
 use crate::comm::control::Monitor;
 use crate::error::{Error, Result};
@@ -171,8 +172,7 @@ impl Run {
             }
             gone();
         };
-        let thread = std::thread::Builder::new().name("tbshard-line".to_owned()).spawn(listen);
-        thread.map_err(|error| Error::from_std(error).context("cannot start a thread"))?;
+        spawn("line", listen)?;
         let joined = ticket.join()?;
         let mut shared = lock(&shared);
         shared.exited.drain(..).for_each(|(rank, how)| joined.monitor.exited(rank, how));

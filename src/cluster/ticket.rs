@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ use crate::comm::control::{Deadlines, Monitor};
 use crate::error::{Error, Result};
 use crate::partition::Layout;
 use crate::transport::{self, Endpoint, shm, tcp};
+
+/// How often it is looked whether the ranks that are waited for still live.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What carries activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +132,26 @@ impl Ticket {
     /// If not all come in time.
     pub fn host(&self, listener: tcp::Listener) -> Result<tcp::Connected> {
         tcp::host(listener, &self.options())
+    }
+
+    /// As [`Ticket::host`], while `alive` is asked again and again whether there is still somebody to wait for.
+    ///
+    /// # Errors
+    /// Of the cluster: if not all come in time, or what `alive` says.
+    pub fn host_while(&self, listener: tcp::Listener, alive: &dyn Fn() -> Result<()>) -> Result<tcp::Connected> {
+        let ticket = self.clone();
+        let (done, connected) = channel();
+        std::thread::spawn(move || {
+            // fails only if the launch was given up
+            let _ = done.send(ticket.host(listener));
+        });
+        loop {
+            match connected.recv_timeout(LOOK) {
+                Ok(connected) => return connected.map_err(Error::into_cluster),
+                Err(RecvTimeoutError::Timeout) => alive()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::cluster("the rendezvous ended")),
+            }
+        }
     }
 
     /// Joins as the rank that this ticket is for.

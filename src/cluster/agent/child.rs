@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::Event;
 use super::wire::{End, PIECE, Report, Start};
+use super::{Event, spawn};
 use crate::cluster::run::Line;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::transport::{self, tcp};
 
 /// How long a process may take to end when it is asked to.
@@ -65,7 +65,7 @@ impl Child {
         if let (Some(line), Some(ticket)) = (&line, &start.ticket) {
             line.ticket(ticket);
             let (listen, out) = (line.listen()?, out.clone());
-            spawn(move || {
+            spawn("stream", move || {
                 listen(&mut |status| {
                     // nobody hears it when the launcher is gone
                     let _ = out.send(Report::Status(status));
@@ -85,7 +85,7 @@ impl Child {
             Some(stdin) => {
                 let (input, pieces) = sync_channel(1);
                 let out = out.clone();
-                spawn(move || feed(stdin, &pieces, &out))?;
+                spawn("stream", move || feed(stdin, &pieces, &out))?;
                 Some(input)
             }
             None => None,
@@ -158,18 +158,13 @@ impl Drop for Child {
     }
 }
 
-fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
-    let thread = std::thread::Builder::new().name("tbshard-stream".to_owned()).spawn(run);
-    thread.map(drop).map_err(Error::from_std).context("cannot start a thread")
-}
-
 fn forward(
     mut stream: impl Read + Send + 'static,
     wrap: fn(Vec<u8>) -> Report,
     out: SyncSender<Report>,
     events: Sender<Event>,
 ) -> Result<()> {
-    spawn(move || {
+    spawn("stream", move || {
         let mut piece = vec![0; PIECE];
         while let Ok(count) = stream.read(&mut piece)
             && count > 0
@@ -178,6 +173,7 @@ fn forward(
         // the agent may be at its end
         let _ = events.send(Event::StreamEnded);
     })
+    .map(drop)
 }
 
 fn feed(mut stdin: ChildStdin, pieces: &Receiver<Vec<u8>>, out: &SyncSender<Report>) {

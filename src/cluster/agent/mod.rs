@@ -70,7 +70,8 @@ pub fn serve(
     Ok(())
 }
 
-fn spawn(what: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+/// Starts a thread.
+pub(super) fn spawn(what: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(format!("tbshard-{what}")).spawn(run);
     thread.map_err(|error| Error::from_std(error).context("cannot start a thread"))
 }

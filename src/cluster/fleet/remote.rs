@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cluster::agent::SIGN;
 use crate::cluster::agent::wire::{self, GREETING, Order, Report};
+use crate::cluster::agent::{SIGN, spawn};
 use crate::error::{Error, Result};
 
 /// Bytes of a login shell's noise, and of what `ssh` says, that are kept.
@@ -50,11 +50,11 @@ impl Remote {
         let seen = Arc::new(Seen::default());
         let (orders, queue) = channel();
         if let Some(stdin) = process.stdin.take() {
-            spawn(move || write(stdin, &queue))?;
+            spawn("host", move || write(stdin, &queue))?;
         }
         if let Some(mut stderr) = process.stderr.take() {
             let seen = Arc::clone(&seen);
-            spawn(move || {
+            spawn("host", move || {
                 let mut piece = [0; 4096];
                 while let Ok(count) = stderr.read(&mut piece)
                     && count > 0
@@ -65,7 +65,7 @@ impl Remote {
         }
         if let Some(stdout) = process.stdout.take() {
             let (seen, heard) = (Arc::clone(&seen), heard.clone());
-            spawn(move || {
+            spawn("host", move || {
                 let mut stdout = BufReader::with_capacity(64 << 10, stdout);
                 if greeted(&mut stdout, &seen.noise) {
                     while let Ok(Some(report)) = wire::read(&mut stdout) {
@@ -133,11 +133,6 @@ fn keep(kept: &Mutex<Vec<u8>>, piece: &[u8]) {
     kept.extend_from_slice(piece);
     let surplus = kept.len().saturating_sub(NOISE);
     kept.drain(..surplus);
-}
-
-fn spawn(run: impl FnOnce() + Send + 'static) -> Result<()> {
-    let thread = std::thread::Builder::new().name("tbshard-host".to_owned()).spawn(run);
-    thread.map(drop).map_err(|error| Error::from_std(error).context("cannot start a thread"))
 }
 
 /// Skips what comes before the greeting; `false` if none comes.
