@@ -10,7 +10,7 @@ use super::{Architecture, Geometry, demo, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader, refuse_unused};
 use crate::partition::{Group, Layout, Plan, Sizes};
-use crate::weights::{Checkpoint, Outline, Random, Share, Source};
+use crate::weights::{Checkpoint, Formats, Mlx, Outline, Random, Share, Source, SourceKind};
 
 /// A model before it is loaded: what it is, and where its weights are.
 pub struct Blueprint {
@@ -55,7 +55,12 @@ impl Blueprint {
         let checkpoint = Checkpoint::open(dir)?;
         let digest = checkpoint.digest(&text);
         let place = format!("`{}`", dir.display());
-        Self::of(&config, Box::new(checkpoint), digest, place.clone()).context(place)
+        let source: Box<dyn Source> = match Quantisation::read(&config).context(&place)? {
+            Quantisation::Mlx(formats) => Box::new(Mlx::new(checkpoint, formats)),
+            _ if checkpoint.is_mlx() => Box::new(Mlx::new(checkpoint, Formats::default())),
+            _ => Box::new(checkpoint),
+        };
+        Self::of(&config, source, digest, place.clone()).context(place)
     }
 
     /// The model that the binary carries.
@@ -90,7 +95,15 @@ impl Blueprint {
         }
         // an unknown architecture is the better thing to say than its unknown format
         read_config(&config)?;
-        let random = Random::new(seed, Quantisation::read(&config)? == Quantisation::BlockFp8);
+        let fp8 = match Quantisation::read(&config)? {
+            Quantisation::None => false,
+            Quantisation::BlockFp8 => true,
+            Quantisation::Mlx(_) => {
+                let error = Error::msg("weights of MLX's packed formats cannot be invented");
+                return Err(error.hint("name the model that is not quantised, and --quantize"));
+            }
+        };
+        let random = Random::new(seed, fp8);
         let digest = random.digest(config.to_string().as_bytes());
         Self::of(&config, Box::new(random), digest, "random weights".to_owned())
     }
@@ -162,7 +175,7 @@ impl Blueprint {
                 Some(layer) => sizes.layers[layer] += piece.bytes(),
                 None if !piece.looked_up => sizes.last += piece.bytes(),
                 // of a mapped table only the pages that are looked up come into memory
-                None if self.source.is_invented() => sizes.first += piece.bytes(),
+                None if self.source.kind() == SourceKind::Invented => sizes.first += piece.bytes(),
                 None => {}
             }
         }

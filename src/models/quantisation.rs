@@ -3,16 +3,18 @@
 use serde_json::Value;
 
 use super::common::bad_config;
-use crate::error::Result;
-use crate::weights::FP8_BLOCK;
+use crate::error::{Context, Result};
+use crate::weights::{Coding, FP8_BLOCK, Formats};
 
 /// The declared storage format of the linear layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Quantisation {
     /// bf16, f16 or f32.
     None,
     /// E4M3 with a scale per 128 × 128 block.
     BlockFp8,
+    /// MLX's packed formats.
+    Mlx(Formats),
 }
 
 impl Quantisation {
@@ -24,8 +26,8 @@ impl Quantisation {
         let places = [Some(config), config.get("text_config")];
         let find =
             |key: &str| places.iter().flatten().find_map(|place| place.get(key).filter(|value| !value.is_null()));
-        if find("quantization").is_some() {
-            return Err(bad_config("MLX's quantised weights are not supported yet".to_owned()));
+        if let Some(table) = find("quantization") {
+            return formats(table).map(Self::Mlx);
         }
         let Some(declared) = find("quantization_config") else { return Ok(Self::None) };
         let method = declared.get("quant_method").and_then(Value::as_str).unwrap_or("");
@@ -38,4 +40,36 @@ impl Quantisation {
         }
         Ok(Self::BlockFp8)
     }
+}
+
+/// Reads MLX's table: `group_size`, `bits` and `mode` of all modules, and under the names of some their own, or false.
+fn formats(table: &Value) -> Result<Formats> {
+    let Some(entries) = table.as_object() else {
+        return Err(bad_config(format!("quantization is {table}, not a table")));
+    };
+    let mut formats = Formats { all: Some(coding("quantization", table)?), ..Formats::default() };
+    for (name, entry) in entries {
+        let coding = match entry {
+            Value::Object(_) => Some(coding(&format!("quantization of `{name}`"), entry)?),
+            Value::Bool(false) => None,
+            Value::Bool(true) => formats.all,
+            // the table's own keys, and what other writers say about how they made it
+            _ => continue,
+        };
+        formats.modules.insert(name.clone(), coding);
+    }
+    Ok(formats)
+}
+
+fn coding(place: &str, entry: &Value) -> Result<Coding> {
+    let number = |key: &str| match entry.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(number) => Ok(Some(number)),
+            None => Err(bad_config(format!("{key} {value} of {place} is not a number"))),
+        },
+    };
+    let mode = entry.get("mode").map_or(Some("affine"), Value::as_str);
+    let mode = mode.ok_or_else(|| bad_config(format!("mode of {place} is not a text")))?;
+    Coding::named(mode, number("bits")?, number("group_size")?).with_context(|| format!("config.json: {place}"))
 }

@@ -95,6 +95,6 @@ impl Architecture for Qwen35 {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        vec!["model.visual.", "mtp."]
+        vec!["model.visual.", "mtp.", "vision_tower.", "language_model.mtp."]
     }
 }

@@ -58,6 +58,6 @@ impl Architecture for Qwen3Next {
     }
 
     fn skipped(&self) -> Vec<&'static str> {
-        vec!["mtp."]
+        vec!["mtp.", "language_model.mtp."]
     }
 }

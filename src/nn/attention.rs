@@ -48,7 +48,8 @@ impl Attention {
     /// If a tensor is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
         let AttentionConfig { hidden, heads, kv_heads, head_dim, qkv_bias, .. } = config;
-        let fold = loader.group().fold(Leaves::of_units(heads * head_dim, head_dim));
+        let unit = loader.unit(&format!("{prefix}.o_proj.weight"), (hidden, heads * head_dim), head_dim)?;
+        let fold = loader.group().fold(Leaves::of_units(heads * head_dim, unit));
         let whole = HeadGroups::whole(heads, kv_heads);
         let own = fold.columns().start / head_dim..fold.columns().end / head_dim;
         let column = |name: &str, heads: usize, own: &Range<usize>, width: usize| {

@@ -60,7 +60,8 @@ impl GatedDeltaNet {
     pub fn load(loader: &Loader<'_>, prefix: &str, config: DeltaConfig) -> Result<Self> {
         let DeltaConfig { hidden, shape, kernel, eps, layout } = config;
         let DeltaShape { heads, key_dim, value_dim } = shape;
-        let fold = loader.group().fold(Leaves::of_units(shape.values(), value_dim));
+        let unit = loader.unit(&format!("{prefix}.out_proj.weight"), (hidden, shape.values()), value_dim)?;
+        let fold = loader.group().fold(Leaves::of_units(shape.values(), unit));
         let columns = fold.columns();
         let v = columns.start / value_dim..columns.end / value_dim;
         let k = heads.shared_by(&v);

@@ -53,7 +53,7 @@ impl Head {
         let (seat, plan) = (loader.seat(), loader.plan());
         let ranks = plan.ranks_of(plan.stages().len() - 1);
         let rows = |rank: usize| plan.seat(rank).group.rows(vocab, ROWS);
-        let own = seat.last.then(|| loader.part(name, (vocab, hidden), seat.group.rows(vocab, ROWS), 0..hidden));
+        let own = seat.last.then(|| loader.part(name, &[vocab, hidden], seat.group.rows(vocab, ROWS), 0..hidden));
         Ok(Self {
             own: own.transpose()?.filter(|own| own.out_features() > 0).map(ColumnLinear::of),
             owners: ranks.map(|rank| (rank, rows(rank))).filter(|(_, rows)| !rows.is_empty()).collect(),

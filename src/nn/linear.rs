@@ -31,7 +31,8 @@ impl ColumnLinear {
     ) -> Result<Self> {
         let own = joined(own);
         let name = format!("{prefix}.weight");
-        let part = |rows: &Range<usize>| loader.part(&name, (out_features, in_features), rows.clone(), 0..in_features);
+        let shape = [out_features, in_features];
+        let part = |rows: &Range<usize>| loader.part(&name, &shape, rows.clone(), 0..in_features);
         let parts: Result<Vec<Matrix>> = own.iter().map(part).collect();
         let bias = bias.then(|| {
             let all = loader.values(&format!("{prefix}.bias"), &[out_features])?;
@@ -107,8 +108,8 @@ impl RowLinear {
     /// # Errors
     /// If the tensor is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, out_features: usize, fold: Fold) -> Result<Self> {
-        let shape = (out_features, fold.leaves.len());
-        let weight = loader.part(&format!("{prefix}.weight"), shape, 0..out_features, fold.columns())?;
+        let shape = [out_features, fold.leaves.len()];
+        let weight = loader.part(&format!("{prefix}.weight"), &shape, 0..out_features, fold.columns())?;
         Ok(Self { weight, fold })
     }
 

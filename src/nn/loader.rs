@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::partition::{Group, Plan, Seat};
-use crate::weights::{Matrix, Piece, Share, Source, Stored, TensorInfo, Values, scales_name, scales_shape};
+use crate::weights::{Coding, Matrix, Piece, Share, Slice, Source, SourceKind, slices};
 
 /// Loads the tensors of one model.
 pub struct Loader<'a> {
@@ -72,11 +72,28 @@ impl<'a> Loader<'a> {
         self.source.has(name)
     }
 
-    /// The rows `rows` and columns `columns` of the matrix `name` (`[out_features, in_features]`) in its storage format.
+    /// Whether norms around one are stored with the one added.
+    pub fn norms_hold_one(&self) -> bool {
+        self.source.kind() == SourceKind::Mlx
+    }
+
+    /// Columns that may not be cut in the matrix `name` (`[out_features, in_features]`), where `unit` of them belong
+    /// together anyway.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub fn unit(&self, name: &str, (out_features, in_features): (usize, usize), unit: usize) -> Result<usize> {
+        let group = self.source.info(name, &[out_features, in_features])?.coding.map_or(1, Coding::group);
+        // the least common multiple of the unit and a power of two
+        Ok(unit * (group >> unit.trailing_zeros().min(group.trailing_zeros())))
+    }
+
+    /// The rows `rows` and columns `columns` of the matrix `name` in its storage format. `shape` is that of the whole
+    /// tensor; all its dimensions but the last are rows.
     ///
     /// # Errors
     /// If it is missing, misshapen, or in a format that no kernel reads.
-    pub fn part(&self, name: &str, shape: (usize, usize), rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
+    pub fn part(&self, name: &str, shape: &[usize], rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
         self.matrix(name, shape, rows, columns, false)
     }
 
@@ -85,24 +102,20 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::part`].
     pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
-        self.matrix(name, (rows, columns), 0..rows, 0..columns, true)
+        self.matrix(name, &[rows, columns], 0..rows, 0..columns, true)
     }
 
     fn matrix(
         &self,
         name: &str,
-        (out_features, in_features): (usize, usize),
+        shape: &[usize],
         rows: Range<usize>,
         columns: Range<usize>,
         looked_up: bool,
     ) -> Result<Matrix> {
-        let matrix = self.source.part(name, (out_features, in_features), rows.clone(), columns.clone())?;
-        let info = self.source.info(name, &[out_features, in_features])?;
-        self.took(&info, rows, columns, looked_up);
-        if let Values::Fp8 { .. } = matrix.values() {
-            let [rows, columns] = scales_shape(out_features, in_features);
-            let scales = self.source.info(&scales_name(name), &[rows, columns])?;
-            self.took(&scales, 0..rows, 0..columns, looked_up);
+        let matrix = self.source.part(name, shape, rows.clone(), columns.clone())?;
+        for slice in slices(self.source, name, shape, rows, columns)? {
+            self.took(slice, looked_up);
         }
         Ok(matrix)
     }
@@ -112,31 +125,12 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// If it is missing or misshapen.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let stored = self.stored(name, shape)?;
-        let columns = shape.last().copied().unwrap_or(1);
-        self.took(&stored.info, 0..shape.iter().product::<usize>() / columns.max(1), 0..columns, false);
-        stored.to_f32()
-    }
-
-    /// The tensor `name` of shape `shape` as stored; what is taken of it is said with [`Loader::entry`].
-    ///
-    /// # Errors
-    /// If it is missing or misshapen.
-    pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored> {
         let stored = self.source.get(name, shape)?;
         stored.info.expect_shape(shape)?;
-        Ok(stored)
-    }
-
-    /// The rows `rows` and columns `columns` of matrix `index` of those that `stored` holds.
-    ///
-    /// # Errors
-    /// If they are not matrices, or in a format that no kernel reads.
-    pub fn entry(&self, stored: &Stored, index: usize, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
-        let matrix = stored.entry(index).into_matrix()?;
-        let first = index * matrix.out_features();
-        self.took(&stored.info, first + rows.start..first + rows.end, columns.clone(), false);
-        matrix.part(rows, columns)
+        let columns = shape.last().copied().unwrap_or(1);
+        let rows = 0..shape.iter().product::<usize>() / columns.max(1);
+        self.took(Slice { info: stored.info.clone(), rows, columns: 0..columns }, false);
+        stored.to_f32()
     }
 
     /// What the rank owns of what was taken.
@@ -148,7 +142,7 @@ impl<'a> Loader<'a> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn took(&self, info: &TensorInfo, rows: Range<usize>, columns: Range<usize>, looked_up: bool) {
+    fn took(&self, Slice { info, rows, columns }: Slice, looked_up: bool) {
         let mut record = self.record();
         let (stride, layer) = (info.shape.last().copied().unwrap_or(1), record.layer);
         record.share.add(&info.name, Piece { rows, columns, stride, dtype: info.dtype, layer, looked_up });

@@ -1,5 +1,7 @@
 //! Mixture of SwiGLU experts, cut by columns like any feed-forward layer: every rank works on every chosen expert.
 
+use std::ops::Range;
+
 use super::linear::all_reduce;
 use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
 use crate::backend::{ExpertWeights, Experts, SharedExpert, Tensor};
@@ -65,7 +67,7 @@ impl Moe {
         Ok(Self {
             config,
             router: ColumnLinear::replicated(loader, &format!("{prefix}.gate"), experts, hidden)?,
-            routed: load_experts(loader, &format!("{prefix}.experts"), &config, &fold)?,
+            routed: load_experts(loader, prefix, &config, &fold)?,
             fold,
             shared: shared.transpose()?,
         })
@@ -75,29 +77,37 @@ impl Moe {
 /// Gate, up and down of one expert: the columns of `fold`.
 fn swiglu_weights(loader: &Loader<'_>, prefix: &str, hidden: usize, fold: &Fold) -> Result<[Matrix; 3]> {
     let (inner, own) = (fold.leaves.len(), fold.columns());
-    let rows = |name: &str| loader.part(&format!("{prefix}.{name}.weight"), (inner, hidden), own.clone(), 0..hidden);
+    let rows = |name: &str| loader.part(&format!("{prefix}.{name}.weight"), &[inner, hidden], own.clone(), 0..hidden);
     let (gate, up) = (rows("gate_proj")?, rows("up_proj")?);
-    let down = loader.part(&format!("{prefix}.down_proj.weight"), (hidden, inner), 0..hidden, own.clone())?;
+    let down = loader.part(&format!("{prefix}.down_proj.weight"), &[hidden, inner], 0..hidden, own.clone())?;
     Ok([gate, up, down])
 }
 
+/// The experts below `prefix`, which a checkpoint has in one of three ways: gate and up fused and all stacked, stacked
+/// one by one (`switch_mlp`, MLX), or a module each.
 fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig, fold: &Fold) -> Result<ExpertWeights> {
     let MoeConfig { hidden, experts, inner, .. } = *config;
+    let (fused, stacked) = (format!("{prefix}.experts.gate_up_proj"), format!("{prefix}.switch_mlp"));
+    let is_stacked = loader.has(&format!("{stacked}.gate_proj.weight"));
     let mut weights = ExpertWeights::default();
-    let fused = format!("{prefix}.gate_up_proj");
-    if loader.has(&fused) {
-        let gate_up = loader.stored(&fused, &[experts, 2 * inner, hidden])?;
-        let down = loader.stored(&format!("{prefix}.down_proj"), &[experts, hidden, inner])?;
-        for expert in 0..experts {
-            let own = fold.columns();
-            weights.gate.push(loader.entry(&gate_up, expert, own.clone(), 0..hidden)?);
-            weights.up.push(loader.entry(&gate_up, expert, inner + own.start..inner + own.end, 0..hidden)?);
-            weights.down.push(loader.entry(&down, expert, 0..hidden, own)?);
-        }
-        return Ok(weights);
-    }
     for expert in 0..experts {
-        let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.{expert}"), hidden, fold)?;
+        let own = fold.columns();
+        let entry = |name: &str, shape: [usize; 2], rows: Range<usize>, columns: Range<usize>| {
+            let first = expert * shape[0];
+            loader.part(name, &[experts, shape[0], shape[1]], first + rows.start..first + rows.end, columns)
+        };
+        let rows = |name: &str, all: usize, of: Range<usize>| entry(name, [all, hidden], of, 0..hidden);
+        let columns = |name: &str| entry(name, [hidden, inner], 0..hidden, own.clone());
+        let [gate, up, down] = if loader.has(&fused) {
+            let after = inner + own.start..inner + own.end;
+            let down = format!("{prefix}.experts.down_proj");
+            [rows(&fused, 2 * inner, own.clone())?, rows(&fused, 2 * inner, after)?, columns(&down)?]
+        } else if is_stacked {
+            let name = |kind: &str| format!("{stacked}.{kind}_proj.weight");
+            [rows(&name("gate"), inner, own.clone())?, rows(&name("up"), inner, own.clone())?, columns(&name("down"))?]
+        } else {
+            swiglu_weights(loader, &format!("{prefix}.experts.{expert}"), hidden, fold)?
+        };
         weights.gate.push(gate);
         weights.up.push(up);
         weights.down.push(down);

@@ -27,7 +27,7 @@ impl RmsNorm {
     /// If it is missing or misshapen.
     pub fn load(loader: &Loader<'_>, name: &str, len: usize, eps: f32, centre: Centre) -> Result<Self> {
         let mut weight = loader.values(name, &[len])?;
-        if centre == Centre::One {
+        if centre == Centre::One && !loader.norms_hold_one() {
             weight.iter_mut().for_each(|weight| *weight += 1.0);
         }
         Ok(Self { weight, eps })

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::digest::hex;
 use super::header::{Entry, parse_header};
-use super::stored::{Dtype, Source, Stored, TensorInfo};
+use super::stored::{Dtype, Source, SourceKind, Stored, TensorInfo};
 use crate::error::{Context, Error, Result};
 
 /// The name of the index of a checkpoint in several files.
@@ -30,6 +30,7 @@ struct Shard {
     path: PathBuf,
     bytes: Bytes,
     header: usize,
+    mlx: bool,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +71,8 @@ impl Checkpoint {
                     return Err(Error::msg(error).hint("keep one checkpoint in a directory"));
                 }
             }
-            files.push(Shard { path, bytes, header: header.len });
+            let mlx = header.metadata.get("format").is_some_and(|format| format == "mlx");
+            files.push(Shard { path, bytes, header: header.len, mlx });
         }
         let missing = |index: &Index| {
             let mut listed = index.weight_map.iter();
@@ -92,8 +94,16 @@ impl Checkpoint {
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self> {
         let header = parse_header(bytes).with_context(|| format!("`{name}`"))?;
         let tensors = header.tensors.into_iter().map(|(tensor, entry)| (tensor, (0, entry))).collect();
-        let file = Shard { path: name.into(), bytes: Bytes::from_static(bytes), header: header.len };
+        let file = Shard { path: name.into(), bytes: Bytes::from_static(bytes), header: header.len, mlx: false };
         Ok(Self { files: vec![file], tensors })
+    }
+
+    /// Whether it is written in MLX's conventions: its files say so, or a convolution lies as MLX has it.
+    pub fn is_mlx(&self) -> bool {
+        let turned = |(name, (_, entry)): (&String, &(usize, Entry))| {
+            name.ends_with("conv1d.weight") && matches!(entry.shape[..], [_, taps, 1] if taps > 1)
+        };
+        self.files.iter().any(|file| file.mlx) || self.tensors.iter().any(turned)
     }
 
     /// SHA-256 over `config` and every file's name, size and header: what two ranks compare to know they read one model.
@@ -123,9 +133,9 @@ impl Checkpoint {
         let origin = format!("`{}`", shard.path.display());
         let Some(dtype) = Dtype::of_file(entry.dtype) else {
             let error = format!("{origin}: tensor `{name}` is stored as {:?}", entry.dtype);
-            return Err(Error::msg(error).hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights"));
+            return Err(Error::msg(error).hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights, and packed ones in U32 with scales in U8"));
         };
-        let info = TensorInfo { name: name.to_owned(), origin, dtype, shape: entry.shape.clone() };
+        let info = TensorInfo { name: name.to_owned(), origin, dtype, shape: entry.shape.clone(), coding: None };
         Ok((info, shard.bytes.slice(entry.bytes.clone())))
     }
 }
@@ -143,8 +153,8 @@ impl Source for Checkpoint {
         self.find(name).map(|(info, bytes)| Stored { info, bytes })
     }
 
-    fn is_invented(&self) -> bool {
-        false
+    fn kind(&self) -> SourceKind {
+        SourceKind::Hub
     }
 
     fn names(&self) -> Vec<String> {

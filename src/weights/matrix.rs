@@ -1,10 +1,11 @@
 //! A weight matrix as it lies in the checkpoint: shape, storage format, bytes.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::numbers::Numbers;
+use super::packed::Packed;
 use crate::error::{Error, Result};
 
 /// Width and height of a scaled block of an FP8 matrix.
@@ -36,16 +37,27 @@ pub enum Values {
         /// One byte a value.
         values: Bytes,
         /// `[out / 128, in / 128]`, both rounded up, row-major.
-        scales: Arc<[f32]>,
+        scales: Numbers,
     },
+    /// A few bits a value, a scale a group.
+    Packed(Packed),
 }
 
 impl Values {
-    fn bytes(&self) -> (&Bytes, usize) {
+    fn bytes(&self) -> &Bytes {
         match self {
-            Self::F32(bytes) => (bytes, 4),
-            Self::F16(bytes) | Self::Bf16(bytes) => (bytes, 2),
-            Self::Fp8 { values, .. } => (values, 1),
+            Self::F32(bytes) | Self::F16(bytes) | Self::Bf16(bytes) => bytes,
+            Self::Fp8 { values, .. } => values,
+            Self::Packed(packed) => &packed.values,
+        }
+    }
+
+    fn bits(&self) -> usize {
+        match self {
+            Self::F32(_) => 32,
+            Self::F16(_) | Self::Bf16(_) => 16,
+            Self::Fp8 { .. } => 8,
+            Self::Packed(packed) => packed.coding.bits(),
         }
     }
 }
@@ -56,12 +68,13 @@ impl Matrix {
     /// # Errors
     /// If the bytes or the scales do not fit the shape.
     pub fn new(out_features: usize, in_features: usize, values: Values) -> Result<Self> {
-        let (bytes, width) = values.bytes();
-        if bytes.len() != out_features * in_features * width {
-            return Err(Error::msg(format!(
-                "{} bytes cannot hold [{out_features}, {in_features}] values of {width} bytes",
-                bytes.len()
-            )));
+        let (bytes, bits) = (values.bytes().len(), values.bits());
+        if bytes * 8 != out_features * in_features * bits {
+            let error = format!("{bytes} bytes cannot hold [{out_features}, {in_features}] values of {bits} bits");
+            return Err(Error::msg(error));
+        }
+        if let Values::Packed(packed) = &values {
+            packed.check(out_features, in_features)?;
         }
         if let Values::Fp8 { scales, .. } = &values {
             let expected = out_features.div_ceil(FP8_BLOCK) * in_features.div_ceil(FP8_BLOCK);
@@ -107,9 +120,9 @@ impl Matrix {
         self.stride
     }
 
-    /// Bytes of this matrix's values, its share of block scales not counted.
+    /// Bytes of this matrix's values, its share of scales not counted.
     pub fn bytes(&self) -> usize {
-        self.out_features() * self.in_features() * self.values.bytes().1
+        self.out_features() * self.in_features() * self.values.bits() / 8
     }
 
     /// The stored values, from the origin of what is stored.

@@ -2,20 +2,26 @@
 
 mod checkpoint;
 mod digest;
-mod fp8;
+mod format;
 mod header;
 mod matrix;
+mod mlx;
+mod numbers;
 mod outline;
+mod packed;
 mod random;
 mod share;
 mod stored;
 
 pub use checkpoint::Checkpoint;
 pub use digest::hex;
-pub use fp8::{scales_name, scales_shape};
+pub use format::{Slice, slices};
 pub use header::{Header, parse_header};
 pub use matrix::{FP8_BLOCK, Matrix, Values};
+pub use mlx::{Formats, Mlx};
+pub use numbers::Numbers;
 pub use outline::Outline;
+pub use packed::{Coding, Packed};
 pub use random::Random;
 pub use share::{Piece, Share};
-pub use stored::{Dtype, Source, Stored, TensorInfo};
+pub use stored::{Dtype, Source, SourceKind, Stored, TensorInfo};

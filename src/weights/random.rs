@@ -9,9 +9,10 @@ use half::bf16;
 use sha2::{Digest, Sha256};
 
 use super::digest::hex;
-use super::fp8;
+use super::format::{self, scales_name, scales_shape};
 use super::matrix::{FP8_BLOCK, Matrix, Values};
-use super::stored::{Dtype, Source, Stored, TensorInfo};
+use super::numbers::Numbers;
+use super::stored::{Dtype, Source, SourceKind, Stored, TensorInfo};
 use crate::error::{Error, Result};
 
 /// A source that has every tensor one asks for.
@@ -62,10 +63,10 @@ impl Random {
                 return Err(error.hint("take a smaller model or fewer layers"));
             }
         }
-        let numbers = Numbers::new(self.seed, name);
+        let noise = Noise::new(self.seed, name);
         if *dtype == Dtype::Fp8 {
             // exponent bits below 0x78: no NaN, at most 240
-            numbers.fill(&mut bytes, part, |[x]| [(x & 0x80) | (x & 0x7f).min(0x77)]);
+            noise.fill(&mut bytes, part, |[x]| [(x & 0x80) | (x & 0x7f).min(0x77)]);
             return Ok(bytes.into());
         }
         // uniform with the variance that keeps activations at one: [-√(3/in), √(3/in)]
@@ -78,18 +79,18 @@ impl Random {
             _ => (0.0, (3.0 / inner).sqrt()),
         };
         let value = |x: f32| bf16::from_f32(middle + reach * (x / 32768.0 - 1.0));
-        numbers.fill(&mut bytes, part, |x| value(u16::from_le_bytes(x).into()).to_le_bytes());
+        noise.fill(&mut bytes, part, |x| value(u16::from_le_bytes(x).into()).to_le_bytes());
         Ok(bytes.into())
     }
 
     /// The FP8 values and the scales of whole blocks.
     fn blocks(&self, info: &TensorInfo, part: Part) -> Result<Values> {
         let blocks = |run: &Range<usize>| run.start / FP8_BLOCK..run.end.div_ceil(FP8_BLOCK);
-        let shape = fp8::scales_shape(info.shape[0], info.shape[1]);
+        let shape = scales_shape(info.shape[0], info.shape[1]);
         let scaled = Part { rows: blocks(&part.rows), columns: blocks(&part.columns), stride: shape[1] };
-        let scales = self.info(&fp8::scales_name(&info.name), &shape)?;
-        let scales = Stored { bytes: self.invent(&scales, scaled)?, info: scales }.to_f32()?;
-        Ok(Values::Fp8 { values: self.invent(info, part)?, scales: scales.into() })
+        let scales = self.info(&scales_name(&info.name), &shape)?;
+        let scales = Numbers { dtype: scales.dtype, bytes: self.invent(&scales, scaled)? };
+        Ok(Values::Fp8 { values: self.invent(info, part)?, scales })
     }
 }
 
@@ -98,32 +99,26 @@ impl Source for Random {
         match name.strip_suffix("_scale_inv") {
             Some(scaled) => self.is_fp8(scaled),
             // experts come one by one, and a tied head is not stored again
-            None => !name.ends_with("experts.gate_up_proj") && name != "lm_head.weight",
+            None => !name.ends_with("experts.gate_up_proj") && !name.contains("switch_mlp") && name != "lm_head.weight",
         }
     }
 
     fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo> {
         let dtype = if self.is_fp8(name) { Dtype::Fp8 } else { Dtype::Bf16 };
-        Ok(TensorInfo { name: name.to_owned(), origin: "random weights".to_owned(), dtype, shape: shape.to_vec() })
+        let (name, origin) = (name.to_owned(), "random weights".to_owned());
+        Ok(TensorInfo { name, origin, dtype, shape: shape.to_vec(), coding: None })
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored> {
         let info = self.info(name, shape)?;
-        let (stride, outer) = shape.split_last().map_or((1, &[][..]), |(last, outer)| (*last, outer));
-        // more rows than can be counted are too many in any case
-        let rows = outer.iter().try_fold(1usize, |rows, n| rows.checked_mul(*n)).unwrap_or(usize::MAX);
+        let (rows, stride) = format::flat(shape);
         let bytes = self.invent(&info, Part { rows: 0..rows, columns: 0..stride, stride })?;
         Ok(Stored { info, bytes })
     }
 
-    fn part(
-        &self,
-        name: &str,
-        (out_features, in_features): (usize, usize),
-        rows: Range<usize>,
-        columns: Range<usize>,
-    ) -> Result<Matrix> {
-        let info = self.info(name, &[out_features, in_features])?;
+    fn part(&self, name: &str, shape: &[usize], rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
+        let (out_features, in_features) = format::flat(shape);
+        let info = self.info(name, shape)?;
         let mut made = Part { rows: rows.clone(), columns: columns.clone(), stride: in_features };
         if info.dtype != Dtype::Fp8 {
             return Matrix::new(rows.len(), columns.len(), Values::Bf16(self.invent(&info, made)?));
@@ -140,8 +135,8 @@ impl Source for Random {
         matrix.part(inside(rows, top), inside(columns, left))
     }
 
-    fn is_invented(&self) -> bool {
-        true
+    fn kind(&self) -> SourceKind {
+        SourceKind::Invented
     }
 
     fn names(&self) -> Vec<String> {
@@ -154,12 +149,12 @@ impl Source for Random {
 }
 
 /// Random bytes by their place (splitmix64), seeded by the tensor's name.
-struct Numbers(u64);
+struct Noise(u64);
 
 /// Bytes made at a time; whole words.
 const CHUNK: usize = 512;
 
-impl Numbers {
+impl Noise {
     fn new(seed: u64, name: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(seed.to_le_bytes());

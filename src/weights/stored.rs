@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use safetensors::tensor::Dtype as FileDtype;
 
-use super::matrix::{Matrix, Values};
+use super::format;
+use super::matrix::Matrix;
+use super::numbers::Numbers;
+use super::packed::Coding;
 use crate::error::{Error, Result};
 
 /// The element types that weights are stored in.
@@ -20,15 +22,19 @@ pub enum Dtype {
     Bf16,
     /// FP8 E4M3 without infinities.
     Fp8,
+    /// Scales that are powers of two, or E4M3.
+    U8,
+    /// Words of packed values.
+    U32,
 }
 
 impl Dtype {
     /// Bytes of a value.
     pub fn width(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::U32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::Fp8 => 1,
+            Self::Fp8 | Self::U8 => 1,
         }
     }
 
@@ -39,6 +45,8 @@ impl Dtype {
             FileDtype::F16 => Some(Self::F16),
             FileDtype::BF16 => Some(Self::Bf16),
             FileDtype::F8_E4M3 => Some(Self::Fp8),
+            FileDtype::U8 => Some(Self::U8),
+            FileDtype::U32 => Some(Self::U32),
             _ => None,
         }
     }
@@ -53,8 +61,10 @@ pub struct TensorInfo {
     pub origin: String,
     /// The element type.
     pub dtype: Dtype,
-    /// Outermost dimension first.
+    /// Outermost dimension first, as stored.
     pub shape: Vec<usize>,
+    /// How its values are packed, if they are.
+    pub coding: Option<Coding>,
 }
 
 /// A tensor in storage format.
@@ -84,20 +94,18 @@ impl Stored {
     /// All values, widened to f32.
     ///
     /// # Errors
-    /// If the values are FP8: those mean nothing without their scales.
+    /// If the values are FP8 or packed: those mean nothing without their scales.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let pairs = |f: fn([u8; 2]) -> f32| self.bytes.chunks_exact(2).map(|b| f([b[0], b[1]])).collect();
-        Ok(match self.info.dtype {
-            Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => pairs(|b| f16::from_le_bytes(b).to_f32()),
-            Dtype::Bf16 => pairs(|b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::Fp8 => {
-                let error = format!("{}: tensor `{}` is FP8 without scales", self.info.origin, self.info.name);
-                return Err(
-                    Error::msg(error).hint("tbshard reads FP8 projections, everything else as F32, F16 or BF16")
-                );
+        match self.info.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
+                Ok(Numbers { dtype: self.info.dtype, bytes: self.bytes.clone() }.to_f32())
             }
-        })
+            Dtype::Fp8 | Dtype::U8 | Dtype::U32 => {
+                let TensorInfo { origin, name, dtype, .. } = &self.info;
+                let error = format!("{origin}: tensor `{name}` is {dtype:?} where plain numbers are needed");
+                Err(Error::msg(error).hint("tbshard reads matrices in FP8 or packed, everything else as F32, F16 or BF16"))
+            }
+        }
     }
 
     /// Whether a value is infinite or not a number.
@@ -109,39 +117,22 @@ impl Stored {
             Dtype::Bf16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80),
             Dtype::F16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00),
             Dtype::Fp8 => bytes.iter().any(|byte| byte & 0x7f == 0x7f),
+            // packed values are numbers; their scales are looked at for themselves, and 0xff is NaN in E8M0
+            Dtype::U32 => false,
+            Dtype::U8 => bytes.contains(&0xff),
         }
     }
+}
 
-    /// Entry `index` of the outermost dimension.
-    pub fn entry(&self, index: usize) -> Self {
-        let shape = self.info.shape[1..].to_vec();
-        let len = shape.iter().product::<usize>() * self.info.dtype.width();
-        Self {
-            bytes: self.bytes.slice(index * len..(index + 1) * len),
-            info: TensorInfo { shape, ..self.info.clone() },
-        }
-    }
-
-    /// A two-dimensional tensor of plain values as a matrix, in place.
-    ///
-    /// # Errors
-    /// If it is not two-dimensional, or FP8.
-    pub fn into_matrix(self) -> Result<Matrix> {
-        let TensorInfo { name, origin, dtype, shape } = self.info;
-        let [out_features, in_features] = shape[..] else {
-            return Err(Error::msg(format!("{origin}: tensor `{name}` is not a matrix")));
-        };
-        let values = match dtype {
-            Dtype::F32 => Values::F32(self.bytes),
-            Dtype::F16 => Values::F16(self.bytes),
-            Dtype::Bf16 => Values::Bf16(self.bytes),
-            Dtype::Fp8 => {
-                let error = format!("{origin}: FP8 tensor `{name}` has no `{name}_scale_inv`");
-                return Err(Error::msg(error).hint("the checkpoint is incomplete, download it again"));
-            }
-        };
-        Matrix::new(out_features, in_features, values)
-    }
+/// Whose conventions a source follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A checkpoint as the models' makers publish it.
+    Hub,
+    /// A checkpoint as mlx_lm writes it: norms around one are stored with the one added.
+    Mlx,
+    /// Tensors are made in memory, so that one costs its whole size even if only a few rows are looked up.
+    Invented,
 }
 
 /// A set of named tensors.
@@ -161,36 +152,21 @@ pub trait Source: Sync {
     /// As [`Source::info`].
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored>;
 
-    /// The rows `rows` and columns `columns` of the matrix `name` (`[out, in]`) in whatever format the source has it in.
+    /// The rows `rows` and columns `columns` of the matrix `name` in whatever format the source has it in. `shape` is that
+    /// of the whole tensor; all its dimensions but the last are rows.
     ///
     /// # Errors
     /// If it, or the scales its format needs, are missing or misshapen.
-    fn part(
-        &self,
-        name: &str,
-        (out_features, in_features): (usize, usize),
-        rows: Range<usize>,
-        columns: Range<usize>,
-    ) -> Result<Matrix> {
-        matrix(self, name, out_features, in_features)?.part(rows, columns)
+    fn part(&self, name: &str, shape: &[usize], rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
+        format::matrix(self, name, shape)?.part(rows, columns)
     }
 
-    /// Whether tensors are made in memory, so that one costs its whole size even if only a few rows are looked up.
-    fn is_invented(&self) -> bool;
+    /// Whose conventions it follows.
+    fn kind(&self) -> SourceKind;
 
     /// The names of all tensors, if the source has a list.
     fn names(&self) -> Vec<String>;
 
     /// The tensor (and its file) that holds a value that is not a number, looked for among all `names`.
     fn find_nan(&self, names: &[String]) -> Option<String>;
-}
-
-/// The whole matrix `name`: adding a format is a line here.
-fn matrix<S: Source + ?Sized>(source: &S, name: &str, out_features: usize, in_features: usize) -> Result<Matrix> {
-    let stored = source.get(name, &[out_features, in_features])?;
-    stored.info.expect_shape(&[out_features, in_features])?;
-    match stored.info.dtype {
-        Dtype::Fp8 => super::fp8::matrix(source, stored),
-        _ => stored.into_matrix(),
-    }
 }

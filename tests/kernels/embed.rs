@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use candle_core::{DType, Device};
 use tbshard::backend::{Backend, Cpu};
-use tbshard::weights::{Matrix, Values};
+use tbshard::weights::{Matrix, Numbers, Values};
 
 use super::check::{cpu, same, same_everywhere};
 use super::random::Rng;
@@ -64,7 +64,7 @@ fn matches(what: &str, got: &[f32], want: impl Fn(usize) -> f64) {
 fn every_e4m3_byte() {
     let bytes: Bytes = (0..=255).collect();
     for scale in [1.0, 0.37, 1.0e-3] {
-        let values = |blocks| Values::Fp8 { values: bytes.clone(), scales: vec![scale; blocks].into() };
+        let values = |blocks| Values::Fp8 { values: bytes.clone(), scales: Numbers::of_f32(&vec![scale; blocks]) };
         for got in widened(256, &values) {
             matches("E4M3", &got, |byte| e4m3(byte as u8) * f64::from(scale));
         }

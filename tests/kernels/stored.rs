@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use candle_core::{DType, Device};
 use half::{bf16, f16};
-use tbshard::weights::{FP8_BLOCK, Matrix, Values};
+use tbshard::weights::{FP8_BLOCK, Matrix, Numbers, Values};
 
 use super::random::Rng;
 use super::reference::Exact;
@@ -53,7 +53,7 @@ impl Stored {
             Format::F32 => Values::F32(bytes),
             Format::F16 => Values::F16(bytes),
             Format::Bf16 => Values::Bf16(bytes),
-            Format::Fp8 => Values::Fp8 { values: bytes, scales: self.scales.clone().into() },
+            Format::Fp8 => Values::Fp8 { values: bytes, scales: Numbers::of_f32(&self.scales) },
         };
         Matrix::new(self.out, self.inner, values).unwrap()
     }

@@ -53,6 +53,10 @@ pub(super) fn leaf_products(
     });
 }
 
+fn widen_from<R: Rows>(_rows: R) -> usize {
+    if R::DIRECT { WIDEN_FROM } else { 1 }
+}
+
 #[inline(always)]
 unsafe fn products<S: Simd>(
     matrix: &Matrix,
@@ -69,7 +73,7 @@ unsafe fn products<S: Simd>(
         let to = &mut out[row - rows.start..];
         // SAFETY: the ranges were checked by `leaf_products`
         unsafe {
-            with_rows!(matrix, stored => if xs.len() >= WIDEN_FROM {
+            with_rows!(matrix, stored => if xs.len() >= widen_from(stored) {
                 scratch.resize(4 * cols.len(), 0.0);
                 for r in 0..height {
                     widen::<S, _>(stored, row + r, cols.start, cols.len(), scratch.as_mut_ptr().add(r * cols.len()));
@@ -132,28 +136,36 @@ unsafe fn tile<S: Simd, R: Rows, const ROWS: usize, const TOKENS: usize>(
         let (len, whole) = (cols.len(), cols.len() / LANES * LANES);
         let mut k = 0;
         while k < whole {
-            if TOKENS == 1 && (k * R::WIDTH).is_multiple_of(LINE) {
-                for r in 0..ROWS {
-                    S::prefetch(w.address(row + r + AHEAD, col + k));
+            let mut groups = [w.group::<S>(row, col + k); ROWS];
+            for r in 1..ROWS {
+                groups[r] = w.group::<S>(row + r, col + k);
+            }
+            let end = whole.min(k.saturating_add(w.left_in_group(col + k)));
+            while k < end {
+                if TOKENS == 1 && (k * R::BITS / 8).is_multiple_of(LINE) {
+                    for r in 0..ROWS {
+                        S::prefetch(w.address(row + r + AHEAD, col + k));
+                    }
                 }
-            }
-            let mut wv = [S::splat(0.0); ROWS];
-            for r in 0..ROWS {
-                wv[r] = w.load::<S>(row + r, col + k);
-            }
-            for t in 0..TOKENS {
-                let xv = S::load(x[t].add(k));
+                let mut wv = [S::splat(0.0); ROWS];
                 for r in 0..ROWS {
-                    acc[t][r] = S::fma(wv[r], xv, acc[t][r]);
+                    wv[r] = w.load::<S>(row + r, col + k, groups[r]);
                 }
+                for t in 0..TOKENS {
+                    let xv = S::load(x[t].add(k));
+                    for r in 0..ROWS {
+                        acc[t][r] = S::fma(wv[r], xv, acc[t][r]);
+                    }
+                }
+                k += LANES;
             }
-            k += LANES;
         }
         if k < len {
             for t in 0..TOKENS {
                 let xv = load_some::<S>(x[t].add(k), len - k);
                 for r in 0..ROWS {
-                    acc[t][r] = S::fma(w.load_some::<S>(row + r, col + k, len - k), xv, acc[t][r]);
+                    let wv = w.load_some::<S>(row + r, col + k, len - k, w.group::<S>(row + r, col + k));
+                    acc[t][r] = S::fma(wv, xv, acc[t][r]);
                 }
             }
         }

@@ -6,6 +6,7 @@ mod dot;
 mod linear;
 mod math;
 mod moe;
+mod packed;
 mod pool;
 mod rows;
 mod rowwise;

@@ -3,25 +3,46 @@
 use bytes::Bytes;
 
 use super::math::load_some;
+use super::packed::{AffineRows, COUNT, E2M1, Groups, Mxfp8Rows, Scales, TableRows};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
 use crate::backend::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::weights::{FP8_BLOCK, Matrix, Values};
+use crate::weights::{Coding, FP8_BLOCK, Matrix, Values};
 
 /// The rows of a stored matrix.
 ///
 /// # Safety
 /// Callers keep `row` and `col` (and the sixteen, or `count`, values from there) inside the matrix, and fulfil [`Simd`].
 pub(super) trait Rows: Copy {
-    /// Bytes of a value.
-    const WIDTH: usize;
+    /// Bits of a value.
+    const BITS: usize;
+    /// Whether a few tokens read the weights as they are stored; if not, they are widened first for any number of them.
+    const DIRECT: bool = true;
+    /// What the values of a group are scaled with.
+    type Group<S: Simd>: Copy;
+    /// The columns from `col` to the end of its group.
+    #[inline(always)]
+    fn left_in_group(self, _col: usize) -> usize {
+        usize::MAX
+    }
+    /// The group of column `col` of row `row`.
+    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> Self::Group<S>;
     /// Where the weight is stored; the row may lie after the last one.
     fn address(self, row: usize, col: usize) -> *const u8;
-    /// Sixteen weights from column `col` of row `row`.
-    unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V;
+    /// Sixteen weights from column `col` of row `row`, all of `group`.
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V;
+    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, group: Self::Group<S>) -> S::V;
+}
+
+/// For formats without groups.
+macro_rules! ungrouped {
+    () => {
+        type Group<S: Simd> = ();
+        #[inline(always)]
+        unsafe fn group<S: Simd>(self, _row: usize, _col: usize) {}
+    };
 }
 
 /// f32 rows, of a matrix or of scratch memory.
@@ -51,25 +72,26 @@ pub(super) struct F16Rows {
 pub(super) struct Fp8Rows {
     start: *const u8,
     stride: usize,
-    scales: *const f32,
+    scales: Scales,
     scale_stride: usize,
     // where row 0 and column 0 lie in the grid of blocks
     origin: (usize, usize),
 }
 
 impl Rows for F32Rows {
-    const WIDTH: usize = 4;
+    const BITS: usize = 32;
+    ungrouped!();
     #[inline(always)]
     fn address(self, row: usize, col: usize) -> *const u8 {
-        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+        self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract; loads need no alignment
         unsafe { S::load(self.address(row, col).cast()) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
+    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
         // SAFETY: as above
         unsafe { load_some::<S>(self.address(row, col).cast(), count) }
     }
@@ -85,36 +107,38 @@ unsafe fn padded(from: *const u8, bytes: usize) -> [u8; LANES * 2] {
 }
 
 impl Rows for Bf16Rows {
-    const WIDTH: usize = 2;
+    const BITS: usize = 16;
+    ungrouped!();
     #[inline(always)]
     fn address(self, row: usize, col: usize) -> *const u8 {
-        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+        self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::load_bf16(self.address(row, col)) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
+    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
         // SAFETY: as above
         unsafe { S::load_bf16(padded(self.address(row, col), count * 2).as_ptr()) }
     }
 }
 
 impl Rows for F16Rows {
-    const WIDTH: usize = 2;
+    const BITS: usize = 16;
+    ungrouped!();
     #[inline(always)]
     fn address(self, row: usize, col: usize) -> *const u8 {
-        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+        self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::load_f16(self.address(row, col)) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
+    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
         // SAFETY: as above
         unsafe { S::load_f16(padded(self.address(row, col), count * 2).as_ptr()) }
     }
@@ -125,16 +149,16 @@ impl Fp8Rows {
     #[inline(always)]
     unsafe fn scales<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
         let (row, col) = (row + self.origin.0, col + self.origin.1);
+        let first = row / FP8_BLOCK * self.scale_stride;
         // SAFETY: there is a scale for every block by `Matrix::new`
         unsafe {
-            let row = self.scales.add(row / FP8_BLOCK * self.scale_stride);
             if col / FP8_BLOCK == (col + count - 1) / FP8_BLOCK {
-                return S::splat(*row.add(col / FP8_BLOCK));
+                return self.scales.splat::<S>(first + col / FP8_BLOCK);
             }
             // heads whose width is no multiple of sixteen: the lanes straddle two blocks
             let mut lanes = [0.0; LANES];
             for (i, lane) in lanes.iter_mut().enumerate().take(count) {
-                *lane = *row.add((col + i) / FP8_BLOCK);
+                *lane = self.scales.at(first + (col + i) / FP8_BLOCK);
             }
             S::load(lanes.as_ptr())
         }
@@ -142,18 +166,19 @@ impl Fp8Rows {
 }
 
 impl Rows for Fp8Rows {
-    const WIDTH: usize = 1;
+    const BITS: usize = 8;
+    ungrouped!();
     #[inline(always)]
     fn address(self, row: usize, col: usize) -> *const u8 {
-        self.start.wrapping_add((row * self.stride + col) * Self::WIDTH)
+        self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::mul(S::load_fp8(self.address(row, col)), self.scales::<S>(row, col, LANES)) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
+    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
         // SAFETY: as above
         unsafe {
             let bytes = padded(self.address(row, col), count);
@@ -164,14 +189,22 @@ impl Rows for Fp8Rows {
 
 /// Calls `$body` with `$rows` bound to the [`Rows`] of a matrix's format.
 macro_rules! with_rows {
-    ($matrix:expr, $rows:ident => $body:expr) => {
-        match $crate::backend::cpu::rows::StoredRows::of($matrix) {
-            $crate::backend::cpu::rows::StoredRows::F32($rows) => $body,
-            $crate::backend::cpu::rows::StoredRows::F16($rows) => $body,
-            $crate::backend::cpu::rows::StoredRows::Bf16($rows) => $body,
-            $crate::backend::cpu::rows::StoredRows::Fp8($rows) => $body,
+    ($matrix:expr, $rows:ident => $body:expr) => {{
+        use $crate::backend::cpu::rows::StoredRows;
+        match StoredRows::of($matrix) {
+            StoredRows::F32($rows) => $body,
+            StoredRows::F16($rows) => $body,
+            StoredRows::Bf16($rows) => $body,
+            StoredRows::Fp8($rows) => $body,
+            StoredRows::Table2($rows) => $body,
+            StoredRows::Table3($rows) => $body,
+            StoredRows::Table4($rows) => $body,
+            StoredRows::Affine5($rows) => $body,
+            StoredRows::Affine6($rows) => $body,
+            StoredRows::Affine8($rows) => $body,
+            StoredRows::Mxfp8($rows) => $body,
         }
-    };
+    }};
 }
 pub(super) use with_rows;
 
@@ -181,6 +214,13 @@ pub(super) enum StoredRows {
     F16(F16Rows),
     Bf16(Bf16Rows),
     Fp8(Fp8Rows),
+    Table2(TableRows<2>),
+    Table3(TableRows<3>),
+    Table4(TableRows<4>),
+    Affine5(AffineRows<5>),
+    Affine6(AffineRows<6>),
+    Affine8(AffineRows<8>),
+    Mxfp8(Mxfp8Rows),
 }
 
 impl StoredRows {
@@ -194,10 +234,23 @@ impl StoredRows {
             Values::Fp8 { values, scales } => Self::Fp8(Fp8Rows {
                 start: start(values, 1),
                 stride,
-                scales: scales.as_ptr(),
+                scales: Scales::of(scales),
                 scale_stride: stride.div_ceil(FP8_BLOCK),
                 origin,
             }),
+            Values::Packed(packed) => {
+                let groups = Groups::of(packed, stride, origin);
+                match (packed.coding, packed.coding.bits()) {
+                    (Coding::Mxfp4 | Coding::Nvfp4, _) => Self::Table4(TableRows { groups, table: &E2M1 }),
+                    (Coding::Mxfp8, _) => Self::Mxfp8(Mxfp8Rows { groups }),
+                    (_, 2) => Self::Table2(TableRows { groups, table: &COUNT }),
+                    (_, 3) => Self::Table3(TableRows { groups, table: &COUNT }),
+                    (_, 4) => Self::Table4(TableRows { groups, table: &COUNT }),
+                    (_, 5) => Self::Affine5(AffineRows { groups }),
+                    (_, 6) => Self::Affine6(AffineRows { groups }),
+                    _ => Self::Affine8(AffineRows { groups }),
+                }
+            }
         }
     }
 }
@@ -211,11 +264,18 @@ pub(super) unsafe fn widen<S: Simd, R: Rows>(rows: R, row: usize, col: usize, co
     let whole = count / LANES * LANES;
     // SAFETY: the caller's promise
     unsafe {
-        for i in (0..whole).step_by(LANES) {
-            S::store(to.add(i), rows.load::<S>(row, col + i));
+        let mut i = 0;
+        while i < whole {
+            let group = rows.group::<S>(row, col + i);
+            let end = whole.min(i.saturating_add(rows.left_in_group(col + i)));
+            while i < end {
+                S::store(to.add(i), rows.load::<S>(row, col + i, group));
+                i += LANES;
+            }
         }
         if whole < count {
-            let v = rows.load_some::<S>(row, col + whole, count - whole);
+            let group = rows.group::<S>(row, col + whole);
+            let v = rows.load_some::<S>(row, col + whole, count - whole, group);
             super::math::store_some::<S>(to.add(whole), v, count - whole);
         }
     }

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::Simd;
+use super::scalar::unpack;
 
 /// AVX2 lanes: the lower eight, the upper eight.
 #[derive(Clone, Copy)]
@@ -71,6 +72,7 @@ macro_rules! halves {
 // SAFETY (all blocks below): `Simd`'s contract: the processor has AVX2, FMA and F16C, pointers are valid
 impl Simd for Avx2 {
     type V = [__m256; 2];
+    type Codes = [__m256i; 2];
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -121,6 +123,35 @@ impl Simd for Avx2 {
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), scale),
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)), scale),
             ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn unpack<const BITS: usize>(from: *const u8) -> Self::Codes {
+        // SAFETY: see above
+        unsafe {
+            if BITS == 4 {
+                let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+                let eight = |at: *const u8| _mm256_srlv_epi32(_mm256_set1_epi32(at.cast::<i32>().read_unaligned()), shifts);
+                return [eight(from), eight(from.add(4))];
+            }
+            let bytes = if BITS == 8 { _mm_loadu_si128(from.cast()) } else { std::mem::transmute(unpack::<BITS>(from)) };
+            [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn code_values(codes: Self::Codes) -> Self::V {
+        // SAFETY: see above
+        unsafe { [_mm256_cvtepi32_ps(codes[0]), _mm256_cvtepi32_ps(codes[1])] }
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V {
+        // SAFETY: see above; bit 3 of a code, moved to the sign, chooses the half of the table
+        unsafe {
+            codes.map(|codes| {
+                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+                let [low, high] = table.map(|half| _mm256_permutevar8x32_ps(half, codes));
+                _mm256_blendv_ps(low, high, upper)
+            })
         }
     }
     #[inline(always)]

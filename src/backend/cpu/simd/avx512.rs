@@ -18,9 +18,24 @@ unsafe fn quarter(v: __m512) -> __m128 {
     }
 }
 
+/// For the bytes of a register, where in their 64-bit lane the eight bits start that hold the value of their 32-bit lane.
+const fn starts(bits: usize) -> [u8; 64] {
+    let mut starts = [0; 64];
+    let mut lane = 0;
+    while lane < 16 {
+        // the upper lanes' words end with the last value where two words are needed
+        let skipped = if lane >= 8 && bits > 4 { 8 * (2 * bits - 8) } else { 0 };
+        starts[4 * lane] = (lane * bits - skipped) as u8;
+        // of the other bytes only the mask's are kept
+        lane += 1;
+    }
+    starts
+}
+
 // SAFETY (all blocks below): `Simd`'s contract: the processor has AVX-512 and pointers are valid for sixteen values
 impl Simd for Avx512 {
     type V = __m512;
+    type Codes = __m512i;
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -59,6 +74,47 @@ impl Simd for Avx512 {
     unsafe fn load_fp8(from: *const u8) -> __m512 {
         // SAFETY: see above
         unsafe { _mm512_mul_ps(_mm512_cvtph_ps(super::avx2::fp8_as_f16(from)), _mm512_set1_ps(256.0)) }
+    }
+    #[inline(always)]
+    unsafe fn splat_bf16(from: *const u8) -> __m512 {
+        // SAFETY: see above
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_set1_epi32(from.cast::<i32>().read_unaligned()))) }
+    }
+    #[inline(always)]
+    unsafe fn unpack<const BITS: usize>(from: *const u8) -> __m512i {
+        // SAFETY: see above
+        unsafe {
+            if BITS == 8 {
+                return _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            }
+            // every 64-bit lane has the bytes that hold its two values; eight bits from where those start
+            let words = match BITS {
+                2 => _mm512_set1_epi64(i64::from(from.cast::<u32>().read_unaligned())),
+                3 => {
+                    let high = i64::from(from.add(4).cast::<u16>().read_unaligned());
+                    _mm512_set1_epi64(i64::from(from.cast::<u32>().read_unaligned()) | high << 32)
+                }
+                4 => _mm512_set1_epi64(from.cast::<i64>().read_unaligned()),
+                _ => {
+                    let low = _mm512_set1_epi64(from.cast::<i64>().read_unaligned());
+                    let high = _mm512_set1_epi64(from.add(2 * BITS - 8).cast::<i64>().read_unaligned());
+                    _mm512_mask_blend_epi64(0xf0, low, high)
+                }
+            };
+            let starts: __m512i = std::mem::transmute(const { starts(BITS) });
+            let codes = _mm512_multishift_epi64_epi8(starts, words);
+            if BITS == 4 { codes } else { _mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1)) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn code_values(codes: __m512i) -> __m512 {
+        // SAFETY: see above
+        unsafe { _mm512_cvtepi32_ps(codes) }
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: __m512, codes: __m512i) -> __m512 {
+        // SAFETY: see above
+        unsafe { _mm512_permutexvar_ps(codes, table) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

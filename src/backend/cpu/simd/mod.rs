@@ -16,7 +16,7 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// AVX-512 F, BW, DQ, VL and VBMI: Ice Lake, Zen 4 and later.
     Avx512,
 }
 
@@ -30,7 +30,8 @@ impl Isa {
             if avx2 && is_x86_feature_detected!("f16c") {
                 isas.push(Self::Avx2);
                 let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-                if wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+                let wide = wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl");
+                if wide && is_x86_feature_detected!("avx512vbmi") {
                     isas.push(Self::Avx512);
                 }
             }
@@ -56,6 +57,8 @@ impl Isa {
 pub(super) trait Simd: Copy {
     /// Sixteen f32.
     type V: Copy;
+    /// Sixteen packed values, each in the low bits of its lane.
+    type Codes: Copy;
 
     /// Asks for the cache line at `at`, which may be anywhere, to be fetched into the second-level cache.
     #[inline(always)]
@@ -67,6 +70,18 @@ pub(super) trait Simd: Copy {
     unsafe fn load_f16(from: *const u8) -> Self::V;
     /// E4M3 without infinities: 0x7f and 0xff are NaN.
     unsafe fn load_fp8(from: *const u8) -> Self::V;
+    /// The bf16 at `from`, in every lane. Four bytes must be readable there.
+    #[inline(always)]
+    unsafe fn splat_bf16(from: *const u8) -> Self::V {
+        // SAFETY: the caller's promise
+        unsafe { Self::splat(f32::from_bits(u32::from_le(from.cast::<u32>().read_unaligned()) << 16)) }
+    }
+    /// Sixteen values of `BITS` bits, LSB first, from `2 · BITS` bytes. With four bits, those above are undefined.
+    unsafe fn unpack<const BITS: usize>(from: *const u8) -> Self::Codes;
+    /// Codes of more than four bits, or less, as numbers.
+    unsafe fn code_values(codes: Self::Codes) -> Self::V;
+    /// The entries of `table` that the low four bits of the codes name.
+    unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -102,7 +117,7 @@ macro_rules! dispatch {
             unsafe { $kernel::<Avx2>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c")]
         unsafe fn on_avx512($($arg: $type),*) {
             // SAFETY: as above
             unsafe { $kernel::<Avx512>($($arg),*) }

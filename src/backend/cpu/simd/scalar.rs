@@ -23,8 +23,22 @@ fn fp8(byte: u8) -> f32 {
     if byte & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
+/// Sixteen values of `BITS` bits, LSB first.
+///
+/// # Safety
+/// `2 · BITS` bytes are readable.
+#[inline(always)]
+pub(super) unsafe fn unpack<const BITS: usize>(from: *const u8) -> [u8; LANES] {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the caller's promise; BITS is at most eight
+    unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), (2 * BITS).min(16)) };
+    let packed = u128::from_le_bytes(bytes);
+    std::array::from_fn(|i| (packed >> (i * BITS)) as u8 & (0xff >> (8 - BITS)))
+}
+
 impl Simd for Scalar {
     type V = [f32; LANES];
+    type Codes = [u8; LANES];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -57,6 +71,19 @@ impl Simd for Scalar {
         // SAFETY: as in `load`, for 16 bytes
         let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
         each(|i| fp8(bytes[i]))
+    }
+    #[inline(always)]
+    unsafe fn unpack<const BITS: usize>(from: *const u8) -> Self::Codes {
+        // SAFETY: as in `load`, for 2 · BITS bytes
+        unsafe { unpack::<BITS>(from) }
+    }
+    #[inline(always)]
+    unsafe fn code_values(codes: Self::Codes) -> Self::V {
+        each(|i| f32::from(codes[i]))
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V {
+        each(|i| table[usize::from(codes[i] & 15)])
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
