@@ -127,8 +127,7 @@ fn fp8<S: Source + ?Sized>(source: &S, stored: Stored, shape: &[usize]) -> Resul
     let blocks = scales_shape(out, inner);
     let scales = source.get(&scales, &blocks)?;
     scales.info.expect_shape(&blocks)?;
-    let scales = Numbers { dtype: scales.info.dtype, bytes: scales.bytes };
-    let made = Matrix::new(out, inner, Values::Fp8 { values: stored.bytes, scales });
+    let made = Matrix::new(out, inner, Values::Fp8 { values: stored.bytes, scales: scales.numbers()? });
     made.with_context(|| format!("{origin}: tensor `{name}`"))
 }
 

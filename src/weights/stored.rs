@@ -91,21 +91,27 @@ impl TensorInfo {
 }
 
 impl Stored {
-    /// All values, widened to f32.
+    /// All values as plain numbers.
     ///
     /// # Errors
-    /// If the values are FP8 or packed: those mean nothing without their scales.
-    pub fn to_f32(&self) -> Result<Vec<f32>> {
+    /// If they are FP8 or packed: those mean nothing without their scales.
+    pub fn numbers(&self) -> Result<Numbers> {
         match self.info.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
-                Ok(Numbers { dtype: self.info.dtype, bytes: self.bytes.clone() }.to_f32())
-            }
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Ok(Numbers { dtype: self.info.dtype, bytes: self.bytes.clone() }),
             Dtype::Fp8 | Dtype::U8 | Dtype::U32 => {
                 let TensorInfo { origin, name, dtype, .. } = &self.info;
                 let error = format!("{origin}: tensor `{name}` is {dtype:?} where plain numbers are needed");
                 Err(Error::msg(error).hint("tbshard reads matrices in FP8 or packed, everything else as F32, F16 or BF16"))
             }
         }
+    }
+
+    /// All values, widened to f32.
+    ///
+    /// # Errors
+    /// As [`Stored::numbers`].
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        Ok(self.numbers()?.to_f32())
     }
 
     /// Whether a value is infinite or not a number.

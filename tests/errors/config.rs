@@ -300,7 +300,14 @@ fn weights_in_formats_that_are_not_supported() {
             json!({"quant_method": "fp8", "weight_block_size": [64, 128]}),
             "weight_block_size [64,128] is not [128,128]",
         ),
-        ("quantization", json!({"group_size": 64, "bits": 4}), "MLX's quantised weights are not supported"),
+        ("quantization", json!({"group_size": 64, "bits": 7}), "there is no affine format of 7 bits in groups of 64"),
+        ("quantization", json!({"group_size": 16, "bits": 4}), "there is no affine format of 4 bits in groups of 16"),
+        ("quantization", json!({"mode": "mxfp4", "bits": 8}), "mxfp4 has 4 bits in groups of 32, not 8 in 32"),
+        ("quantization", json!({"mode": "q4_k"}), "the quantisation mode `q4_k` is not known"),
+        ("quantization", json!({"bits": "four"}), "bits \"four\" of quantization is not a number"),
+        ("quantization", json!({"mode": 4}), "mode of quantization is not a text"),
+        ("quantization", json!({"model.layers.0.mlp": {"bits": 1}}), "quantization of `model.layers.0.mlp`"),
+        ("quantization", json!(4), "quantization is 4, not a table"),
     ];
     for fixture in ["llama", "qwen3_5_moe"] {
         for (key, value, words) in &cases {
