@@ -34,11 +34,19 @@ pub trait Backend: Send + Sync {
     /// If an id is not a row of the table.
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor>;
 
-    /// `x · wᵀ`: one `[rows, out]` block per subtree of `fold`.
+    /// `x · wᵀ` of every matrix of `ws`, which have one width: for each one `[rows, out]` block per subtree of `fold`.
     ///
     /// # Errors
     /// If the shapes do not fit.
-    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor>;
+    fn linears(&self, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>>;
+
+    /// [`Backend::linears`] of one matrix.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor> {
+        Ok(self.linears(x, &[w], fold)?.swap_remove(0))
+    }
 
     /// RMSNorm over runs of `weight.len()` values.
     fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor;

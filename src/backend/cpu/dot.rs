@@ -10,7 +10,7 @@ use super::simd::{Isa, LANES, Simd, dispatch};
 use crate::weights::Matrix;
 
 /// From this many activation rows on, weights are widened once into scratch memory.
-const WIDEN_FROM: usize = 8;
+pub(super) const WIDEN_FROM: usize = 8;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -105,28 +105,26 @@ unsafe fn all_tokens<S: Simd, R: Rows>(
         // SAFETY: the ranges were checked by `leaf_products`
         t += unsafe {
             match (height, xs.len()) {
-                (4, 4..) => tile::<S, R, 4, 4>(w, at, xs, cols, to, stride),
-                (4, 3) => tile::<S, R, 4, 3>(w, at, xs, cols, to, stride),
-                (4, 2) => tile::<S, R, 4, 2>(w, at, xs, cols, to, stride),
-                (4, _) => tile::<S, R, 4, 1>(w, at, xs, cols, to, stride),
-                (_, 4..) => tile::<S, R, 1, 4>(w, at, xs, cols, to, stride),
-                _ => tile::<S, R, 1, 1>(w, at, xs, cols, to, stride),
+                (4, 4..) => tile_to::<S, R, 4, 4>(w, at, xs, cols, to, stride),
+                (4, 3) => tile_to::<S, R, 4, 3>(w, at, xs, cols, to, stride),
+                (4, 2) => tile_to::<S, R, 4, 2>(w, at, xs, cols, to, stride),
+                (4, _) => tile_to::<S, R, 4, 1>(w, at, xs, cols, to, stride),
+                (_, 4..) => tile_to::<S, R, 1, 4>(w, at, xs, cols, to, stride),
+                _ => tile_to::<S, R, 1, 1>(w, at, xs, cols, to, stride),
             }
         };
     }
 }
 
-/// `ROWS` × `TOKENS` products in registers; returns `TOKENS`.
+/// `ROWS` × `TOKENS` products of the columns `cols` in registers; `at` is where they start in `w`.
 #[inline(always)]
-unsafe fn tile<S: Simd, R: Rows, const ROWS: usize, const TOKENS: usize>(
+pub(super) unsafe fn tile<S: Simd, R: Rows, const ROWS: usize, const TOKENS: usize>(
     w: R,
     (row, col): (usize, usize),
     xs: &[&[f32]],
     cols: &Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) -> usize {
-    // SAFETY: the ranges were checked by `leaf_products`
+) -> [[f32; ROWS]; TOKENS] {
+    // SAFETY: the ranges were checked by the callers
     unsafe {
         let mut x = [std::ptr::null::<f32>(); TOKENS];
         for t in 0..TOKENS {
@@ -169,17 +167,37 @@ unsafe fn tile<S: Simd, R: Rows, const ROWS: usize, const TOKENS: usize>(
                 }
             }
         }
+        let mut sums = [[0.0; ROWS]; TOKENS];
         for t in 0..TOKENS {
-            let to = out.as_mut_ptr().add(t * stride);
             if ROWS == 4 {
-                let sums = S::sum4([acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]]);
-                to.cast::<[f32; 4]>().write_unaligned(sums);
+                let four = S::sum4([acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]]);
+                for r in 0..ROWS {
+                    sums[t][r] = four[r];
+                }
             } else {
                 for r in 0..ROWS {
-                    *to.add(r) = S::sum(acc[t][r]);
+                    sums[t][r] = S::sum(acc[t][r]);
                 }
             }
         }
+        sums
+    }
+}
+
+/// A tile whose products go to `out`, `stride` values from token to token; returns `TOKENS`.
+#[inline(always)]
+unsafe fn tile_to<S: Simd, R: Rows, const ROWS: usize, const TOKENS: usize>(
+    w: R,
+    at: (usize, usize),
+    xs: &[&[f32]],
+    cols: &Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) -> usize {
+    // SAFETY: the ranges were checked by `leaf_products`
+    let sums = unsafe { tile::<S, R, ROWS, TOKENS>(w, at, xs, cols) };
+    for t in 0..TOKENS {
+        out[t * stride..][..ROWS].copy_from_slice(&sums[t]);
     }
     TOKENS
 }

@@ -11,6 +11,7 @@ mod pool;
 mod rows;
 mod rowwise;
 mod simd;
+mod stream;
 
 pub use pool::Pool;
 pub use simd::Isa;
@@ -59,8 +60,8 @@ impl Backend for Cpu {
         rows::gather(self.isa, table, ids)
     }
 
-    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor> {
-        linear::linear(self, x, w, fold)
+    fn linears(&self, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {
+        linear::linears(self, x, ws, fold)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor {

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::math::load_some;
-use super::packed::{AffineRows, COUNT, E2M1, Groups, Mxfp8Rows, Scales, TableRows};
+use super::packed::{AffineRows, Bf16, E4m3, E8m0, Fp4Rows, Groups, Mxfp8Rows, Number, Other, TableRows};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
 use crate::backend::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::weights::{Coding, FP8_BLOCK, Matrix, Values};
+use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Packed, Values};
 
 /// The rows of a stored matrix.
 ///
@@ -72,7 +72,7 @@ pub(super) struct F16Rows {
 pub(super) struct Fp8Rows {
     start: *const u8,
     stride: usize,
-    scales: Scales,
+    scales: Other,
     scale_stride: usize,
     // where row 0 and column 0 lie in the grid of blocks
     origin: (usize, usize),
@@ -153,7 +153,7 @@ impl Fp8Rows {
         // SAFETY: there is a scale for every block by `Matrix::new`
         unsafe {
             if col / FP8_BLOCK == (col + count - 1) / FP8_BLOCK {
-                return self.scales.splat::<S>(first + col / FP8_BLOCK);
+                return S::splat(self.scales.at(first + col / FP8_BLOCK));
             }
             // heads whose width is no multiple of sixteen: the lanes straddle two blocks
             let mut lanes = [0.0; LANES];
@@ -202,6 +202,14 @@ macro_rules! with_rows {
             StoredRows::Affine5($rows) => $body,
             StoredRows::Affine6($rows) => $body,
             StoredRows::Affine8($rows) => $body,
+            StoredRows::Table2Other($rows) => $body,
+            StoredRows::Table3Other($rows) => $body,
+            StoredRows::Table4Other($rows) => $body,
+            StoredRows::Affine5Other($rows) => $body,
+            StoredRows::Affine6Other($rows) => $body,
+            StoredRows::Affine8Other($rows) => $body,
+            StoredRows::Mxfp4($rows) => $body,
+            StoredRows::Nvfp4($rows) => $body,
             StoredRows::Mxfp8($rows) => $body,
         }
     }};
@@ -214,12 +222,20 @@ pub(super) enum StoredRows {
     F16(F16Rows),
     Bf16(Bf16Rows),
     Fp8(Fp8Rows),
-    Table2(TableRows<2>),
-    Table3(TableRows<3>),
-    Table4(TableRows<4>),
-    Affine5(AffineRows<5>),
-    Affine6(AffineRows<6>),
-    Affine8(AffineRows<8>),
+    Table2(TableRows<2, Bf16>),
+    Table3(TableRows<3, Bf16>),
+    Table4(TableRows<4, Bf16>),
+    Affine5(AffineRows<5, Bf16>),
+    Affine6(AffineRows<6, Bf16>),
+    Affine8(AffineRows<8, Bf16>),
+    Table2Other(TableRows<2, Other>),
+    Table3Other(TableRows<3, Other>),
+    Table4Other(TableRows<4, Other>),
+    Affine5Other(AffineRows<5, Other>),
+    Affine6Other(AffineRows<6, Other>),
+    Affine8Other(AffineRows<8, Other>),
+    Mxfp4(Fp4Rows<E8m0>),
+    Nvfp4(Fp4Rows<E4m3>),
     Mxfp8(Mxfp8Rows),
 }
 
@@ -234,23 +250,32 @@ impl StoredRows {
             Values::Fp8 { values, scales } => Self::Fp8(Fp8Rows {
                 start: start(values, 1),
                 stride,
-                scales: Scales::of(scales),
+                scales: Other::of(scales),
                 scale_stride: stride.div_ceil(FP8_BLOCK),
                 origin,
             }),
-            Values::Packed(packed) => {
-                let groups = Groups::of(packed, stride, origin);
-                match (packed.coding, packed.coding.bits()) {
-                    (Coding::Mxfp4 | Coding::Nvfp4, _) => Self::Table4(TableRows { groups, table: &E2M1 }),
-                    (Coding::Mxfp8, _) => Self::Mxfp8(Mxfp8Rows { groups }),
-                    (_, 2) => Self::Table2(TableRows { groups, table: &COUNT }),
-                    (_, 3) => Self::Table3(TableRows { groups, table: &COUNT }),
-                    (_, 4) => Self::Table4(TableRows { groups, table: &COUNT }),
-                    (_, 5) => Self::Affine5(AffineRows { groups }),
-                    (_, 6) => Self::Affine6(AffineRows { groups }),
-                    _ => Self::Affine8(AffineRows { groups }),
-                }
-            }
+            Values::Packed(packed) => Self::packed(packed, Groups::of(packed, stride, origin)),
+        }
+    }
+
+    fn packed(packed: &Packed, groups: Groups) -> Self {
+        let (scales, biases) = (&packed.scales, packed.biases.as_ref().unwrap_or(&packed.scales));
+        match (packed.coding, packed.coding.bits(), scales.dtype == Dtype::Bf16) {
+            (Coding::Mxfp4, ..) => Self::Mxfp4(Fp4Rows::of(groups, scales)),
+            (Coding::Nvfp4, ..) => Self::Nvfp4(Fp4Rows::of(groups, scales)),
+            (Coding::Mxfp8, ..) => Self::Mxfp8(Mxfp8Rows::of(groups, scales)),
+            (_, 2, true) => Self::Table2(TableRows::of(groups, scales, biases)),
+            (_, 3, true) => Self::Table3(TableRows::of(groups, scales, biases)),
+            (_, 4, true) => Self::Table4(TableRows::of(groups, scales, biases)),
+            (_, 5, true) => Self::Affine5(AffineRows::of(groups, scales, biases)),
+            (_, 6, true) => Self::Affine6(AffineRows::of(groups, scales, biases)),
+            (_, _, true) => Self::Affine8(AffineRows::of(groups, scales, biases)),
+            (_, 2, false) => Self::Table2Other(TableRows::of(groups, scales, biases)),
+            (_, 3, false) => Self::Table3Other(TableRows::of(groups, scales, biases)),
+            (_, 4, false) => Self::Table4Other(TableRows::of(groups, scales, biases)),
+            (_, 5, false) => Self::Affine5Other(AffineRows::of(groups, scales, biases)),
+            (_, 6, false) => Self::Affine6Other(AffineRows::of(groups, scales, biases)),
+            (_, _, false) => Self::Affine8Other(AffineRows::of(groups, scales, biases)),
         }
     }
 }

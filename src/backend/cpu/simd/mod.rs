@@ -70,12 +70,6 @@ pub(super) trait Simd: Copy {
     unsafe fn load_f16(from: *const u8) -> Self::V;
     /// E4M3 without infinities: 0x7f and 0xff are NaN.
     unsafe fn load_fp8(from: *const u8) -> Self::V;
-    /// The bf16 at `from`, in every lane. Four bytes must be readable there.
-    #[inline(always)]
-    unsafe fn splat_bf16(from: *const u8) -> Self::V {
-        // SAFETY: the caller's promise
-        unsafe { Self::splat(f32::from_bits(u32::from_le(from.cast::<u32>().read_unaligned()) << 16)) }
-    }
     /// Sixteen values of `BITS` bits, LSB first, from `2 · BITS` bytes. With four bits, those above are undefined.
     unsafe fn unpack<const BITS: usize>(from: *const u8) -> Self::Codes;
     /// Codes of more than four bits, or less, as numbers.
