@@ -18,8 +18,25 @@ use crate::error::Result;
 use crate::partition::Fold;
 use crate::weights::Matrix;
 
-/// The name of the arithmetic: what is rounded where, and in which order sums are added. It changes when any bit may.
-pub const ARITHMETIC: &str = "exact-1";
+/// What is rounded where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Arithmetic {
+    /// f32 activations, weights as exact as their format is.
+    #[default]
+    Exact,
+    /// Both operands of dense matrix products are rounded to bf16; everything else is exact.
+    Fast,
+}
+
+impl Arithmetic {
+    /// Its name, which changes when any bit of a result may.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Exact => "exact-1",
+            Self::Fast => "fast-1",
+        }
+    }
+}
 
 /// Fused transformer operations on one device. Activations are `[rows, features]`, a row a token of a [`Batch`].
 ///

@@ -105,7 +105,8 @@ fn plain(stored: Stored, rows: usize, columns: usize) -> Result<Matrix> {
         Dtype::F16 => Values::F16(stored.bytes),
         Dtype::Bf16 => Values::Bf16(stored.bytes),
         Dtype::Fp8 | Dtype::U8 | Dtype::U32 => {
-            let error = Error::msg(format!("{origin}: tensor `{name}` holds {dtype:?}, and nothing says how it is coded"));
+            let error =
+                Error::msg(format!("{origin}: tensor `{name}` holds {dtype:?}, and nothing says how it is coded"));
             return Err(error.hint("the checkpoint is incomplete, download it again"));
         }
     };

@@ -36,7 +36,8 @@ impl Mlx {
     }
 
     fn coding(&self, name: &str, info: &TensorInfo) -> Result<Option<Coding>> {
-        let Some(module) = name.strip_suffix(".weight").filter(|module| self.checkpoint.has(&format!("{module}.scales")))
+        let Some(module) =
+            name.strip_suffix(".weight").filter(|module| self.checkpoint.has(&format!("{module}.scales")))
         else {
             return Ok(None);
         };
@@ -45,8 +46,10 @@ impl Mlx {
             Some(coding) if info.dtype == Dtype::U32 => Ok(Some(coding)),
             Some(_) => Err(Error::msg(format!("{}: tensor `{name}` is {:?}, not packed", info.origin, info.dtype))
                 .hint("the file is damaged, fetch it again")),
-            None => Err(Error::msg(format!("{}: `{module}` has scales, but config.json does not say how", info.origin))
-                .hint("config.json needs mlx_lm's table `quantization`")),
+            None => {
+                Err(Error::msg(format!("{}: `{module}` has scales, but config.json does not say how", info.origin))
+                    .hint("config.json needs mlx_lm's table `quantization`"))
+            }
         }
     }
 }

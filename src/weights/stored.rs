@@ -101,7 +101,8 @@ impl Stored {
             Dtype::Fp8 | Dtype::U8 | Dtype::U32 => {
                 let TensorInfo { origin, name, dtype, .. } = &self.info;
                 let error = format!("{origin}: tensor `{name}` is {dtype:?} where plain numbers are needed");
-                Err(Error::msg(error).hint("tbshard reads matrices in FP8 or packed, everything else as F32, F16 or BF16"))
+                Err(Error::msg(error)
+                    .hint("tbshard reads matrices in FP8 or packed, everything else as F32, F16 or BF16"))
             }
         }
     }

@@ -2,11 +2,16 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Cpu;
-use super::dot::{WIDEN_FROM, leaf_products};
+use super::arithmetic::{Products, Xs};
+use super::dot::{WIDEN_FROM, leaf_products, widen};
+use super::rows::F32Rows;
+use super::simd::pairs::PAIRED;
+use super::simd::{Simd, dispatch_fast};
 use super::stream::stream;
-use crate::backend::Tensor;
+use crate::backend::{Arithmetic, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::{Fold, halves};
 use crate::weights::{Matrix, Values};
@@ -78,7 +83,11 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         })
         .collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
-    let xs: Vec<&[f32]> = x.rows_iter().collect();
+    let rows_f32: Vec<&[f32]> = x.rows_iter().collect();
+    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x));
+    let rows_bf16: Vec<&[u16]> =
+        rounded.iter().flat_map(|values| values.chunks_exact(x.cols().max(1))).take(tokens).collect();
+    let xs = if rounded.is_some() { Xs::Bf16(&rows_bf16) } else { Xs::F32(&rows_f32) };
     let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
     cpu.pool.run(blocks.len(), |task| {
         let Block { matrix, rows } = &blocks[task];
@@ -88,9 +97,9 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
                 // SAFETY: every task owns its output rows, that is, columns of `y`
                 let first = unsafe { to.pointer(root * tokens * out + rows.start) };
                 // SAFETY: as above
-                unsafe { stream(cpu.isa, w, rows.clone(), &xs, fold.steps(root), (first, out)) };
+                unsafe { stream(cpu.isa, w, rows.clone(), xs, fold.steps(root), (first, out)) };
             } else {
-                shared(cpu, w, rows, &xs, (fold, root), to);
+                shared(cpu, w, rows, xs, (fold, root), to);
             }
         }
     });
@@ -98,19 +107,49 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
 }
 
 /// The rows `rows` for many tokens, whose activations stay in the caches a block at a time.
-fn shared(cpu: &Cpu, w: &Matrix, rows: &Range<usize>, xs: &[&[f32]], (fold, root): (&Fold, usize), to: Shared) {
-    let out = w.out_features();
+fn shared(cpu: &Cpu, w: &Matrix, rows: &Range<usize>, xs: Xs<'_>, (fold, root): (&Fold, usize), to: Shared) {
+    let (out, tokens) = (w.out_features(), xs.len());
     PARTIAL.with_borrow_mut(|buffer| {
-        for (at, block) in xs.chunks(BLOCK_TOKENS).enumerate() {
+        xs.chunks(BLOCK_TOKENS, |first, block| {
             let sums = subtree(cpu, w, rows, block, fold, &fold.roots[root], buffer);
             for (t, sums) in sums.chunks_exact(rows.len()).enumerate() {
-                let row = root * xs.len() + at * BLOCK_TOKENS + t;
+                let row = root * tokens + first + t;
                 // SAFETY: every task owns its output rows, that is, columns of `y`
                 let to = unsafe { to.part(row * out + rows.start..row * out + rows.end) };
                 to.copy_from_slice(sums);
             }
-        }
+        });
     });
+}
+
+/// Activations rounded to bf16: `[tokens, columns]`.
+fn rounded(cpu: &Cpu, x: &Tensor) -> Vec<u16> {
+    let mut values = vec![0u16; x.data().len()];
+    let run = x.cols().max(PAIRED) * 4;
+    let to = AtomicPtr::new(values.as_mut_ptr());
+    let all = x.data();
+    cpu.pool.run(all.len().div_ceil(run), |task| {
+        let from = &all[task * run..((task + 1) * run).min(all.len())];
+        // SAFETY: every task writes its own run of `values`
+        let to = unsafe { std::slice::from_raw_parts_mut(to.load(Ordering::Relaxed).add(task * run), from.len()) };
+        // SAFETY: the instruction set is available, both slices have one length
+        unsafe { dispatch_fast!(cpu.isa, round_all(from: &[f32], to: &mut [u16])) };
+    });
+    values
+}
+
+#[inline(always)]
+unsafe fn round_all<S: Simd, K: Products<S, X = u16>>(from: &[f32], to: &mut [u16]) {
+    let start = from.as_ptr();
+    let rows = F32Rows { start: start.cast(), stride: from.len() };
+    let whole = from.len() / K::STEP * K::STEP;
+    let mut rest = [0u16; PAIRED];
+    // SAFETY: the caller's promise; the last step goes to a buffer of its own
+    unsafe {
+        widen::<S, K, _>(rows, (0, 0), whole, to.as_mut_ptr());
+        widen::<S, K, _>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
+    }
+    to[whole..].copy_from_slice(&rest[..from.len() - whole]);
 }
 
 /// Checks that activations, weight and leaves belong together.
@@ -127,7 +166,9 @@ fn check(x: &Tensor, w: &Matrix, fold: &Fold) -> Result<()> {
     }
     if let Values::Packed(packed) = w.values() {
         let group = packed.coding.group();
-        let cut = |columns: &Range<usize>| !(columns.start + w.origin().1).is_multiple_of(group) || !columns.len().is_multiple_of(group);
+        let cut = |columns: &Range<usize>| {
+            !(columns.start + w.origin().1).is_multiple_of(group) || !columns.len().is_multiple_of(group)
+        };
         let mut steps = (0..fold.roots.len()).flat_map(|root| fold.steps(root));
         if let Some(step) = steps.find(|step| cut(&step.columns)) {
             return Err(Error::msg(format!("the leaf {:?} cuts a group of {group} packed weights", step.columns)));
@@ -141,7 +182,7 @@ fn subtree<'b>(
     cpu: &Cpu,
     w: &Matrix,
     rows: &Range<usize>,
-    xs: &[&[f32]],
+    xs: Xs<'_>,
     fold: &Fold,
     node: &Range<usize>,
     buffer: &'b mut Vec<f32>,

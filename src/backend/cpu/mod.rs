@@ -1,5 +1,6 @@
 //! The reference backend and the product on Linux: SIMD kernels, one file an operation, one order of additions.
 
+mod arithmetic;
 mod attention;
 mod delta;
 mod dot;
@@ -17,7 +18,8 @@ pub use pool::Pool;
 pub use simd::Isa;
 
 use super::{
-    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle, Routes, Tensor,
+    Arithmetic, AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle,
+    Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
@@ -28,6 +30,7 @@ use crate::weights::Matrix;
 pub struct Cpu {
     pool: Pool,
     isa: Isa,
+    arithmetic: Arithmetic,
 }
 
 impl Cpu {
@@ -47,13 +50,20 @@ impl Cpu {
         if !Isa::available().contains(&isa) {
             return Err(Error::msg(format!("this processor has no {}", isa.name())));
         }
-        Ok(Self { pool: Pool::new(threads)?, isa })
+        Ok(Self { pool: Pool::new(threads)?, isa, arithmetic: Arithmetic::Exact })
+    }
+
+    /// Computes in another arithmetic than [`Arithmetic::Exact`].
+    #[must_use]
+    pub fn computing(self, arithmetic: Arithmetic) -> Self {
+        Self { arithmetic, ..self }
     }
 }
 
 impl Backend for Cpu {
     fn name(&self) -> String {
-        format!("cpu {} {} threads", self.isa.name(), self.pool.threads())
+        let fast = if self.arithmetic == Arithmetic::Fast { " fast" } else { "" };
+        format!("cpu {} {} threads{fast}", self.isa.name(), self.pool.threads())
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {

@@ -5,6 +5,7 @@
 use half::f16;
 
 use super::rows::Rows;
+use super::simd::pairs::Pairs;
 use super::simd::scalar::fp8;
 use super::simd::{LANES, Simd};
 use crate::weights::{Dtype, Numbers, Packed};
@@ -219,6 +220,7 @@ macro_rules! in_groups {
 impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 4 && N::FAST;
+    const DIRECT_PAIRS: bool = Self::DIRECT;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
@@ -235,11 +237,22 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<BITS>(self.address(row, col))) }
     }
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, table: S::V) -> P::P {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe {
+            if BITS == 4 {
+                return P::nibbles(P::round(table, table), self.address(row, col));
+            }
+            P::round(self.load::<S>(row, col, table), self.load::<S>(row, col + LANES, table))
+        }
+    }
 }
 
 impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 8 && N::FAST;
+    const DIRECT_PAIRS: bool = Self::DIRECT;
     type Group<S: Simd> = (S::V, S::V);
     in_groups!();
     #[inline(always)]

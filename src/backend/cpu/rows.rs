@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 
+use super::arithmetic::Exact;
+use super::dot::widen;
 use super::math::load_some;
 use super::packed::{AffineRows, Bf16, E4m3, E8m0, Fp4Rows, Groups, Mxfp8Rows, Number, Other, TableRows};
+use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
 use crate::backend::tensor::Tensor;
@@ -19,6 +22,8 @@ pub(super) trait Rows: Copy {
     const BITS: usize;
     /// Whether a few tokens read the weights as they are stored; if not, they are widened first for any number of them.
     const DIRECT: bool = true;
+    /// The same where operands are rounded to bf16.
+    const DIRECT_PAIRS: bool = false;
     /// What the values of a group are scaled with.
     type Group<S: Simd>: Copy;
     /// The columns from `col` to the end of its group.
@@ -34,6 +39,15 @@ pub(super) trait Rows: Copy {
     unsafe fn load<S: Simd>(self, row: usize, col: usize, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, group: Self::Group<S>) -> S::V;
+    /// Thirty-two weights, rounded to bf16; `group` is that of the first.
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, group: Self::Group<S>) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe {
+            let next = if self.left_in_group(col) < PAIRED { self.group::<S>(row, col + LANES) } else { group };
+            P::round(self.load::<S>(row, col, group), self.load::<S>(row, col + LANES, next))
+        }
+    }
 }
 
 /// For formats without groups.
@@ -53,11 +67,12 @@ pub(super) struct F32Rows {
     pub(super) stride: usize,
 }
 
-/// bf16 rows.
+/// bf16 rows, of a matrix or of scratch memory.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Rows {
-    start: *const u8,
-    stride: usize,
+    pub(super) start: *const u8,
+    /// In values.
+    pub(super) stride: usize,
 }
 
 /// f16 rows.
@@ -108,6 +123,12 @@ unsafe fn padded(from: *const u8, bytes: usize) -> [u8; LANES * 2] {
 
 impl Rows for Bf16Rows {
     const BITS: usize = 16;
+    const DIRECT_PAIRS: bool = true;
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, (): ()) -> P::P {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe { P::load(self.address(row, col).cast()) }
+    }
     ungrouped!();
     #[inline(always)]
     fn address(self, row: usize, col: usize) -> *const u8 {
@@ -280,50 +301,27 @@ impl StoredRows {
     }
 }
 
-/// Widens `count` weights of `row` from column `col` on into `to`.
-///
-/// # Safety
-/// As [`Rows`]; `to` holds at least `count` values.
-#[inline(always)]
-pub(super) unsafe fn widen<S: Simd, R: Rows>(rows: R, row: usize, col: usize, count: usize, to: *mut f32) {
-    let whole = count / LANES * LANES;
-    // SAFETY: the caller's promise
-    unsafe {
-        let mut i = 0;
-        while i < whole {
-            let group = rows.group::<S>(row, col + i);
-            let end = whole.min(i.saturating_add(rows.left_in_group(col + i)));
-            while i < end {
-                S::store(to.add(i), rows.load::<S>(row, col + i, group));
-                i += LANES;
-            }
-        }
-        if whole < count {
-            let group = rows.group::<S>(row, col + whole);
-            let v = rows.load_some::<S>(row, col + whole, count - whole, group);
-            super::math::store_some::<S>(to.add(whole), v, count - whole);
-        }
-    }
-}
-
 #[inline(always)]
 unsafe fn widen_row<S: Simd>(table: &Matrix, row: usize, to: &mut [f32]) {
-    // SAFETY: the caller checked `row`; `to` holds one row
-    unsafe { with_rows!(table, stored => widen::<S, _>(stored, row, 0, to.len(), to.as_mut_ptr())) }
+    // SAFETY: the caller checked `row`; `to` holds whole steps
+    unsafe { with_rows!(table, stored => widen::<S, Exact, _>(stored, (row, 0), table.in_features(), to.as_mut_ptr())) }
 }
 
 /// Copies the rows `ids` of `table`, widened: `[ids, in]`.
 pub(super) fn gather(isa: Isa, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
-    let mut out = Tensor::zeros(ids.len(), table.in_features());
+    let width = table.in_features();
+    let mut out = Tensor::scratch(ids.len(), width);
+    let mut wide = vec![0.0; width.next_multiple_of(LANES)];
     for (i, id) in ids.iter().enumerate() {
         let row = *id as usize;
         if row >= table.out_features() {
             let rows = table.out_features();
             return Err(Error::msg(format!("token {id} is not in the embedding table of {rows} rows")));
         }
-        let to = out.row_mut(i);
+        let to = &mut wide[..];
         // SAFETY: the instruction set is available, the row is inside the table
         unsafe { dispatch!(isa, widen_row(table: &Matrix, row: usize, to: &mut [f32])) };
+        out.row_mut(i).copy_from_slice(&wide[..width]);
     }
     Ok(out)
 }

@@ -4,6 +4,7 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+pub(super) mod pairs;
 pub(super) mod scalar;
 
 /// The number of logical lanes.
@@ -128,3 +129,35 @@ macro_rules! dispatch {
     }};
 }
 pub(super) use dispatch;
+
+/// Calls a kernel that is generic over [`Simd`] and products of bf16 pairs.
+macro_rules! dispatch_fast {
+    ($isa:expr, $kernel:ident ( $($arg:ident : $type:ty),* $(,)? )) => {{
+        use $crate::backend::cpu::arithmetic::Fast;
+        use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
+        #[cfg(target_arch = "x86_64")]
+        use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn on_avx2($($arg: $type),*) {
+            // SAFETY: this function is compiled for the instruction set; the rest is the caller's promise
+            unsafe { $kernel::<Avx2, Fast<Avx2>>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma,f16c")]
+        unsafe fn on_avx512($($arg: $type),*) {
+            // SAFETY: as above
+            unsafe { $kernel::<Avx512, Fast<Avx512>>($($arg),*) }
+        }
+        match $isa {
+            Isa::Scalar => $kernel::<Scalar, Fast<Scalar>>($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => on_avx512($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            _ => on_avx2($($arg),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => $kernel::<Scalar, Fast<Scalar>>($($arg),*),
+        }
+    }};
+}
+pub(super) use dispatch_fast;
