@@ -163,8 +163,8 @@ impl Source for Checkpoint {
     }
 
     fn find_nan(&self, names: &[String]) -> Option<String> {
-        let stored = names.iter().filter_map(|name| self.get(name, &[]).ok()).find(Stored::has_nan)?;
-        Some(format!("{}: tensor `{}`", stored.info.origin, stored.info.name))
+        let mut all = names.iter().filter_map(|name| self.get(name, &[]).ok());
+        all.find(Stored::has_nan).map(|stored| stored.info.place())
     }
 }
 

@@ -139,10 +139,11 @@ impl Packed {
         match biases {
             Some(biases) if affine && biases.dtype == scales.dtype => Ok(()),
             None if !affine => Ok(()),
-            _ => Err(Error::msg(format!(
-                "{} values have no biases of the scales' type, or have some in vain",
-                coding.mode()
-            ))),
+            Some(biases) if affine => {
+                Err(Error::msg(format!("biases are {:?} where the scales are {:?}", biases.dtype, scales.dtype)))
+            }
+            Some(_) => Err(Error::msg(format!("{} values have no biases", coding.mode()))),
+            None => Err(Error::msg("affine values need biases")),
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Sixteen logical f32 lanes: one 512-bit register, two of 256 bits, or an array; the same bits on all.
+//! Sixteen logical f32 lanes: one 512-bit register, two of 256 bits, four of 128, or an array; the same bits on all.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 pub(super) mod pairs;
 pub(super) mod scalar;
 
@@ -19,6 +21,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VBMI: Ice Lake, Zen 4 and later.
     Avx512,
+    /// NEON, which every aarch64 processor has.
+    Neon,
 }
 
 impl Isa {
@@ -37,6 +41,8 @@ impl Isa {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        isas.push(Self::Neon);
         isas
     }
 
@@ -46,6 +52,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 }
@@ -105,6 +112,8 @@ macro_rules! dispatch {
         use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
         #[cfg(target_arch = "x86_64")]
         use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "aarch64")]
+        use $crate::backend::cpu::simd::neon::Neon;
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn on_avx2($($arg: $type),*) {
@@ -118,12 +127,13 @@ macro_rules! dispatch {
             unsafe { $kernel::<Avx512>($($arg),*) }
         }
         match $isa {
-            Isa::Scalar => $kernel::<Scalar>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => on_avx2($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => on_avx512($($arg),*),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => $kernel::<Neon>($($arg),*),
+            // the others are not of this architecture
             _ => $kernel::<Scalar>($($arg),*),
         }
     }};
