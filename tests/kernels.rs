@@ -9,6 +9,7 @@ mod delta;
 mod edges;
 mod embed;
 mod experts;
+mod fast;
 mod guard;
 mod linear;
 mod order;

@@ -39,7 +39,10 @@ pub(super) fn matrix<S: Source + ?Sized>(source: &S, name: &str, shape: &[usize]
         Ok(Numbers { dtype: stored.info.dtype, bytes: stored.bytes })
     };
     let [scales, biases] = scales_and_biases(&stored.info);
-    let (scales, biases) = (get(scales)?, matches!(coding, Coding::Affine { .. }).then(|| get(biases)).transpose()?);
+    let scales = get(scales)?;
+    // scales of another kind are what is wrong then, not that there are no biases
+    let affine = matches!(coding, Coding::Affine { .. }) && scales.dtype != Dtype::U8;
+    let biases = affine.then(|| get(biases)).transpose()?;
     let values = Packed { coding, values: stored.bytes, scales, biases };
     let made = Matrix::new(rows, columns, Values::Packed(values));
     made.map_err(|error| {

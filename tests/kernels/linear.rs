@@ -21,15 +21,15 @@ const OUT: [usize; 9] = [1, 67, 2, 129, 3, 32, 4, 33, 5];
 // 20 and 24: leaves start anywhere in a register's width and in a block of FP8
 const UNITS: [usize; 6] = [128, 24, 1, 20, 64, 16];
 
-struct Case {
-    what: String,
-    x: Tensor,
-    w: Stored,
-    leaves: Leaves,
+pub struct Case {
+    pub what: String,
+    pub x: Tensor,
+    pub w: Stored,
+    pub leaves: Leaves,
 }
 
 /// Every number of rows in every plain format, twice, and packed ones in between; the other dimensions as they come round.
-fn cases() -> impl Iterator<Item = Case> {
+pub fn cases() -> impl Iterator<Item = Case> {
     (0..4 * ROWS.len() * PLAIN.len()).map(|case| {
         let mut rng = Rng::new(case as u64);
         let format = Format::of(case);
@@ -73,7 +73,7 @@ fn adds_in_the_declared_order() {
         let want: Vec<f32> = x
             .rows_iter()
             .flat_map(|x| (0..w.out).map(move |row| (x, row)))
-            .map(|(x, row)| order::dot(x, weights(row), &fold.leaves))
+            .map(|(x, row)| order::dot(x, weights(row), &fold.leaves, order::leaf))
             .collect();
         same(&what, got.data(), &want);
     }

@@ -43,8 +43,11 @@ fn products_are_by_definition_for_any_number_of_tokens() {
             let what = format!("{format:?} [{tokens}, {inner}] x [{out}, {inner}], guarded at the {edge:?}");
             let (values, matrix) = (w.widened(), w.matrix_at(edge));
             let products = |x| values.chunks(inner).map(move |row| (x, row));
-            let want: Vec<f32> =
-                x.rows_iter().flat_map(products).map(|(x, row)| order::dot(x, row, &fold.leaves)).collect();
+            let want: Vec<f32> = x
+                .rows_iter()
+                .flat_map(products)
+                .map(|(x, row)| order::dot(x, row, &fold.leaves, order::leaf))
+                .collect();
             let got = same_everywhere(&what, |cpu| cpu.linear(&x, &matrix, &fold).unwrap().data().to_vec());
             same(&what, &got, &want);
         }
@@ -75,7 +78,11 @@ fn parts_are_read_where_they_lie() {
             let (x, fold) = (rng.tensor(tokens, cols.len(), 1.0), Fold::whole(Leaves::of_units(cols.len(), unit)));
             let got = same_everywhere(&what, |cpu| cpu.linear(&x, &part, &fold).unwrap().data().to_vec());
             let want = x.rows_iter().flat_map(|x| rows.clone().map(move |row| (x, row)));
-            same(&what, &got, &want.map(|(x, at)| order::dot(x, row(at), &fold.leaves)).collect::<Vec<_>>());
+            same(
+                &what,
+                &got,
+                &want.map(|(x, at)| order::dot(x, row(at), &fold.leaves, order::leaf)).collect::<Vec<_>>(),
+            );
         }
     }
 }
