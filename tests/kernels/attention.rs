@@ -39,16 +39,17 @@ fn case(case: usize) -> Case {
 
 /// Sequences so long that what is folded of them has several spans, in few rows and in many.
 fn long() -> impl Iterator<Item = Case> {
-    [(16, 3, 1), (24, 1, 2)].into_iter().enumerate().map(|(i, heads)| {
-        let mut rng = Rng::new(1000 + i as u64);
+    let spans = |schedule: &Schedule| {
+        let mut late = schedule.runs().filter(|run| run.start > 1024).map(|run| run.rows.len());
+        let few = late.any(|rows| rows < 3);
+        few && schedule.runs().any(|run| run.start > 0 && run.rows.len() > 100 && run.start + run.rows.len() > 1100)
+    };
+    let found = (1000..).filter_map(move |seed| {
+        let mut rng = Rng::new(seed);
         let schedule = Schedule::random(&mut rng, 6, &[1, 700, 1000, 2]);
-        assert!(
-            schedule.runs().any(|run| run.start > 1024 && run.rows.len() < 3),
-            "no short step is long after the start"
-        );
-        assert!(schedule.runs().any(|run| run.start > 0 && run.rows.len() > 100 && run.start + run.rows.len() > 1100));
-        build(&mut rng, 1000 + i, heads, schedule)
-    })
+        spans(&schedule).then(|| build(&mut rng, seed as usize, [(16, 3, 1), (24, 1, 2)][seed as usize % 2], schedule))
+    });
+    found.take(2)
 }
 
 fn build(rng: &mut Rng, case: usize, (head_dim, group, kv_heads): (usize, usize, usize), schedule: Schedule) -> Case {
