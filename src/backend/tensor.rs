@@ -117,28 +117,37 @@ impl Tensor {
 
     /// Copies, out of every run of `run` columns, the `width` columns from `from` on, and joins them.
     pub fn head_part(&self, run: usize, from: usize, width: usize) -> Self {
-        let data: Vec<f32> = self.data.chunks_exact(run).flat_map(|head| &head[from..from + width]).copied().collect();
-        Self { rows: self.rows, cols: self.cols / run * width, data }
+        let heads = self.data.chunks_exact(run).map(|head| &head[from..from + width]);
+        Self::joined(self.rows, self.cols / run * width, heads)
     }
 
     /// Copies runs of columns, one beside the other.
     pub fn columns(&self, runs: &[Range<usize>]) -> Self {
         let cols = runs.iter().map(Range::len).sum();
-        let data = self.rows_iter().flat_map(|row| runs.iter().flat_map(|run| &row[run.clone()])).copied().collect();
-        Self { rows: self.rows, cols, data }
+        Self::joined(self.rows, cols, self.rows_iter().flat_map(|row| runs.iter().map(|run| &row[run.clone()])))
     }
 
     /// Joins tensors of `rows` rows side by side.
     pub fn beside(rows: usize, parts: &[&Self]) -> Self {
         let cols = parts.iter().map(|part| part.cols).sum();
-        let data = (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
-        Self { rows, cols, data }
+        Self::joined(rows, cols, (0..rows).flat_map(|row| parts.iter().map(move |part| part.row(row))))
     }
 
     /// Copies the named rows.
     pub fn select_rows(&self, rows: &[usize]) -> Self {
-        let data = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
-        Self { rows: rows.len(), cols: self.cols, data }
+        Self::joined(rows.len(), self.cols, rows.iter().map(|row| self.row(*row)))
+    }
+
+    /// Copies `parts`, which are `[rows, cols]` together, one after the other.
+    fn joined<'a>(rows: usize, cols: usize, parts: impl Iterator<Item = &'a [f32]>) -> Self {
+        let mut tensor = Self::scratch(rows, cols);
+        let mut rest = &mut tensor.data[..];
+        for part in parts {
+            let (to, after) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = after;
+        }
+        tensor
     }
 
     /// Gives the values away.

@@ -1,6 +1,6 @@
 //! Matrix products: canonical leaves, the fixed tree, output rows shared out over the threads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -25,6 +25,8 @@ const BLOCK_TOKENS: usize = 64;
 
 thread_local! {
     static PARTIAL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    // activations of the call before, to be written over
+    static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
 }
 
 /// A mutable buffer whose disjoint parts are written by several threads.
@@ -84,7 +86,7 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         .collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
     let rows_f32: Vec<&[f32]> = x.rows_iter().collect();
-    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x));
+    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x, ROUNDED.take()));
     let rows_bf16: Vec<&[u16]> =
         rounded.iter().flat_map(|values| values.chunks_exact(x.cols().max(1))).take(tokens).collect();
     let xs = if rounded.is_some() { Xs::Bf16(&rows_bf16) } else { Xs::F32(&rows_f32) };
@@ -103,6 +105,10 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
             }
         }
     });
+    drop(rows_bf16);
+    if let Some(values) = rounded {
+        ROUNDED.set(values);
+    }
     Ok(ys)
 }
 
@@ -122,9 +128,9 @@ fn shared(cpu: &Cpu, w: &Matrix, rows: &Range<usize>, xs: Xs<'_>, (fold, root): 
     });
 }
 
-/// Activations rounded to bf16: `[tokens, columns]`.
-fn rounded(cpu: &Cpu, x: &Tensor) -> Vec<u16> {
-    let mut values = vec![0u16; x.data().len()];
+/// Activations rounded to bf16 in a buffer that is there already: `[tokens, columns]`.
+fn rounded(cpu: &Cpu, x: &Tensor, mut values: Vec<u16>) -> Vec<u16> {
+    values.resize(x.data().len(), 0);
     let run = x.cols().max(PAIRED) * 4;
     let to = AtomicPtr::new(values.as_mut_ptr());
     let all = x.data();

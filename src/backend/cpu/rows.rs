@@ -311,17 +311,17 @@ unsafe fn widen_row<S: Simd>(table: &Matrix, row: usize, to: &mut [f32]) {
 pub(super) fn gather(isa: Isa, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
     let width = table.in_features();
     let mut out = Tensor::scratch(ids.len(), width);
-    let mut wide = vec![0.0; width.next_multiple_of(LANES)];
+    let mut wide = Tensor::scratch(1, width.next_multiple_of(LANES));
     for (i, id) in ids.iter().enumerate() {
         let row = *id as usize;
         if row >= table.out_features() {
             let rows = table.out_features();
             return Err(Error::msg(format!("token {id} is not in the embedding table of {rows} rows")));
         }
-        let to = &mut wide[..];
+        let to = wide.data_mut();
         // SAFETY: the instruction set is available, the row is inside the table
         unsafe { dispatch!(isa, widen_row(table: &Matrix, row: usize, to: &mut [f32])) };
-        out.row_mut(i).copy_from_slice(&wide[..width]);
+        out.row_mut(i).copy_from_slice(&wide.data()[..width]);
     }
     Ok(out)
 }
