@@ -1,15 +1,27 @@
 #!/usr/bin/env bash
 # Times tbshard beside llama.cpp, mlx-lm and transformers: the same weights in the same bits, in alternating rounds.
 #
-#     scripts/bench-peers.sh -o results.json [--quick] [--models smollm2,qwen3-1b,qwen3.6-8l] [--engines …] [--bits 16,8,4] [--reps N]
+#     scripts/bench-peers.sh -o results.json [OPTIONS]    installs what is missing, measures, prints tables and writes the file
 #     scripts/bench-peers.sh --table results.json         the README's tables of a result file; measures nothing
 #     scripts/bench-peers.sh --install                    installs and builds the peers, and no more
 #
-# --tbshard PATH is the binary to time (default: target/release), --work DIR is where the peers and their models are kept
-# ($XDG_CACHE_HOME/tbshard/peers; 25 GB with all models), --venv DIR has torch and transformers (.venv, which python-env.sh makes);
-# `--help` shows the others. The peers are installed as their users do it, from PyPI: llama-cpp-python is built here with the flags of this
-# processor and timed through llama.cpp's C API, whose converters also make the GGUF files. Everything runs on two threads
-# of two processors. Run again, it only measures.
+#     --quick              two rounds, fewer formats, no batches, SmolLM2 alone
+#     --models A,B         of smollm2, qwen3-1b, qwen3.6-8l (all)
+#     --engines A,B        of tbshard, llama.cpp, mlx-lm, transformers (all)
+#     --bits 16,8,4        which widths of weights
+#     --reps N             rounds (5)
+#     --inner N            counted repetitions of a test in each turn (1)
+#     --no-check           do not compare everyone's logits with transformers' first
+#     --wait SECONDS       how long to wait for a quiet machine before each turn (60)
+#     --retries N          how often a turn that others disturbed is taken again (2)
+#     --timeout SECONDS    the longest turn (400)
+#     --tbshard PATH       the binary to time (target/release/tbshard)
+#     --work DIR           where the peers and their models are kept ($XDG_CACHE_HOME/tbshard/peers): 2 GB, with all models 40 GB
+#     --venv DIR           has torch and transformers (.venv, which python-env.sh makes)
+#
+# The peers are installed as their users do it, from PyPI: llama-cpp-python is built here with the flags of this processor and
+# timed through llama.cpp's C API; llama.cpp's own converter and quantiser make the GGUF files, mlx_lm.convert the MLX ones.
+# Everything runs on two threads of two processors. Run again, it only measures.
 set -euo pipefail
 scripts=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$scripts")
@@ -31,6 +43,7 @@ work=${XDG_CACHE_HOME:-$HOME/.cache}/tbshard/peers
 torch_venv="" install="" args=()
 while [ $# -gt 0 ]; do
     case $1 in
+        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --table) exec "$python" -m bench_peers.table "${2:?a result file}" ;;
         --install) install=yes; shift ;;
         --tbshard) tbshard=${2:?a binary}; shift 2 ;;

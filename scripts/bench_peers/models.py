@@ -135,17 +135,28 @@ def made(path, make):
 def run_quietly(command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        sys.exit(f"error: {' '.join(map(str, command[:4]))} … failed:\n{done.stdout[-2000:]}")
+        sys.exit(f"error: {command[0]} … {command[-1]} failed:\n{done.stdout[-2000:]}")
+
+
+CONVERT = """
+import runpy, sys
+site, script = sys.argv[1:3]
+sys.path.append(site)
+sys.path.insert(0, script.rpartition("/")[0])
+from conversion.base import TextModel
+# The name of the split is looked up by a digest of what AutoTokenizer makes of it, which depends on the model's type.
+TextModel.get_vocab_base_pre = lambda *_: "smollm"
+sys.argv = sys.argv[2:]
+runpy.run_path(script, run_name="__main__")
+"""
 
 
 def gguf_from_hub(settings, hub, out):
     """Runs llama.cpp's own converter; it needs torch, and packages of both environments."""
     script = settings.llama_cpp / "convert_hf_to_gguf.py"
     site = next(p for p in sys.path if p.endswith("site-packages"))
-    start = ("import runpy, sys; sys.path.append(sys.argv.pop(1)); sys.argv.pop(0); sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
-             "runpy.run_path(sys.argv[0], run_name='__main__')")
     more = ["--no-mtp"] if "qwen3_5" in (hub / "config.json").read_text() else []
-    run_quietly([settings.torch_python, "-c", start, site, script, hub, "--outtype", "bf16", "--outfile", out, *more])
+    run_quietly([settings.torch_python, "-c", CONVERT, site, script, hub, "--outtype", "bf16", "--outfile", out, *more])
 
 
 def gguf_quantized(source, kind, pure, out):

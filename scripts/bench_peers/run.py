@@ -50,18 +50,19 @@ def machine():
     info = {k.strip(): v.strip() for k, v in info.items()}
     isa = [f for f in info.get("flags", "").split() if f.startswith(("avx", "amx", "fma"))]
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
-    return {"cpu": info.get("model name", platform.machine()), "family": info.get("cpu family"), "model": info.get("model"), "isa": " ".join(isa),
-            "cores": os.cpu_count(), "memory_gib": round(memory_kib / (1 << 20)), "kernel": platform.release()}
+    return {"cpu": info.get("model name", platform.machine()), "family": info.get("cpu family"), "model": info.get("model"),
+            "isa": " ".join(isa), "cores": os.cpu_count(), "memory_gib": round(memory_kib / (1 << 20)), "kernel": platform.release()}
 
 
 def versions(args):
     """Returns the versions of everyone."""
     out = {name: importlib.metadata.version(name) for name in ("llama-cpp-python", "mlx", "mlx-lm", "numpy")}
     code = "import torch, transformers; print(torch.__version__, transformers.__version__)"
-    out["torch"], out["transformers"] = subprocess.run([args.torch_python, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    out["tbshard"] = subprocess.run([args.tbshard, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+    says = lambda *command: subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    out["torch"], out["transformers"] = says(args.torch_python, "-c", code).split()
+    out["tbshard"] = says(args.tbshard, "--version").split()[-1]
     out["tbshard_sha256"] = hashlib.sha256(args.tbshard.read_bytes()).hexdigest()
-    out["compiler"] = subprocess.run(["gcc", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.split("\n")[0]
+    out["compiler"] = says("gcc", "--version").split("\n")[0]
     return out
 
 

@@ -25,6 +25,10 @@ def spread(row, test):
     return statistics.stdev(rates) if len(rates) > 1 else 0.0
 
 
+def who(row):
+    return " ".join(filter(None, [row["engine"], row["arithmetic"]]))
+
+
 def digits(x):
     return f"{x:.2f}" if x < 10 else f"{x:.1f}" if x < 100 else f"{x:.0f}"
 
@@ -60,13 +64,13 @@ def speeds(rows, bandwidth):
     head = ["engine", "weights", "MB a token", pp, tg, "% of bandwidth", *batched]
     body = []
     for row in rows:
-        name = row["engine"] + (f" {row['arithmetic']}" if row["arithmetic"] else "")
+        start = [who(row), row["format"], f"{row['bytes_per_token'] / 1e6:.0f}"]
         if not row["samples"]:
-            body.append([name, row["format"], f"{row['bytes_per_token'] / 1e6:.0f}", *["–"] * (3 + len(batched))])
+            body.append([*start, *["–"] * (3 + len(batched))])
             continue
         answer = rate(row, "tg", tg)
         share = f"{row['bytes_per_token'] * answer / bandwidth / 1e9:.0%}" if answer else "–"
-        body.append([name, row["format"], f"{row['bytes_per_token'] / 1e6:.0f}", cell(row, pp), cell(row, tg), share, *(cell(row, t) for t in batched)])
+        body.append([*start, cell(row, pp), cell(row, tg), share, *(cell(row, t) for t in batched)])
     return markdown(head, body)
 
 
@@ -77,7 +81,7 @@ def best(rows, kind, test):
 
 
 def ratio(ours, theirs, kind, test):
-    """Returns the median over the rounds that both ran of ours ÷ theirs, or the ratio of medians if their tests differ in length."""
+    """Returns the median of ours ÷ theirs over the rounds that both ran; the ratio of medians if their tests differ in length."""
     a, b = kept(ours), kept(theirs)
     pairs = [a[n][test] / b[n][test] for n in a if n in b and test in a[n] and test in b[n]]
     if len(pairs) > 1:
@@ -87,20 +91,23 @@ def ratio(ours, theirs, kind, test):
 
 
 def ratios(rows):
-    """Returns [[bits, arithmetic, test, peer, ratio]]: tbshard's best weights of that width beside the peer's best."""
+    """Returns the table of tbshard ÷ peer: at every width and test the fastest weights of the one beside the fastest of the other."""
     pp, tg, batched = columns(rows)
-    out = []
+    tests = [("pp", pp), ("tg", tg), *(("tg", t) for t in batched)]
+    body = []
     for bits in sorted({row["bits"] for row in rows}, reverse=True):
+        group = [r for r in rows if r["bits"] == bits]
         for arithmetic in ("exact", "fast"):
-            for kind, test in [("pp", pp), ("tg", tg), *(("tg", t) for t in batched)]:
-                group = [r for r in rows if r["bits"] == bits]
-                ours = best([r for r in group if r["engine"] == "tbshard" and r["arithmetic"] == arithmetic], kind, test)
-                for engine in ("llama.cpp", "mlx-lm", "transformers"):
+            for engine in ("llama.cpp", "mlx-lm", "transformers"):
+                cells = []
+                for kind, test in tests:
+                    ours = best([r for r in group if r["engine"] == "tbshard" and r["arithmetic"] == arithmetic], kind, test)
                     theirs = best([r for r in group if r["engine"] == engine], kind, test)
-                    if ours and theirs and (value := ratio(ours, theirs, kind, test)):
-                        out.append({"bits": bits, "arithmetic": arithmetic, "test": test, "tbshard": ours["format"], "peer": engine,
-                                    "weights": theirs["format"], "ratio": round(value, 3)})
-    return out
+                    value = ratio(ours, theirs, kind, test) if ours and theirs else None
+                    cells.append(f"{value:.2f}× {theirs['format']}" if value else "–")
+                if any(cell != "–" for cell in cells):
+                    body.append([str(bits), arithmetic, engine, *cells])
+    return markdown(["bits", "tbshard", "÷ peer's best", pp, tg, *batched], body) if body else ""
 
 
 def report(result):
@@ -108,20 +115,18 @@ def report(result):
     bandwidth = max(result["bandwidth_gb_s"])
     m, v = result["machine"], result["versions"]
     versions = ", ".join(f"{k} {v[k]}" for k in ("llama-cpp-python", "mlx", "mlx-lm", "torch", "transformers"))
-    out = [f"{result['threads']} threads on {m['cores']} cores of {m['cpu']} (family {m['family']}, model {m['model']}), {m['memory_gib']} GiB, "
-           f"{bandwidth:.1f} GB/s read ({min(result['bandwidth_gb_s']):.1f} at worst); tbshard {v['tbshard']}, {versions}; "
+    out = [f"{result['threads']} threads on {m['cores']} cores of {m['cpu']} (family {m['family']}, model {m['model']}), "
+           f"{m['memory_gib']} GiB, {bandwidth:.1f} GB/s read ({min(result['bandwidth_gb_s']):.1f} at worst); tbshard {v['tbshard']}, {versions}; "
            f"medians of {result['rounds']} alternating rounds ± standard deviation, tokens a second."]
     for name, title in result["titles"].items():
         rows = [row for row in result["rows"] if row["model"] == name]
         out += [f"**{title}**", speeds(rows, bandwidth)]
         if found := ratios(rows):
-            body = [[str(r["bits"]), r["arithmetic"], r["test"], f"{r['tbshard']} ÷ {r['peer']} {r['weights']}", f"{r['ratio']:.2f}×"] for r in found]
-            out.append(markdown(["bits", "arithmetic", "test", "tbshard ÷ peer", "ratio"], body))
+            out.append(found)
         out += [f"- {row['engine']} {row['format']} {row['arithmetic']}: {row['error']}" for row in rows if row["error"]]
     timed = [row for row in result["first_token"] if row["seconds"]]
     if timed:
-        body = [[row["engine"] + (f" {row['arithmetic']}" if row["arithmetic"] else ""), row["format"],
-                 f"{statistics.median(row['seconds']) * 1e3:.0f}", f"{min(row['seconds']) * 1e3:.0f}"] for row in timed]
+        body = [[who(row), row["format"], f"{statistics.median(row['seconds']) * 1e3:.0f}", f"{min(row['seconds']) * 1e3:.0f}"] for row in timed]
         out += ["**First token after the start of the process**, SmolLM2, five tokens of prompt, page cache warm, ms",
                 markdown(["engine", "weights", "median", "least"], body)]
     return "\n\n".join(out)
