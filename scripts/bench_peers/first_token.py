@@ -20,8 +20,6 @@ def llama_simple(settings):
 
 def seconds(command, settings):
     """Returns the seconds until the first bytes on stdout; llama-simple flushes its prompt with the first token only."""
-    if settings.wait:
-        turn.wait_for_quiet(settings.wait)
     env = turn.environment() | {"OMP_NUM_THREADS": str(settings.threads), "OMP_THREAD_LIMIT": str(settings.threads)}
     start = time.perf_counter()
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
@@ -45,6 +43,7 @@ def measure(model, everyone, settings):
                              "-q", "--threads", settings.threads, *flag]))
     out = [{"engine": c.engine, "format": c.format, "bits": c.bits, "arithmetic": c.arithmetic, "seconds": []} for c, _ in rows]
     for _ in range(max(5, settings.rounds)):
+        turn.wait_for_quiet(settings.wait)
         for row, (_, command) in zip(out, rows):
             if "error" not in row:
                 try:

@@ -112,11 +112,11 @@ def ratios(rows):
 
 def report(result):
     """Returns the whole report."""
-    bandwidth = max(result["bandwidth_gb_s"])
+    bandwidth, least, most = (f(result["bandwidth_gb_s"]) for f in (statistics.median, min, max))
     m, v = result["machine"], result["versions"]
     versions = ", ".join(f"{k} {v[k]}" for k in ("llama-cpp-python", "mlx", "mlx-lm", "torch", "transformers"))
     out = [f"{result['threads']} threads on {m['cores']} cores of {m['cpu']} (family {m['family']}, model {m['model']}), "
-           f"{m['memory_gib']} GiB, {bandwidth:.1f} GB/s read ({min(result['bandwidth_gb_s']):.1f} at worst); tbshard {v['tbshard']}, {versions}; "
+           f"{m['memory_gib']} GiB, {bandwidth:.1f} GB/s read (between {least:.1f} and {most:.1f}); tbshard {v['tbshard']}, {versions}; "
            f"medians of {result['rounds']} alternating rounds ± standard deviation, tokens a second."]
     for name, title in result["titles"].items():
         rows = [row for row in result["rows"] if row["model"] == name]

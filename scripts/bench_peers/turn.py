@@ -24,7 +24,7 @@ def own():
 def wait_for_quiet(limit, share=0.15):
     """Waits, `limit` seconds at most, until others use less than `share` of one processor."""
     end = time.monotonic() + limit
-    while True:
+    while limit > 0:
         before, start = busy() - own(), time.monotonic()
         time.sleep(0.5)
         if busy() - own() - before < share * (time.monotonic() - start) or time.monotonic() > end:
@@ -39,8 +39,7 @@ def environment():
 
 def run(command, settings, **more):
     """Returns (stdout, share of the machine that others used). Raises RuntimeError with the last line of stderr."""
-    if settings.wait:
-        wait_for_quiet(settings.wait)
+    wait_for_quiet(settings.wait)
     before, used, start = busy(), own(), time.monotonic()
     command = [str(part) for part in command]
     env = environment() | {"OMP_NUM_THREADS": str(settings.threads)} | more.pop("env", {})
