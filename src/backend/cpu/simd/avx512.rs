@@ -32,6 +32,17 @@ const fn starts(bits: usize) -> [u8; 64] {
     starts
 }
 
+/// Lanes i and i+8 of `a`, and then those of `b`.
+#[inline(always)]
+unsafe fn halves(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: callers are compiled for AVX-512
+    unsafe {
+        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+        let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+        _mm512_add_ps(low, high)
+    }
+}
+
 // SAFETY (all blocks below): `Simd`'s contract: the processor has AVX-512 and pointers are valid for sixteen values
 impl Simd for Avx512 {
     type V = __m512;
@@ -167,5 +178,35 @@ impl Simd for Avx512 {
     unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
         // SAFETY: see above
         unsafe { super::avx2::sum_quarters([quarter(v[0]), quarter(v[1]), quarter(v[2]), quarter(v[3])]) }
+    }
+    #[inline(always)]
+    unsafe fn sum16(v: [[__m512; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: see above
+        unsafe {
+            let mut sums = [_mm512_setzero_ps(); 4];
+            for (sums, [a, b, c, d]) in sums.iter_mut().zip(v) {
+                // eight lanes of each: a | b and c | d
+                let ab = halves(a, b);
+                let cd = halves(c, d);
+                // four lanes of each: a | b | c | d
+                *sums = _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+                );
+            }
+            let [a, b, c, d] = sums;
+            // two lanes of each of two, then one of each of four
+            let pairs = |a, b| {
+                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+                let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+            };
+            let (ab, cd) = (pairs(a, b), pairs(c, d));
+            let all =
+                _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm512_shuffle_ps::<0b11_01_11_01>(ab, cd));
+            // by row and then by vector of `v`, where it is the other way round that is wanted
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            std::mem::transmute(_mm512_permutexvar_ps(order, all))
+        }
     }
 }

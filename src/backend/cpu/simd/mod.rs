@@ -104,6 +104,12 @@ pub(super) trait Simd: Copy {
         // SAFETY: the caller's promise covers this call
         unsafe { v.map(|v| Self::sum(v)) }
     }
+    /// Sixteen sums at once, each in the order of [`Simd::sum`].
+    #[inline(always)]
+    unsafe fn sum16(v: [[Self::V; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's promise covers this call
+        unsafe { v.map(|v| Self::sum4(v)) }
+    }
 }
 
 /// Calls a generic kernel for the instruction set `$isa`, compiled for it.
