@@ -1,20 +1,55 @@
-"""Rows of ordinary and adversarial values and what MLX makes of them, as tests/fixtures/quantise.safetensors.
+#!/usr/bin/env python3
+"""Write what MLX makes of rows of ordinary and adversarial values, and digests of what mlx_lm.convert makes of the tiny
+checkpoints, on a CPU.
 
-    python quantise_goldens.py OUT
+    quantise_goldens.py [--out tests/fixtures]
 
-Tensors: `<dtype>` are the values, `<dtype>.<mode>.<bits>.<group>.{codes,scales,biases}` what mx.quantize returns on a CPU.
+quantise.safetensors  `<dtype>`: values; `<dtype>.<mode>.<bits>.<group>.{codes,scales,biases}`: what mx.quantize returns
+quantise.json         a list of conversions of tiny/*: settings, what was edited in config.json, the `quantization`
+                      table of the result, and SHA-256 over name, type, shape and bytes of its tensors by name
+
+mlx_lm does not read block-FP8, nor the bare text model of Qwen3.5: it is given the same weights in bf16, and wrapped.
 """
 
-import sys
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import mlx.core as mx
+import mlx_lm
 import numpy as np
+from mlx_lm.convert import convert
 
 COLUMNS = 256
 DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
 # the largest magnitude and the smallest that E8M0 scales can reach, which differ from MLX below it
 LARGEST = {"bf16": 1e38, "f16": 65504.0, "f32": 1e38}
 SMALLEST = {"bf16": 448 * 2.0**-125, "f16": 2.0**-14, "f32": 448 * 2.0**-125}
+
+TINY = Path(__file__).parent.parent / "tests/fixtures/tiny"
+BLOCK = 128  # edge of an FP8 scale block
+AFFINE4, MXFP8, NVFP4 = ("affine", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)
+# checkpoint, edits of config.json (null removes), settings
+CONVERSIONS = [
+    *[(path.name, {}, settings) for path in sorted(TINY.iterdir()) for settings in (AFFINE4, NVFP4)],
+    *[("qwen3", {}, ("affine", bits, group)) for bits, group in ((2, 64), (3, 32), (5, 64), (6, 32), (8, 64))],
+    ("qwen3", {}, ("mxfp4", 4, 32)),
+    ("qwen3", {}, MXFP8),
+    *[("qwen3", {"torch_dtype": kind}, AFFINE4) for kind in ("float16", "float32", None)],
+    *[("qwen3_5", {"torch_dtype": kind}, MXFP8) for kind in ("float16", "float32")],
+    ("qwen3_next", {"torch_dtype": "float32"}, AFFINE4),
+    ("qwen3_5_moe-fp8", {}, MXFP8),
+]
 
 
 def rows(dtype, rng):
@@ -54,18 +89,109 @@ def rows(dtype, rng):
     yield np.linspace(-1, 3, COLUMNS)
 
 
-def main(out):
+def write_rows(out):
     tensors = {}
     for name, dtype in DTYPES.items():
         values = mx.array(np.stack(list(rows(name, np.random.default_rng(7)))).astype(np.float32)).astype(dtype)
         tensors[name] = values
         schemes = [("affine", bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
-        for mode, bits, group in [*schemes, ("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]:
+        for mode, bits, group in [*schemes, ("mxfp4", 4, 32), MXFP8, NVFP4]:
             packed = mx.quantize(values, group_size=group, bits=bits, mode=mode)
             for part, tensor in zip(("codes", "scales", "biases"), packed):
                 tensors[f"{name}.{mode}.{bits}.{group}.{part}"] = tensor
-    mx.save_safetensors(out, tensors, metadata={"mlx": mx.__version__})
+    mx.save_safetensors(str(out), tensors, metadata={"mlx": mx.__version__})
+
+
+def dequantised(weights):
+    """Block-FP8 tensors in bf16, and experts that are modules of their own fused as mlx_lm expects them."""
+    out = {}
+    for name, tensor in weights.items():
+        if name.endswith("_scale_inv"):
+            continue
+        if (scales := weights.get(f"{name}_scale_inv")) is not None:
+            scales = mx.repeat(mx.repeat(scales.astype(mx.float32), BLOCK, axis=0), BLOCK, axis=1)
+            values = mx.from_fp8(tensor, dtype=mx.float32)
+            tensor = (values * scales[: values.shape[0], : values.shape[1]]).astype(mx.bfloat16)
+        out[name] = tensor
+    return out
+
+
+def fused(weights):
+    """Qwen3.5's experts as the bf16 checkpoints have them."""
+    pattern = re.compile(r"(.*\.experts)\.0\.gate_proj\.weight")
+    for prefix in [match[1] for name in weights if (match := pattern.fullmatch(name))]:
+        count = sum(name.startswith(f"{prefix}.") and name.endswith("gate_proj.weight") for name in weights)
+        take = lambda kind: mx.stack([weights.pop(f"{prefix}.{e}.{kind}.weight") for e in range(count)])  # noqa: E731
+        weights[f"{prefix}.gate_up_proj"] = mx.concatenate([take("gate_proj"), take("up_proj")], axis=1)
+        weights[f"{prefix}.down_proj"] = take("down_proj")
+    return weights
+
+
+def for_mlx(source, edits, out):
+    """A copy of a checkpoint that mlx_lm can convert."""
+    shutil.copytree(source, out)
+    config = json.loads((source / "config.json").read_text())
+    config = {key: value for key, value in (config | edits).items() if value is not None}
+    weights = {}
+    for path in sorted(out.glob("*.safetensors")):
+        if path.name != "fixture.safetensors":
+            weights |= mx.load(str(path))
+        path.unlink()
+    weights = dequantised(weights)
+    config.pop("quantization_config", None)
+    if config["model_type"] == "qwen3_5_moe":
+        weights = fused(weights)
+    if config["model_type"] == "qwen3_5_text":
+        config = {"model_type": "qwen3_5", "text_config": config}
+    mx.save_safetensors(str(out / "model.safetensors"), weights)
+    (out / "model.safetensors.index.json").unlink(missing_ok=True)
+    (out / "config.json").write_text(json.dumps(config))
+
+
+def digest(directory):
+    """SHA-256 over name, type, shape and bytes of all tensors, by name."""
+    tensors = {}
+    for path in directory.glob("model*.safetensors"):
+        data = path.read_bytes()
+        start = 8 + struct.unpack("<Q", data[:8])[0]
+        for name, entry in json.loads(data[8:start]).items():
+            if name != "__metadata__":
+                first, last = entry["data_offsets"]
+                tensors[name] = (entry["dtype"], entry["shape"], data[start + first : start + last])
+    sha = hashlib.sha256()
+    for name, (dtype, shape, data) in sorted(tensors.items()):
+        sha.update(f"{name} {dtype} {','.join(map(str, shape))}\n".encode() + data)
+    return len(tensors), sha.hexdigest()
+
+
+def predicate(path, module):
+    """mlx_lm's for these architectures, but for routers whose 64-column groups do not fit, where it fails."""
+    if path.endswith(("mlp.gate", "shared_expert_gate")):
+        return {"group_size": 64, "bits": 8} if module.weight.shape[-1] % 64 == 0 else False
+    return True
+
+
+def write_conversions(out):
+    made = []
+    for name, edits, (mode, bits, group) in CONVERSIONS:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+            source, result = Path(scratch, "source"), Path(scratch, "result")
+            for_mlx(TINY / name, edits, source)
+            moe = "_moe" in name or "_next" in name
+            convert(str(source), str(result), quantize=True, q_bits=bits, q_group_size=group, q_mode=mode,
+                    quant_predicate=predicate if moe else None)
+            count, sha = digest(result)
+            table = json.loads((result / "config.json").read_text())["quantization"]
+        made.append({"checkpoint": name, "edits": edits, "mode": mode, "bits": bits, "group": group,
+                     "tensors": count, "sha256": sha, "quantization": table})
+        print(name, edits, mode, bits, group, count, "tensors")
+    lines = ",\n".join(json.dumps(one) for one in made)
+    out.write_text(f'{{"mlx": "{mx.__version__}", "mlx_lm": "{mlx_lm.__version__}", "conversions": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=TINY.parent)
+    out = parser.parse_args().out
+    write_rows(out / "quantise.safetensors")
+    write_conversions(out / "quantise.json")

@@ -1,14 +1,18 @@
 //! Rows of values to packed codes with scales and biases: bit for bit what MLX computes on a CPU.
 //!
-//! MLX's Metal kernels break ties of the floating-point modes differently; files made on a Mac differ in such codes.
+//! MLX's Metal kernels round ties otherwise (affine codes away from zero, E2M1 to even) and start a group's maximum at zero:
+//! what MLX makes on a Mac differs from what it makes on a CPU, and so from this, in few codes.
 
 mod affine;
 mod mx;
+mod widen;
 
 use half::{bf16, f16};
 
 use super::packed::Coding;
 use super::stored::Dtype;
+
+pub use widen::{narrow, round_to, widen, widened_type};
 
 /// The largest magnitude that is quantised: a group's range must be finite too.
 const LARGEST: f32 = f32::MAX / 2.0;

@@ -97,8 +97,8 @@ fn e4m3(value: f32) -> u8 {
     code | sign
 }
 
-/// The value of a positive E4M3 code.
-fn widen_e4m3(code: u8) -> f32 {
+/// The value of a positive E4M3 code that is a number.
+pub(super) fn widen_e4m3(code: u8) -> f32 {
     match code >> 3 {
         0 => f32::from(code) / 512.0,
         _ => f32::from_bits((u32::from(code) << 20) + (120 << 23)),
