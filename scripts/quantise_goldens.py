@@ -41,7 +41,12 @@ BLOCK = 128  # edge of an FP8 scale block
 AFFINE4, MXFP8, NVFP4 = ("affine", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)
 # checkpoint, edits of config.json (null removes), settings
 CONVERSIONS = [
-    *[(path.name, {}, settings) for path in sorted(TINY.iterdir()) for settings in (AFFINE4, NVFP4)],
+    *[
+        (path.name, {}, settings)
+        for path in sorted(TINY.iterdir())
+        if not path.name.startswith("mlx-")
+        for settings in (AFFINE4, NVFP4)
+    ],
     *[("qwen3", {}, ("affine", bits, group)) for bits, group in ((2, 64), (3, 32), (5, 64), (6, 32), (8, 64))],
     ("qwen3", {}, ("mxfp4", 4, 32)),
     ("qwen3", {}, MXFP8),

@@ -1,7 +1,7 @@
 //! Promise 1 on one rank: the same bits for any chunking, batching, thread count and instruction set.
 
-use tbshard::backend::Cpu;
 use tbshard::backend::cpu::Isa;
+use tbshard::backend::{Arithmetic, Cpu};
 use tbshard::engine::{Engine, Wanted};
 
 use crate::support;
@@ -107,4 +107,34 @@ fn slots_and_pages_are_clean_when_they_come_back() {
         engine.end(other).unwrap();
         assert!(logits(&mut engine, &tokens, 90) == fresh, "{}", dir.display());
     }
+}
+
+#[test]
+fn a_token_of_an_answer_allocates_no_activations() {
+    for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+        let model = tbshard::models::Model::random(&qwen3(), None, 0, &|_, _| ()).unwrap();
+        let cpu = Cpu::new(2).unwrap().computing(arithmetic);
+        let mut engine = Engine::new(model, Box::new(cpu), 512, 1).unwrap();
+        let mut sequence = engine.start().unwrap();
+        engine.forward(&mut [(&mut sequence, &prompt(100, 1))], Wanted::Last, None).unwrap();
+        let mut step = || {
+            let logits = engine.forward(&mut [(&mut sequence, &[1])], Wanted::Last, None).unwrap();
+            logits.data()[0]
+        };
+        step();
+        for _ in 0..30 {
+            let (_, largest) = crate::fuzz::allocations::largest(&mut step);
+            // lists of tasks and pages are allowed, a row of activations (8 KiB, or 4 in bf16) is not
+            assert!(largest < 4096, "{arithmetic:?}: a token allocated {largest} bytes at once");
+        }
+    }
+}
+
+/// A model whose smallest activation is larger than any list of its work.
+fn qwen3() -> serde_json::Value {
+    serde_json::json!({
+        "model_type": "qwen3", "hidden_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 3000, "intermediate_size": 3072,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 1e6
+    })
 }

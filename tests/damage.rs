@@ -97,6 +97,7 @@ impl Specimen {
     /// Changes the tensors of a file, which stays a valid one.
     pub fn edit_tensors(&self, file: &str, edit: impl FnOnce(&mut BTreeMap<String, Plain>)) {
         self.edit_bytes(file, |bytes| {
+            let (_, metadata) = SafeTensors::read_metadata(bytes).unwrap();
             let mut tensors: BTreeMap<String, Plain> = SafeTensors::deserialize(bytes)
                 .unwrap()
                 .iter()
@@ -109,7 +110,7 @@ impl Specimen {
             let views = tensors.iter().map(|(name, plain)| {
                 (name.clone(), TensorView::new(plain.dtype, plain.shape.clone(), &plain.bytes).unwrap())
             });
-            *bytes = safetensors::serialize(views, None).unwrap();
+            *bytes = safetensors::serialize(views, metadata.metadata().clone()).unwrap();
         });
     }
 

@@ -3,6 +3,7 @@
 mod config;
 mod files;
 mod header;
+mod packed;
 mod running;
 mod tensors;
 mod texts;

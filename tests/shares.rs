@@ -6,4 +6,5 @@ mod heads;
 mod invented;
 mod memory;
 mod outline;
+mod packed;
 mod shapes;

@@ -18,8 +18,25 @@ use crate::error::Result;
 use crate::partition::Fold;
 use crate::weights::Matrix;
 
-/// The name of the arithmetic: what is rounded where, and in which order sums are added. It changes when any bit may.
-pub const ARITHMETIC: &str = "exact-1";
+/// What is rounded where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Arithmetic {
+    /// f32 activations, weights as exact as their format is.
+    #[default]
+    Exact,
+    /// Both operands of dense matrix products are rounded to bf16; everything else is exact.
+    Fast,
+}
+
+impl Arithmetic {
+    /// Its name, which changes when any bit of a result may.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Exact => "exact-2",
+            Self::Fast => "fast-1",
+        }
+    }
+}
 
 /// Fused transformer operations on one device. Activations are `[rows, features]`, a row a token of a [`Batch`].
 ///
@@ -34,11 +51,19 @@ pub trait Backend: Send + Sync {
     /// If an id is not a row of the table.
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor>;
 
-    /// `x · wᵀ`: one `[rows, out]` block per subtree of `fold`.
+    /// `x · wᵀ` of every matrix of `ws`, which have one width: for each one `[rows, out]` block per subtree of `fold`.
     ///
     /// # Errors
     /// If the shapes do not fit.
-    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor>;
+    fn linears(&self, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>>;
+
+    /// [`Backend::linears`] of one matrix.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor> {
+        Ok(self.linears(x, &[w], fold)?.swap_remove(0))
+    }
 
     /// RMSNorm over runs of `weight.len()` values.
     fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor;

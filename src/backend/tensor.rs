@@ -1,21 +1,72 @@
 //! A row-major f32 activation in host-visible memory.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 
+/// Buffers that a thread keeps for its next tensors: a token needs those of the one before.
+const KEPT: usize = 32;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of `len` values, of which those that a former tensor left are as they were.
+fn buffer(len: usize) -> Vec<f32> {
+    let fits = |free: &[Vec<f32>]| {
+        let large = free.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
+        large.min_by_key(|(_, buffer)| buffer.capacity()).map(|(at, _)| at)
+    };
+    // during the end of a thread there are none
+    let found = FREE.try_with(|free| {
+        let mut free = free.borrow_mut();
+        fits(&free).map(|at| free.swap_remove(at))
+    });
+    let mut buffer = found.ok().flatten().unwrap_or_else(|| Vec::with_capacity(len));
+    buffer.resize(len, 0.0);
+    buffer
+}
+
 /// Activations `[rows, cols]`: f32, row-major, in memory that the host can read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Tensor {
     rows: usize,
     cols: usize,
     data: Vec<f32>,
 }
 
+impl Clone for Tensor {
+    fn clone(&self) -> Self {
+        let mut copy = Self::scratch(self.rows, self.cols);
+        copy.data.copy_from_slice(&self.data);
+        copy
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if data.capacity() > 0 && free.len() < KEPT {
+                free.push(data);
+            }
+        });
+    }
+}
+
 impl Tensor {
+    /// `[rows, cols]` of unspecified values, for what is written whole.
+    pub fn scratch(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, data: buffer(rows * cols) }
+    }
+
     /// Returns zeros of `[rows, cols]`.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: vec![0.0; rows * cols] }
+        let mut tensor = Self::scratch(rows, cols);
+        tensor.data.fill(0.0);
+        tensor
     }
 
     /// Wraps `data` as `[rows, cols]`.
@@ -66,32 +117,41 @@ impl Tensor {
 
     /// Copies, out of every run of `run` columns, the `width` columns from `from` on, and joins them.
     pub fn head_part(&self, run: usize, from: usize, width: usize) -> Self {
-        let data: Vec<f32> = self.data.chunks_exact(run).flat_map(|head| &head[from..from + width]).copied().collect();
-        Self { rows: self.rows, cols: self.cols / run * width, data }
+        let heads = self.data.chunks_exact(run).map(|head| &head[from..from + width]);
+        Self::joined(self.rows, self.cols / run * width, heads)
     }
 
     /// Copies runs of columns, one beside the other.
     pub fn columns(&self, runs: &[Range<usize>]) -> Self {
         let cols = runs.iter().map(Range::len).sum();
-        let data = self.rows_iter().flat_map(|row| runs.iter().flat_map(|run| &row[run.clone()])).copied().collect();
-        Self { rows: self.rows, cols, data }
+        Self::joined(self.rows, cols, self.rows_iter().flat_map(|row| runs.iter().map(|run| &row[run.clone()])))
     }
 
     /// Joins tensors of `rows` rows side by side.
     pub fn beside(rows: usize, parts: &[&Self]) -> Self {
         let cols = parts.iter().map(|part| part.cols).sum();
-        let data = (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
-        Self { rows, cols, data }
+        Self::joined(rows, cols, (0..rows).flat_map(|row| parts.iter().map(move |part| part.row(row))))
     }
 
     /// Copies the named rows.
     pub fn select_rows(&self, rows: &[usize]) -> Self {
-        let data = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
-        Self { rows: rows.len(), cols: self.cols, data }
+        Self::joined(rows.len(), self.cols, rows.iter().map(|row| self.row(*row)))
+    }
+
+    /// Copies `parts`, which are `[rows, cols]` together, one after the other.
+    fn joined<'a>(rows: usize, cols: usize, parts: impl Iterator<Item = &'a [f32]>) -> Self {
+        let mut tensor = Self::scratch(rows, cols);
+        let mut rest = &mut tensor.data[..];
+        for part in parts {
+            let (to, after) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = after;
+        }
+        tensor
     }
 
     /// Gives the values away.
-    pub fn into_vec(self) -> Vec<f32> {
-        self.data
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(&mut self.data)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::fault::LOADING;
 use super::others::Others;
 use super::{env, ui};
-use crate::backend::Cpu;
+use crate::backend::{Arithmetic, Cpu};
 use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Sampling};
 use crate::error::{Context, Error, Result};
@@ -50,6 +50,9 @@ pub(super) struct ModelArgs {
     /// Positions of the context: prompt and answer together [default: the model's, at most 32768]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(super) ctx: Option<usize>,
+    /// How numbers are rounded: exact (f32 activations) or fast (operands of dense products in bf16)
+    #[arg(long, value_enum, default_value_t = Rounding::Exact, help_heading = "Model")]
+    pub(super) arithmetic: Rounding,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(super) threads: Option<usize>,
@@ -65,6 +68,24 @@ pub(super) enum Weights {
     Checkpoint,
     /// Invented, of the model's shapes.
     Random,
+}
+
+/// How numbers are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(super) enum Rounding {
+    /// f32 activations, weights as exact as their format is.
+    Exact,
+    /// Both operands of dense matrix products rounded to bf16.
+    Fast,
+}
+
+impl From<Rounding> for Arithmetic {
+    fn from(rounding: Rounding) -> Self {
+        match rounding {
+            Rounding::Exact => Self::Exact,
+            Rounding::Fast => Self::Fast,
+        }
+    }
 }
 
 /// A model with all that came with it.
@@ -306,7 +327,8 @@ impl Opened {
                 model.geometry.context
             ));
         }
-        let engine = Engine::with_ranks(model, Box::new(Cpu::new(threads)?), context, 1, ranks)?;
+        let cpu = Cpu::new(threads)?.computing(args.arithmetic.into());
+        let engine = Engine::with_ranks(model, Box::new(cpu), context, 1, ranks)?;
         let (template, tokenizer, directory) = match found {
             Found::Demo => {
                 let template = Template::from_source(demo::TEMPLATE, &[])?;

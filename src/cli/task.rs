@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::{HELLO, LOADING, SELF_TEST};
 use super::load::{Loaded, Loading, ModelArgs, Opened};
-use crate::backend::ARITHMETIC;
+use crate::backend::Arithmetic;
 use crate::comm::{Communicator, Hello, Ranks, self_test};
 use crate::error::{Error, Result};
 use crate::partition::Plan;
@@ -55,7 +55,7 @@ pub(super) fn start(
         ("model", opened.blueprint.digest.clone()),
         ("plan", plan.describe()),
         ("context", opened.context(model).to_string()),
-        ("arithmetic", ARITHMETIC.to_owned()),
+        ("arithmetic", Arithmetic::from(model.arithmetic).id().to_owned()),
     ]);
     world.starting(HELLO)?;
     hello.exchange(&world)?;

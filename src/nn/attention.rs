@@ -79,15 +79,13 @@ impl Mixer for Attention {
     fn forward(&self, x: &Tensor, state: &mut LayerState, cx: &mut Context<'_>) -> Result<Tensor> {
         let LayerState::Kv(store) = state else { return Err(Error::msg("an attention layer needs a KV store")) };
         let AttentionConfig { head_dim, rope, .. } = self.config;
-        let mut q = self.q.forward(x, cx)?;
+        let [mut q, mut k, v] = ColumnLinear::forward_all([&self.q, &self.k, &self.v], x, cx)?;
         let gate = self.config.output_gate.then(|| {
             // per head: the query, then its gate
             let gate = q.head_part(2 * head_dim, head_dim, head_dim);
             q = q.head_part(2 * head_dim, 0, head_dim);
             gate
         });
-        let mut k = self.k.forward(x, cx)?;
-        let v = self.v.forward(x, cx)?;
         if let Some((q_norm, k_norm)) = &self.norms {
             q = q_norm.forward(&q, cx);
             k = k_norm.forward(&k, cx);

@@ -120,10 +120,11 @@ impl GatedDeltaNet {
     fn project(&self, x: &Tensor, cx: &Context<'_>) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
         match &self.projections {
             Projections::Split { qkv, z, b, a } => {
-                Ok((qkv.forward(x, cx)?, z.forward(x, cx)?, b.forward(x, cx)?, a.forward(x, cx)?))
+                let [qkv, z, b, a] = ColumnLinear::forward_all([qkv, z, b, a], x, cx)?;
+                Ok((qkv, z, b, a))
             }
             Projections::Fused { qkvz, ba, fused } => {
-                let (qkvz, ba) = (qkvz.forward(x, cx)?, ba.forward(x, cx)?);
+                let [qkvz, ba] = ColumnLinear::forward_all([qkvz, ba], x, cx)?;
                 Ok((qkvz.columns(&fused.qkv), qkvz.columns(&fused.z), ba.columns(&fused.b), ba.columns(&fused.a)))
             }
         }

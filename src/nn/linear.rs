@@ -61,19 +61,28 @@ impl ColumnLinear {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
-        let mut y = match &self.parts[..] {
-            [one] => cx.backend.linear(x, one, &self.fold)?,
-            parts => {
-                let products: Result<Vec<Tensor>> =
-                    parts.iter().map(|part| cx.backend.linear(x, part, &self.fold)).collect();
-                let products = products?;
-                Tensor::beside(x.rows(), &products.iter().collect::<Vec<_>>())
-            }
-        };
-        if let Some(bias) = &self.bias {
-            cx.backend.add(&mut y, bias);
-        }
+        let [y] = Self::forward_all([self], x, cx)?;
         Ok(y)
+    }
+
+    /// Several layers over the same input, whose work is shared out at once.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor, cx: &Context<'_>) -> Result<[Tensor; N]> {
+        let parts: Vec<&Matrix> = layers.iter().flat_map(|layer| &layer.parts).collect();
+        let mut products = cx.backend.linears(x, &parts, &layers[0].fold)?.into_iter();
+        Ok(layers.map(|layer| {
+            let own: Vec<Tensor> = products.by_ref().take(layer.parts.len()).collect();
+            let mut y = match <[Tensor; 1]>::try_from(own) {
+                Ok([one]) => one,
+                Err(parts) => Tensor::beside(x.rows(), &parts.iter().collect::<Vec<_>>()),
+            };
+            if let Some(bias) = &layer.bias {
+                cx.backend.add(&mut y, bias);
+            }
+            y
+        }))
     }
 }
 

@@ -33,8 +33,7 @@ impl Mlp {
 
 impl FeedForward for Mlp {
     fn forward(&self, x: &Tensor, cx: &mut Context<'_>) -> Result<Tensor> {
-        let gate = self.gate.forward(x, cx)?;
-        let up = self.up.forward(x, cx)?;
+        let [gate, up] = ColumnLinear::forward_all([&self.gate, &self.up], x, cx)?;
         self.down.forward(&cx.backend.swiglu(gate, &up), cx)
     }
 }

@@ -10,4 +10,4 @@ pub use group::Group;
 pub use leaves::{Leaves, MAX_LEAVES};
 pub use memory::Sizes;
 pub use plan::{Layout, MAX_RANKS, Plan, Seat, Strategy};
-pub use tree::{Fold, halves};
+pub use tree::{Fold, Step, halves};

@@ -11,6 +11,15 @@ pub fn halves(node: &Range<usize>) -> (Range<usize>, Range<usize>) {
     (node.start..middle, middle..node.end)
 }
 
+/// A leaf of a subtree, and what follows it when the tree is summed from left to right with a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The leaf's columns, counted from the start of the rank's slice.
+    pub columns: Range<usize>,
+    /// How often the two uppermost sums of the stack become one after this leaf.
+    pub merges: usize,
+}
+
 /// What one rank computes of a dot product: its leaves, and the maximal subtrees that lie inside its run of leaves.
 ///
 /// A linear layer writes one vector per subtree; `all_reduce` finishes the same tree on every rank.
@@ -24,6 +33,8 @@ pub struct Fold {
     cuts: Vec<usize>,
     of_ranks: Arc<[Vec<Range<usize>>]>,
     rank: usize,
+    // of every root
+    steps: Arc<[Vec<Step>]>,
 }
 
 impl Fold {
@@ -36,7 +47,10 @@ impl Fold {
     /// The part of rank `rank`, where rank r owns the leaves `cuts[r]..cuts[r + 1]` (it may be none).
     pub fn shared(leaves: Leaves, cuts: Vec<usize>, rank: usize) -> Self {
         let of_ranks: Arc<[Vec<Range<usize>>]> = cuts.windows(2).map(|run| subtrees(&leaves, run[0]..run[1])).collect();
-        Self { leaves, roots: of_ranks[rank].clone(), cuts, of_ranks, rank }
+        let roots = of_ranks[rank].clone();
+        let mut fold = Self { leaves, roots, cuts, of_ranks, rank, steps: Arc::default() };
+        fold.steps = fold.roots.iter().map(|root| fold.steps_below(root)).collect();
+        fold
     }
 
     /// The number of ranks that share the tree.
@@ -70,6 +84,24 @@ impl Fold {
     pub fn local_columns(&self, leaf: usize) -> Range<usize> {
         let (columns, first) = (self.leaves.columns(leaf), self.columns().start);
         columns.start - first..columns.end - first
+    }
+
+    /// How root `root` is summed, leaf by leaf.
+    pub fn steps(&self, root: usize) -> &[Step] {
+        &self.steps[root]
+    }
+
+    fn steps_below(&self, node: &Range<usize>) -> Vec<Step> {
+        if node.len() == 1 {
+            return vec![Step { columns: self.local_columns(node.start), merges: 0 }];
+        }
+        let (left, right) = halves(node);
+        let mut steps = self.steps_below(&left);
+        steps.extend(self.steps_below(&right));
+        if let Some(last) = steps.last_mut() {
+            last.merges += 1;
+        }
+        steps
     }
 
     /// The number of columns this rank owns.

@@ -133,7 +133,8 @@ impl Checkpoint {
         let origin = format!("`{}`", shard.path.display());
         let Some(dtype) = Dtype::of_file(entry.dtype) else {
             let error = format!("{origin}: tensor `{name}` is stored as {:?}", entry.dtype);
-            return Err(Error::msg(error).hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights, and packed ones in U32 with scales in U8"));
+            return Err(Error::msg(error)
+                .hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights, and packed ones in U32 with scales in U8"));
         };
         let info = TensorInfo { name: name.to_owned(), origin, dtype, shape: entry.shape.clone(), coding: None };
         Ok((info, shard.bytes.slice(entry.bytes.clone())))
@@ -162,8 +163,8 @@ impl Source for Checkpoint {
     }
 
     fn find_nan(&self, names: &[String]) -> Option<String> {
-        let stored = names.iter().filter_map(|name| self.get(name, &[]).ok()).find(Stored::has_nan)?;
-        Some(format!("{}: tensor `{}`", stored.info.origin, stored.info.name))
+        let mut all = names.iter().filter_map(|name| self.get(name, &[]).ok());
+        all.find(Stored::has_nan).map(|stored| stored.info.place())
     }
 }
 

@@ -25,7 +25,10 @@ pub(super) fn matrix<S: Source + ?Sized>(source: &S, name: &str, shape: &[usize]
     let stored = source.get(name, shape)?;
     let origin = stored.info.origin.clone();
     let Some(coding) = stored.info.coding else {
-        stored.info.expect_shape(shape)?;
+        // words of packed values have another shape: that nothing says how they are coded is the better thing to say
+        if ![Dtype::U8, Dtype::U32].contains(&stored.info.dtype) {
+            stored.info.expect_shape(shape)?;
+        }
         return if stored.info.dtype == Dtype::Fp8 { fp8(source, stored, shape) } else { plain(stored, rows, columns) };
     };
     let (packed, grouped) = (with_last(shape, coding.words(columns)), with_last(shape, columns / coding.group()));
@@ -36,9 +39,17 @@ pub(super) fn matrix<S: Source + ?Sized>(source: &S, name: &str, shape: &[usize]
         Ok(Numbers { dtype: stored.info.dtype, bytes: stored.bytes })
     };
     let [scales, biases] = scales_and_biases(&stored.info);
-    let (scales, biases) = (get(scales)?, matches!(coding, Coding::Affine { .. }).then(|| get(biases)).transpose()?);
+    let scales = get(scales)?;
+    // scales of another kind are what is wrong then, not that there are no biases
+    let affine = matches!(coding, Coding::Affine { .. }) && scales.dtype != Dtype::U8;
+    let biases = affine.then(|| get(biases)).transpose()?;
     let values = Packed { coding, values: stored.bytes, scales, biases };
-    Matrix::new(rows, columns, Values::Packed(values)).with_context(|| format!("{origin}: tensor `{name}`"))
+    let made = Matrix::new(rows, columns, Values::Packed(values));
+    made.map_err(|error| {
+        error
+            .context(format!("{origin}: tensor `{}`", stored.info.name))
+            .hint("config.json and the weights do not belong together")
+    })
 }
 
 /// What the rows `rows` and columns `columns` of the matrix `name` are made of.
@@ -105,7 +116,8 @@ fn plain(stored: Stored, rows: usize, columns: usize) -> Result<Matrix> {
         Dtype::F16 => Values::F16(stored.bytes),
         Dtype::Bf16 => Values::Bf16(stored.bytes),
         Dtype::Fp8 | Dtype::U8 | Dtype::U32 => {
-            let error = Error::msg(format!("{origin}: tensor `{name}` holds {dtype:?}, and nothing says how it is coded"));
+            let error =
+                Error::msg(format!("{origin}: tensor `{name}` holds {dtype:?}, and nothing says how it is coded"));
             return Err(error.hint("the checkpoint is incomplete, download it again"));
         }
     };

@@ -35,19 +35,43 @@ impl Mlx {
         candidates.into_iter().flatten().find(|name| self.checkpoint.has(name))
     }
 
-    fn coding(&self, name: &str, info: &TensorInfo) -> Result<Option<Coding>> {
-        let Some(module) = name.strip_suffix(".weight").filter(|module| self.checkpoint.has(&format!("{module}.scales")))
+    /// The declared coding of a module.
+    fn declared(&self, module: &str) -> Option<Coding> {
+        self.formats.modules.get(module).copied().unwrap_or(self.formats.all)
+    }
+
+    /// The coding of a stored tensor: modules with scales are packed as declared, all others are plain.
+    fn coding(&self, info: &TensorInfo) -> Result<Option<Coding>> {
+        let TensorInfo { name, origin, dtype, .. } = info;
+        let Some(module) =
+            name.strip_suffix(".weight").filter(|module| self.checkpoint.has(&format!("{module}.scales")))
         else {
             return Ok(None);
         };
-        let coding = self.formats.modules.get(module).copied().unwrap_or(self.formats.all);
-        match coding {
-            Some(coding) if info.dtype == Dtype::U32 => Ok(Some(coding)),
-            Some(_) => Err(Error::msg(format!("{}: tensor `{name}` is {:?}, not packed", info.origin, info.dtype))
-                .hint("the file is damaged, fetch it again")),
-            None => Err(Error::msg(format!("{}: `{module}` has scales, but config.json does not say how", info.origin))
-                .hint("config.json needs mlx_lm's table `quantization`")),
+        match self.declared(module) {
+            Some(coding) if *dtype == Dtype::U32 => Ok(Some(coding)),
+            Some(_) => {
+                Err(Error::msg(format!("{origin}: tensor `{name}` has scales, but is {dtype:?} and not packed"))
+                    .hint("the file is damaged, fetch it again"))
+            }
+            None => {
+                let error =
+                    format!("{origin}: tensor `{name}` has scales, but config.json does not say how it is coded");
+                Err(Error::msg(error).hint("config.json needs the table `quantization` that mlx_lm writes"))
+            }
         }
+    }
+
+    /// A tensor as it lies in the file, as FP8 if its bytes are E4M3: values in words, or scales.
+    fn bytes_of(&self, name: &str) -> Option<Stored> {
+        let mut stored = self.checkpoint.get(name, &[]).ok()?;
+        let declared = |kind: &str| name.strip_suffix(kind).and_then(|module| self.declared(module));
+        match stored.info.dtype {
+            Dtype::U32 if declared(".weight") == Some(Coding::Mxfp8) => stored.info.dtype = Dtype::Fp8,
+            Dtype::U8 if declared(".scales") == Some(Coding::Nvfp4) => stored.info.dtype = Dtype::Fp8,
+            _ => {}
+        }
+        Some(stored)
     }
 }
 
@@ -59,7 +83,7 @@ impl Source for Mlx {
     fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo> {
         let stored = self.stored_name(name).unwrap_or_else(|| name.to_owned());
         let mut info = self.checkpoint.info(&stored, shape)?;
-        info.coding = self.coding(&stored, &info)?;
+        info.coding = self.coding(&info)?;
         // [channels, taps, 1] is the hub's [channels, 1, taps]
         if let ([channels, taps, 1], true) = (&info.shape[..], stored.ends_with("conv1d.weight")) {
             info.shape = vec![*channels, 1, *taps];
@@ -69,6 +93,10 @@ impl Source for Mlx {
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored> {
         let info = self.info(name, shape)?;
+        if let (Dtype::U32, None, Some(module)) = (info.dtype, info.coding, info.name.strip_suffix(".weight")) {
+            let error = format!("{}: packed tensor `{}` has no `{module}.scales`", info.origin, info.name);
+            return Err(Error::msg(error).hint("the checkpoint is incomplete, download it again"));
+        }
         Ok(Stored { bytes: self.checkpoint.get(&info.name, shape)?.bytes, info })
     }
 
@@ -81,6 +109,6 @@ impl Source for Mlx {
     }
 
     fn find_nan(&self, names: &[String]) -> Option<String> {
-        self.checkpoint.find_nan(names)
+        names.iter().filter_map(|name| self.bytes_of(name)).find(Stored::has_nan).map(|stored| stored.info.place())
     }
 }

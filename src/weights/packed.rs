@@ -50,7 +50,8 @@ impl Coding {
         };
         let asked = (bits.unwrap_or(default.0), group.unwrap_or(default.1));
         if asked != default {
-            let error = format!("{mode} has {} bits in groups of {}, not {} in {}", default.0, default.1, asked.0, asked.1);
+            let error =
+                format!("{mode} has {} bits in groups of {}, not {} in {}", default.0, default.1, asked.0, asked.1);
             return Err(Error::msg(error).hint("leave bits and group size out"));
         }
         Ok(coding)
@@ -117,9 +118,12 @@ impl Packed {
         let Self { coding, values, scales, biases } = self;
         if !coding.divides(in_features) {
             let (group, bits) = (coding.group(), coding.bits());
-            return Err(Error::msg(format!("rows of {in_features} values are no whole groups of {group} by {bits} bits")));
+            return Err(Error::msg(format!(
+                "rows of {in_features} values are no whole groups of {group} by {bits} bits"
+            )));
         }
-        let (expected, groups) = (out_features * coding.words(in_features) * 4, out_features * in_features / coding.group());
+        let (expected, groups) =
+            (out_features * coding.words(in_features) * 4, out_features * in_features / coding.group());
         if values.len() != expected {
             return Err(Error::msg(format!("{} bytes of packed values where {expected} are needed", values.len())));
         }
@@ -136,7 +140,11 @@ impl Packed {
         match biases {
             Some(biases) if affine && biases.dtype == scales.dtype => Ok(()),
             None if !affine => Ok(()),
-            _ => Err(Error::msg(format!("{} values have no biases of the scales' type, or have some in vain", coding.mode()))),
+            Some(biases) if affine => {
+                Err(Error::msg(format!("biases are {:?} where the scales are {:?}", biases.dtype, scales.dtype)))
+            }
+            Some(_) => Err(Error::msg(format!("{} values have no biases", coding.mode()))),
+            None => Err(Error::msg("affine values need biases")),
         }
     }
 }

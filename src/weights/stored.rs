@@ -89,6 +89,11 @@ pub struct Stored {
 }
 
 impl TensorInfo {
+    /// Its file and name, for people.
+    pub fn place(&self) -> String {
+        format!("{}: tensor `{}`", self.origin, self.name)
+    }
+
     /// Refuses any shape but `shape`.
     ///
     /// # Errors
@@ -113,7 +118,8 @@ impl Stored {
             Dtype::Fp8 | Dtype::U8 | Dtype::U32 => {
                 let TensorInfo { origin, name, dtype, .. } = &self.info;
                 let error = format!("{origin}: tensor `{name}` is {dtype:?} where plain numbers are needed");
-                Err(Error::msg(error).hint("tbshard reads matrices in FP8 or packed, everything else as F32, F16 or BF16"))
+                Err(Error::msg(error)
+                    .hint("tbshard reads matrices in FP8 or packed, everything else as F32, F16 or BF16"))
             }
         }
     }
@@ -135,7 +141,7 @@ impl Stored {
             Dtype::Bf16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80),
             Dtype::F16 => bytes.chunks_exact(2).any(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00),
             Dtype::Fp8 => bytes.iter().any(|byte| byte & 0x7f == 0x7f),
-            // packed values are numbers; their scales are looked at for themselves, and 0xff is NaN in E8M0
+            // codes are numbers; their scales are looked at for themselves, and 0xff is NaN in E8M0
             Dtype::U32 => false,
             Dtype::U8 => bytes.contains(&0xff),
         }

@@ -34,6 +34,26 @@ fn case(case: usize) -> Case {
         _ => &[1, 1, 2, 7, 33],
     };
     let schedule = Schedule::random(&mut rng, 5, chunks);
+    build(&mut rng, case, (head_dim, group, kv_heads), schedule)
+}
+
+/// Sequences so long that what is folded of them has several spans, in few rows and in many.
+fn long() -> impl Iterator<Item = Case> {
+    let spans = |schedule: &Schedule| {
+        let mut late = schedule.runs().filter(|run| run.start > 1024).map(|run| run.rows.len());
+        let few = late.any(|rows| rows < 3);
+        few && schedule.runs().any(|run| run.start > 0 && run.rows.len() > 100 && run.start + run.rows.len() > 1100)
+    };
+    let found = (1000..).filter_map(move |seed| {
+        let mut rng = Rng::new(seed);
+        let schedule = Schedule::random(&mut rng, 6, &[1, 700, 1000, 2]);
+        spans(&schedule).then(|| build(&mut rng, seed as usize, [(16, 3, 1), (24, 1, 2)][seed as usize % 2], schedule))
+    });
+    found.take(2)
+}
+
+fn build(rng: &mut Rng, case: usize, (head_dim, group, kv_heads): (usize, usize, usize), schedule: Schedule) -> Case {
+    let heads = group * kv_heads;
     let rows = schedule.rows();
     // flat, usual, and so sharp that few positions count and exponentials underflow
     let sharpness = rng.pick(&[0.1, 2.0, 2.0, 10.0, 100.0]);
@@ -94,14 +114,14 @@ fn cases(first: usize, count: usize) -> impl Iterator<Item = Case> {
 
 #[test]
 fn agrees_with_candle() {
-    for case in cases(0, 40) {
+    for case in cases(0, 40).chain(long()) {
         near(&case.what, &case.run(cpu(), &case.schedule.together()), &case.reference().unwrap());
     }
 }
 
 #[test]
 fn a_row_alone_has_the_same_bits() {
-    for case in cases(1, 40) {
+    for case in cases(1, 40).chain(long()) {
         let together = case.run(cpu(), &case.schedule.together());
         same(&case.what, &case.run(cpu(), &case.schedule.alone()), &together);
     }
@@ -109,7 +129,7 @@ fn a_row_alone_has_the_same_bits() {
 
 #[test]
 fn every_machine_has_the_same_bits() {
-    for case in cases(2, 24) {
+    for case in cases(2, 24).chain(long()) {
         same_everywhere(&case.what, |cpu| case.run(cpu, &case.schedule.together()));
     }
 }

@@ -3,15 +3,15 @@
 use std::sync::OnceLock;
 
 use tbshard::backend::cpu::Isa;
-use tbshard::backend::{Backend, Cpu};
+use tbshard::backend::{Arithmetic, Backend, Cpu};
 
 use super::reference::Bound;
 
 /// A backend on every instruction set of this processor with one, two and three threads.
-fn machines() -> &'static [Cpu] {
-    static MACHINES: OnceLock<Vec<Cpu>> = OnceLock::new();
-    MACHINES.get_or_init(|| {
-        let threads = |isa| [1, 2, 3].map(|threads| Cpu::with_isa(threads, isa).unwrap());
+fn machines(arithmetic: Arithmetic) -> &'static [Cpu] {
+    static MACHINES: [OnceLock<Vec<Cpu>>; 2] = [const { OnceLock::new() }; 2];
+    MACHINES[arithmetic as usize].get_or_init(|| {
+        let threads = |isa| [1, 2, 3].map(|threads| Cpu::with_isa(threads, isa).unwrap().computing(arithmetic));
         Isa::available().into_iter().flat_map(threads).collect()
     })
 }
@@ -42,8 +42,14 @@ pub fn same(what: &str, got: &[f32], want: &[f32]) {
 
 /// Fails if `run` gives different bits on any instruction set or number of threads; returns its values.
 pub fn same_everywhere(what: &str, run: impl Fn(&Cpu) -> Vec<f32>) -> Vec<f32> {
-    let first = run(&machines()[0]);
-    for machine in &machines()[1..] {
+    same_everywhere_in(Arithmetic::Exact, what, run)
+}
+
+/// The same in another arithmetic.
+pub fn same_everywhere_in(arithmetic: Arithmetic, what: &str, run: impl Fn(&Cpu) -> Vec<f32>) -> Vec<f32> {
+    let [reference, others @ ..] = machines(arithmetic) else { panic!("there is no machine") };
+    let first = run(reference);
+    for machine in others {
         same(&format!("{what} on {}", machine.name()), &run(machine), &first);
     }
     first

@@ -8,16 +8,17 @@ use tbshard::weights::{Matrix, Numbers, Values};
 use super::check::{cpu, same, same_everywhere};
 use super::random::Rng;
 use super::reference::Exact;
-use super::stored::{FORMATS, Stored, e4m3, ieee};
+use super::stored::{Format, Stored, e4m3, ieee};
 
 const ROWS: [usize; 6] = [1, 2, 127, 128, 129, 300];
 const COLS: [usize; 7] = [1, 15, 16, 17, 128, 200, 517];
 
 #[test]
 fn rows_are_candles_index_select() {
-    for case in 0..84 {
+    for case in 0..168 {
         let mut rng = Rng::new(case as u64);
-        let (rows, cols, format) = (ROWS[case % 6], COLS[case % 7], FORMATS[case / 6 % 4]);
+        let format = Format::of(case);
+        let (rows, cols) = (ROWS[case / 2 % 6], format.width(COLS[case / 2 % 7]));
         let stored = Stored::random(&mut rng, format, rows, cols);
         let ids: Vec<u32> = (0..rng.pick(&[1, 2, 70])).map(|_| rng.below(rows) as u32).collect();
         let (table, what) = (stored.matrix(), format!("{format:?} [{rows}, {cols}]"));
@@ -33,7 +34,7 @@ fn rows_are_candles_index_select() {
 
 #[test]
 fn an_id_outside_the_table_is_an_error_that_names_it() {
-    let table = Stored::random(&mut Rng::new(1), FORMATS[0], 10, 16).matrix();
+    let table = Stored::random(&mut Rng::new(1), Format::Bf16, 10, 16).matrix();
     let error = cpu().embed(&table, &[9, 10]).unwrap_err();
     assert!(error.to_string().contains("10"), "{error}");
 }

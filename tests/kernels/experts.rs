@@ -12,7 +12,7 @@ use super::linear::{Subtrees, depth, finish, runs};
 use super::order;
 use super::random::Rng;
 use super::reference::{Bound, Exact, exact};
-use super::stored::{FORMATS, Format, Stored};
+use super::stored::{Format, Stored};
 
 const TOKENS: [usize; 7] = [1, 70, 2, 9, 5, 40, 20];
 const HIDDEN: [usize; 5] = [40, 16, 1100, 129, 300];
@@ -76,16 +76,17 @@ struct Case {
 
 fn case(case: usize) -> Case {
     let mut rng = Rng::new(case as u64);
+    let (format, shared) = (Format::of(case), !case.is_multiple_of(3));
     let (tokens, top_k) = (TOKENS[case % 7], case % 8 + 1);
     let (hidden, inner) = match tokens * top_k {
         ..100 => (HIDDEN[case % 5], INNER[case % 6]),
         _ => (HIDDEN[case % 2], INNER[case % 5]),
     };
+    let (hidden, inner) = (format.width(hidden), format.width(inner));
     let count = top_k + rng.pick(&[0, 0, 1, 3, 9]);
-    let (format, shared) = (FORMATS[case / 2 % 4], !case.is_multiple_of(3));
-    let unit = if format == Format::Fp8 { 128 } else { rng.pick(&[1, 16, 24, 128]) };
+    let unit = format.cut_unit(rng.pick(&[1, 16, 24, 128]));
     // both are cut into as many leaves
-    let shared_inner = if case.is_multiple_of(2) { 2 * inner + 1 } else { inner.div_ceil(2) };
+    let shared_inner = format.width(if case % 4 < 2 { 2 * inner + 1 } else { inner.div_ceil(2) });
     let parts = inner.div_ceil(unit).min(if shared { shared_inner.div_ceil(unit) } else { 32 }).min(32);
     let leaves = |inner| Leaves::into_parts(inner, unit, parts);
 
@@ -209,7 +210,7 @@ fn add_in_the_order_of_the_routers_ranking() {
     }
 }
 
-const CASES: usize = 24;
+const CASES: usize = 32;
 
 #[test]
 fn agree_with_candle() {

@@ -12,7 +12,7 @@ use super::check::{cpu, near, same, same_everywhere};
 use super::order;
 use super::random::Rng;
 use super::reference::Bound;
-use super::stored::{FORMATS, Format, Stored};
+use super::stored::{Format, PLAIN, Stored};
 
 // fewer and more than share the widened weights (8) and than make a block (64)
 const ROWS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 12, 63, 64, 65, 130];
@@ -21,22 +21,23 @@ const OUT: [usize; 9] = [1, 67, 2, 129, 3, 32, 4, 33, 5];
 // 20 and 24: leaves start anywhere in a register's width and in a block of FP8
 const UNITS: [usize; 6] = [128, 24, 1, 20, 64, 16];
 
-struct Case {
-    what: String,
-    x: Tensor,
-    w: Stored,
-    leaves: Leaves,
+pub struct Case {
+    pub what: String,
+    pub x: Tensor,
+    pub w: Stored,
+    pub leaves: Leaves,
 }
 
-/// Every number of rows in every format, twice; the other dimensions as they come round.
-fn cases() -> impl Iterator<Item = Case> {
-    (0..2 * ROWS.len() * FORMATS.len()).map(|case| {
+/// Every number of rows in every plain format, twice, and packed ones in between; the other dimensions as they come round.
+pub fn cases() -> impl Iterator<Item = Case> {
+    (0..4 * ROWS.len() * PLAIN.len()).map(|case| {
         let mut rng = Rng::new(case as u64);
-        let (rows, inner, out) = (ROWS[case % ROWS.len()], INNER[case % INNER.len()], OUT[case % OUT.len()]);
-        let format = FORMATS[case % FORMATS.len()];
+        let format = Format::of(case);
+        let (rows, out) = (ROWS[case / 2 % ROWS.len()], OUT[case / 2 % OUT.len()]);
+        let inner = format.width(INNER[case / 2 % INNER.len()]);
         let leaves = match rng.below(6) {
             0 => Leaves::unsharded(inner),
-            _ => Leaves::of_units(inner, rng.pick(&UNITS)),
+            _ => Leaves::of_units(inner, format.unit(rng.pick(&UNITS))),
         };
         let what = format!("case {case}: {format:?} [{rows}, {inner}] x [{out}, {inner}], {} leaves", leaves.count());
         Case { what, x: rng.tensor(rows, inner, 1.0), w: Stored::random(&mut rng, format, out, inner), leaves }
@@ -72,7 +73,7 @@ fn adds_in_the_declared_order() {
         let want: Vec<f32> = x
             .rows_iter()
             .flat_map(|x| (0..w.out).map(move |row| (x, row)))
-            .map(|(x, row)| order::dot(x, weights(row), &fold.leaves))
+            .map(|(x, row)| order::dot(x, weights(row), &fold.leaves, order::leaf))
             .collect();
         same(&what, got.data(), &want);
     }
@@ -102,11 +103,11 @@ pub fn finish(node: Range<usize>, subtrees: &Subtrees) -> Vec<f32> {
 
 #[test]
 fn ranks_that_share_the_leaves_make_up_the_whole() {
-    for case in 0..40 {
-        let mut rng = Rng::new(case);
-        let format = FORMATS[case as usize % FORMATS.len()];
-        let unit = if format == Format::Fp8 { 128 } else { rng.pick(&[1, 16, 20, 64]) };
-        let inner = 1 + rng.below(40 * unit);
+    for case in 0..120 {
+        let mut rng = Rng::new(case as u64);
+        let format = Format::of(case);
+        let unit = format.cut_unit(rng.pick(&[1, 16, 20, 64]));
+        let inner = format.width(1 + rng.below(40 * unit).min(2500));
         let (rows, out) = (rng.pick(&[1, 3, 8, 70]), rng.pick(&[1, 4, 33]));
         let (x, w) = (rng.tensor(rows, inner, 1.0), Stored::random(&mut rng, format, out, inner));
         let leaves = Leaves::of_units(inner, unit);

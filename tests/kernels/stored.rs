@@ -1,12 +1,13 @@
 //! Random weights in every storage format, and their values by the definition of the format.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use bytes::Bytes;
 use candle_core::{DType, Device};
 use half::{bf16, f16};
-use tbshard::weights::{FP8_BLOCK, Matrix, Numbers, Values};
+use tbshard::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Numbers, Packed, Values};
 
+use super::guard::{Edge, guarded};
 use super::random::Rng;
 use super::reference::Exact;
 
@@ -17,63 +18,165 @@ pub enum Format {
     F16,
     Bf16,
     Fp8,
+    /// Codes, and scales of a type.
+    Packed(Coding, Dtype),
 }
 
-pub const FORMATS: [Format; 4] = [Format::Bf16, Format::Fp8, Format::F32, Format::F16];
+pub const PLAIN: [Format; 4] = [Format::Bf16, Format::Fp8, Format::F32, Format::F16];
+
+/// Every packed format with every type of scales.
+pub static PACKED: LazyLock<Vec<Format>> = LazyLock::new(|| {
+    let mut all: Vec<Format> =
+        [Coding::Mxfp4, Coding::Mxfp8, Coding::Nvfp4].map(|coding| Format::Packed(coding, Dtype::U8)).to_vec();
+    for (bits, group) in [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (bits, group))) {
+        let affine = Coding::Affine { bits, group };
+        all.extend([Dtype::Bf16, Dtype::F16, Dtype::F32].map(|dtype| Format::Packed(affine, dtype)));
+    }
+    all
+});
+
+impl Format {
+    /// A format for a case: plain and packed ones in turn.
+    pub fn of(case: usize) -> Self {
+        if case.is_multiple_of(2) { PLAIN[case / 2 % PLAIN.len()] } else { PACKED[case / 2 % PACKED.len()] }
+    }
+
+    /// At least `width` columns, as many as rows can have.
+    pub fn width(self, width: usize) -> usize {
+        width.next_multiple_of(self.group())
+    }
+
+    /// The least multiple of `unit` at which leaves may start.
+    pub fn unit(self, unit: usize) -> usize {
+        (1..).map(|n| n * unit).find(|n| n.is_multiple_of(self.group())).unwrap()
+    }
+
+    /// As [`Format::unit`], where what ranks own is cut out of it.
+    pub fn cut_unit(self, unit: usize) -> usize {
+        if self == Self::Fp8 { FP8_BLOCK } else { self.unit(unit) }
+    }
+
+    /// Columns that must not be cut.
+    fn group(self) -> usize {
+        if let Self::Packed(coding, _) = self { coding.group() } else { 1 }
+    }
+
+    fn bits(self) -> usize {
+        match self {
+            Self::F32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            Self::Fp8 => 8,
+            Self::Packed(coding, _) => coding.bits(),
+        }
+    }
+
+    fn is_affine(self) -> bool {
+        matches!(self, Self::Packed(Coding::Affine { .. }, _))
+    }
+
+    /// The type of the scales, and the rows and columns that share one.
+    fn scales(self) -> Option<(Dtype, [usize; 2])> {
+        match self {
+            Self::Fp8 => Some((Dtype::F32, [FP8_BLOCK; 2])),
+            Self::Packed(coding, dtype) => Some((dtype, [1, coding.group()])),
+            _ => None,
+        }
+    }
+}
 
 /// A weight `[out, inner]` whose bytes can still be cut.
 pub struct Stored {
-    format: Format,
+    pub format: Format,
     pub out: usize,
     pub inner: usize,
     pub bytes: Vec<u8>,
-    /// `[out / 128, inner / 128]`, rounded up; empty unless FP8.
-    pub scales: Vec<f32>,
+    /// One a block or group, row after row; empty if the format has none.
+    pub scales: Vec<u8>,
+    pub biases: Vec<u8>,
 }
 
 impl Stored {
-    /// Values in [-1, 1), or, of FP8, any finite bytes with scales near 2⁻⁹.
+    /// Values in [-1, 1), or any finite bytes and any codes with scales that are not far from one.
     pub fn random(rng: &mut Rng, format: Format, out: usize, inner: usize) -> Self {
         let count = out * inner;
         let bytes = match format {
             Format::F32 => (0..count).flat_map(|_| rng.value().to_le_bytes()).collect(),
             Format::F16 => (0..count).flat_map(|_| f16::from_f32(rng.value()).to_le_bytes()).collect(),
             Format::Bf16 => (0..count).flat_map(|_| bf16::from_f32(rng.value()).to_le_bytes()).collect(),
-            Format::Fp8 => (0..count).map(|_| finite(rng.byte())).collect(),
+            Format::Fp8 | Format::Packed(Coding::Mxfp8, _) => (0..count).map(|_| finite(rng.byte())).collect(),
+            Format::Packed(coding, _) => (0..count * coding.bits() / 8).map(|_| rng.byte()).collect(),
         };
-        let blocks = if format == Format::Fp8 { out.div_ceil(FP8_BLOCK) * inner.div_ceil(FP8_BLOCK) } else { 0 };
-        let scales = (0..blocks).map(|_| (1.0 + 0.9 * rng.value()) / 512.0).collect();
-        Self { format, out, inner, bytes, scales }
+        let mut stored = Self { format, out, inner, bytes, scales: Vec::new(), biases: Vec::new() };
+        let Some((dtype, [rows, columns])) = format.scales() else { return stored };
+        for _ in 0..out.div_ceil(rows) * inner.div_ceil(columns) {
+            match format {
+                Format::Fp8 => stored.scales.extend(((1.0 + 0.9 * rng.value()) / 512.0).to_le_bytes()),
+                Format::Packed(Coding::Nvfp4, _) => stored.scales.push(finite(rng.byte())),
+                Format::Packed(Coding::Mxfp4 | Coding::Mxfp8, _) => stored.scales.push(120 + rng.byte() % 14),
+                _ => {
+                    let mut number = || rng.value() / (1 << rng.below(9)) as f32;
+                    stored.scales.extend(encoded(dtype, number()));
+                    stored.biases.extend(encoded(dtype, number()));
+                }
+            }
+        }
+        stored
     }
 
-    /// As the kernels take it.
+    /// As the kernels take it, with nothing to be read after its end.
     pub fn matrix(&self) -> Matrix {
-        let bytes = Bytes::from(self.bytes.clone());
+        self.matrix_at(Edge::End)
+    }
+
+    /// As the kernels take it, with nothing to be read beyond that edge of its values, scales and biases.
+    pub fn matrix_at(&self, edge: Edge) -> Matrix {
+        let bytes = guarded(&self.bytes, edge);
+        let numbers = |dtype, bytes: &[u8]| Numbers { dtype, bytes: guarded(bytes, edge) };
         let values = match self.format {
             Format::F32 => Values::F32(bytes),
             Format::F16 => Values::F16(bytes),
             Format::Bf16 => Values::Bf16(bytes),
-            Format::Fp8 => Values::Fp8 { values: bytes, scales: Numbers::of_f32(&self.scales) },
+            Format::Fp8 => Values::Fp8 { values: bytes, scales: numbers(Dtype::F32, &self.scales) },
+            Format::Packed(coding, dtype) => {
+                let biases = self.format.is_affine().then(|| numbers(dtype, &self.biases));
+                Values::Packed(Packed { coding, values: bytes, scales: numbers(dtype, &self.scales), biases })
+            }
         };
         Matrix::new(self.out, self.inner, values).unwrap()
     }
 
-    /// The values, exactly.
+    /// The values: exactly, but for affine ones, which are f32 by definition.
     pub fn exact(&self) -> Exact {
         let raw = |dtype| Exact::from_raw_buffer(&self.bytes, dtype, &[self.out, self.inner], &Device::Cpu).unwrap();
         let exact = match self.format {
             Format::F32 => raw(DType::F32),
             Format::F16 => raw(DType::F16),
             Format::Bf16 => raw(DType::BF16),
-            Format::Fp8 => {
-                let blocks = self.inner.div_ceil(FP8_BLOCK);
-                let scale = |i: usize| self.scales[i / self.inner / FP8_BLOCK * blocks + i % self.inner / FP8_BLOCK];
-                let value = |(i, byte): (usize, &u8)| e4m3(*byte) * f64::from(scale(i));
-                let values: Vec<f64> = self.bytes.iter().enumerate().map(value).collect();
+            Format::Fp8 | Format::Packed(..) => {
+                let values: Vec<f64> = (0..self.out * self.inner).map(|i| self.value(i)).collect();
                 Exact::from_vec(values, (self.out, self.inner), &Device::Cpu).unwrap()
             }
         };
         exact.to_dtype(DType::F64).unwrap()
+    }
+
+    /// Value `i` of a format that has scales.
+    fn value(&self, i: usize) -> f64 {
+        let (row, column) = (i / self.inner, i % self.inner);
+        let (dtype, [rows, columns]) = self.format.scales().unwrap();
+        let block = row / rows * self.inner.div_ceil(columns) + column / columns;
+        let code =
+            if self.format == Format::Fp8 { self.bytes[i].into() } else { code(&self.bytes, i, self.format.bits()) };
+        let number = |bytes: &[u8]| plain(dtype, bytes, block);
+        match self.format {
+            Format::Packed(Coding::Affine { .. }, _) => {
+                nearest(number(&self.scales) * f64::from(code), number(&self.biases))
+            }
+            Format::Packed(Coding::Mxfp4, _) => finite_value(code, 2, 1) * e8m0(self.scales[block]),
+            Format::Packed(Coding::Mxfp8, _) => e4m3(code as u8) * e8m0(self.scales[block]),
+            Format::Packed(Coding::Nvfp4, _) => finite_value(code, 2, 1) * e4m3(self.scales[block]),
+            _ => e4m3(code as u8) * number(&self.scales),
+        }
     }
 
     /// Every value as the nearest f32, row after row.
@@ -82,25 +185,74 @@ impl Stored {
         values.into_iter().map(|value| value as f32).collect()
     }
 
-    /// The part that a rank would read; FP8 is cut at whole blocks.
+    /// The part that a rank would read; blocks and groups are not cut.
     pub fn cut(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
-        let part = |width: usize, of: &[u8], rows: Range<usize>, cols: Range<usize>, size: usize| -> Vec<u8> {
-            rows.flat_map(|row| &of[(row * width + cols.start) * size..(row * width + cols.end) * size])
-                .copied()
-                .collect()
+        // a grid of items of `bits` bits, `width` a row
+        let part = |of: &[u8], width: usize, bits: usize, rows: Range<usize>, cols: &Range<usize>| -> Vec<u8> {
+            let (start, end) = (cols.start * bits / 8, cols.end * bits / 8);
+            rows.flat_map(|row| &of[row * width * bits / 8..][start..end]).copied().collect()
         };
-        let size = self.bytes.len() / (self.out * self.inner).max(1);
-        let bytes = part(self.inner, &self.bytes, rows.clone(), cols.clone(), size);
-        let mut scales = Vec::new();
-        if self.format == Format::Fp8 && !rows.is_empty() && !cols.is_empty() {
-            assert!(rows.start.is_multiple_of(FP8_BLOCK) && cols.start.is_multiple_of(FP8_BLOCK));
-            let blocks = self.inner.div_ceil(FP8_BLOCK);
-            for row in rows.start / FP8_BLOCK..rows.end.div_ceil(FP8_BLOCK) {
-                scales.extend(&self.scales[row * blocks..][cols.start / FP8_BLOCK..cols.end.div_ceil(FP8_BLOCK)]);
+        let bytes = part(&self.bytes, self.inner, self.format.bits(), rows.clone(), &cols);
+        let mut cut = Self { bytes, out: rows.len(), inner: cols.len(), scales: vec![], biases: vec![], ..*self };
+        let Some((dtype, [height, width])) = self.format.scales() else { return cut };
+        if !rows.is_empty() && !cols.is_empty() {
+            assert!(rows.start.is_multiple_of(height) && cols.start.is_multiple_of(width), "a block is cut");
+            let blocks = |run: &Range<usize>, size: usize| run.start / size..run.end.div_ceil(size);
+            let (rows, cols, all) = (blocks(&rows, height), blocks(&cols, width), self.inner.div_ceil(width));
+            cut.scales = part(&self.scales, all, dtype.width() * 8, rows.clone(), &cols);
+            if self.format.is_affine() {
+                cut.biases = part(&self.biases, all, dtype.width() * 8, rows, &cols);
             }
         }
-        Self { format: self.format, out: rows.len(), inner: cols.len(), bytes, scales }
+        cut
     }
+}
+
+/// Value `i` of `bits` bits, least significant bit first, in 32-bit words.
+fn code(bytes: &[u8], i: usize, bits: usize) -> u32 {
+    let bit = |at: usize| {
+        let word = u32::from_le_bytes(bytes[at / 32 * 4..at / 32 * 4 + 4].try_into().unwrap());
+        word >> (at % 32) & 1
+    };
+    (0..bits).map(|n| bit(i * bits + n) << n).sum()
+}
+
+/// Number `i` of a plain type.
+fn plain(dtype: Dtype, bytes: &[u8], i: usize) -> f64 {
+    let bits = (0..dtype.width()).rev().fold(0, |bits, n| bits << 8 | u32::from(bytes[i * dtype.width() + n]));
+    match dtype {
+        Dtype::F32 => ieee(bits, 8, 23),
+        Dtype::F16 => ieee(bits, 5, 10),
+        Dtype::Bf16 => ieee(bits, 8, 7),
+        _ => f64::NAN,
+    }
+}
+
+/// A number as a plain type has it.
+pub fn encoded(dtype: Dtype, number: f32) -> Vec<u8> {
+    match dtype {
+        Dtype::F32 => number.to_le_bytes().to_vec(),
+        Dtype::F16 => f16::from_f32(number).to_le_bytes().to_vec(),
+        _ => bf16::from_f32(number).to_le_bytes().to_vec(),
+    }
+}
+
+/// The f32 nearest to `a + b`: rounded to odd in f64 first, so that it is rounded to nearest but once (Boldo, Melquiond).
+fn nearest(a: f64, b: f64) -> f64 {
+    let sum = a + b;
+    let from_a = sum - b;
+    let error = (a - from_a) + (b - (sum - from_a));
+    let bits = match error {
+        _ if !sum.is_finite() || error == 0.0 || sum.to_bits() & 1 == 1 => sum.to_bits(),
+        _ if (error > 0.0) == (sum > 0.0) => sum.to_bits() + 1,
+        _ => sum.to_bits() - 1,
+    };
+    f64::from(f64::from_bits(bits) as f32)
+}
+
+/// 2^(code − 127); 255 is NaN (OCP Microscaling Formats 1.0, section 5.4.1).
+pub fn e8m0(code: u8) -> f64 {
+    if code == 255 { f64::NAN } else { 2f64.powi(i32::from(code) - 127) }
 }
 
 fn finite(byte: u8) -> u8 {

@@ -1,7 +1,7 @@
 //! Every architecture on every layout: the SHA-256 of all logits is that of one rank.
 
 use sha2::{Digest, Sha256};
-use tbshard::backend::Cpu;
+use tbshard::backend::{Arithmetic, Cpu};
 use tbshard::comm::{Algorithm, Communicator, Ranks};
 use tbshard::engine::{Engine, Wanted};
 use tbshard::models::Blueprint;
@@ -37,6 +37,16 @@ pub fn run(
     algorithm: Algorithm,
     mesh: Vec<Box<dyn Endpoint>>,
 ) -> Vec<String> {
+    run_in(Arithmetic::Exact, blueprint, layout, algorithm, mesh)
+}
+
+fn run_in(
+    arithmetic: Arithmetic,
+    blueprint: &(dyn Fn() -> Blueprint + Sync),
+    layout: &Layout,
+    algorithm: Algorithm,
+    mesh: Vec<Box<dyn Endpoint>>,
+) -> Vec<String> {
     std::thread::scope(|scope| {
         let ranks: Vec<_> = mesh
             .into_iter()
@@ -48,7 +58,7 @@ pub fn run(
                     let ranks = Ranks::new(world, &plan).unwrap();
                     let rank = ranks.world.rank();
                     let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
-                    let backend = Box::new(Cpu::new(1).unwrap());
+                    let backend = Box::new(Cpu::new(1).unwrap().computing(arithmetic));
                     let mut engine = Engine::with_ranks(model, backend, 128, 1, ranks).unwrap();
                     if rank > 0 {
                         engine.follow().unwrap();
@@ -71,7 +81,14 @@ fn same_bits(layouts: impl Fn(usize) -> Vec<Layout>) {
         let alone = Layout { world_size: 1, ..Layout::default() };
         let one = run(&open, &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
         assert!(one.iter().all(|hash| *hash == one[0]), "{}: chunks differ", dir.display());
+        let fast = |layout: &Layout| {
+            run_in(Arithmetic::Fast, &open, layout, Algorithm::Auto, Fabric::Loopback.mesh(layout.world_size))
+        };
+        let fast_one = fast(&alone);
+        assert!(fast_one.iter().all(|hash| *hash == fast_one[0]), "{}: chunks differ in fast", dir.display());
+        assert_ne!(fast_one, one, "{}: fast is exact", dir.display());
         for layout in layouts(layers) {
+            assert_eq!(fast(&layout), fast_one, "{} {layout:?} fast", dir.display());
             let ways = [
                 (Fabric::Loopback, Algorithm::Direct),
                 (Fabric::Loopback, Algorithm::Scatter),

@@ -29,6 +29,8 @@ pub enum Spread {
 pub fn spread(name: &str) -> Spread {
     let parts: Vec<&str> = name.rsplit('.').collect();
     let (last, layer) = (parts[0], parts.get(1).copied().unwrap_or(""));
+    // of a packed weight, as it is itself
+    let last = if ["scales", "biases"].contains(&last) { "weight" } else { last };
     match (last, layer) {
         ("weight", "o_proj" | "out_proj" | "down_proj") | ("down_proj", "experts") => Spread::Columns,
         ("weight", "q_proj" | "gate_proj" | "up_proj" | "in_proj_z" | "in_proj_a" | "in_proj_b" | "lm_head")
@@ -142,6 +144,28 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
     assert_eq!(union.values().sum::<u64>(), covered);
 }
 
+/// That every rank has the scales, and biases, of just the packed values that it has.
+pub fn check_groups(shares: &[Share]) {
+    for share in shares {
+        let pieces = |name: &str| share.tensors().find(|(other, _)| *other == name).map(|(_, pieces)| pieces);
+        for (name, values) in share.tensors().filter(|(name, _)| name.ends_with(".weight")) {
+            let module = name.strip_suffix("weight").unwrap();
+            let Some(scales) = pieces(&format!("{module}scales")) else { continue };
+            assert_eq!(values.len(), scales.len(), "{name}");
+            for (values, scales) in values.iter().zip(scales) {
+                assert_eq!((&values.rows, values.looked_up), (&scales.rows, scales.looked_up), "{name}");
+                for (word, group) in
+                    [(values.columns.start, scales.columns.start), (values.columns.end, scales.columns.end)]
+                {
+                    assert_eq!(word * scales.stride, group * values.stride, "{name} is cut at word {word}, in a group");
+                }
+            }
+            let biases = pieces(&format!("{module}biases"));
+            assert!(biases.is_none_or(|biases| biases == scales), "{module}biases");
+        }
+    }
+}
+
 /// That no piece starts or ends inside a unit that must not be cut, nor inside a canonical leaf.
 fn check_cuts(shape: &Shape, name: &str, pieces: &[Piece]) {
     let units = |inner: usize| inner.div_ceil(128);
@@ -220,6 +244,7 @@ fn checkpoints_are_owned_once_and_to_the_last_byte() {
             let plan = Plan::new(layers, blueprint.geometry.heads, &layout).unwrap();
             let shares: Vec<Share> = (0..tp * pp).map(|rank| blueprint.share(&plan, rank).unwrap()).collect();
             check_cover(&plan, &whole, &shares);
+            check_groups(&shares);
         }
     }
 }

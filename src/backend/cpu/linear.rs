@@ -1,23 +1,32 @@
 //! Matrix products: canonical leaves, the fixed tree, output rows shared out over the threads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Cpu;
-use super::dot::leaf_products;
-use crate::backend::Tensor;
+use super::arithmetic::{Products, Xs};
+use super::dot::{WIDEN_FROM, leaf_products, widen};
+use super::rows::F32Rows;
+use super::simd::pairs::PAIRED;
+use super::simd::{Simd, dispatch_fast};
+use super::stream::stream;
+use crate::backend::{Arithmetic, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::{Fold, halves};
-use crate::weights::Matrix;
+use crate::weights::{Matrix, Values};
 
-/// Output rows of one block: few when one token streams the weights, more when tokens share them.
-const STREAM_ROWS: usize = 4;
+/// Output rows of one block where a few tokens stream the weights.
+const STREAM_ROWS: Range<usize> = 16..256;
+/// Output rows of one block where many tokens share them.
 const SHARED_ROWS: usize = 32;
 /// Activation rows of one block.
 const BLOCK_TOKENS: usize = 64;
 
 thread_local! {
     static PARTIAL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    // activations of the call before, to be written over
+    static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
 }
 
 /// A mutable buffer whose disjoint parts are written by several threads.
@@ -35,6 +44,14 @@ impl Shared {
     }
 
     /// # Safety
+    /// Nobody else reads or writes what the caller does, and the buffer outlives it.
+    pub(super) unsafe fn pointer(&self, at: usize) -> *mut f32 {
+        assert!(at <= self.1);
+        // SAFETY: inside the buffer, or at its end
+        unsafe { self.0.add(at) }
+    }
+
+    /// # Safety
     /// No two live parts overlap, and the buffer outlives them.
     #[allow(clippy::mut_from_ref, reason = "the contract makes the parts disjoint")]
     pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [f32] {
@@ -44,50 +61,126 @@ impl Shared {
     }
 }
 
-/// `[tokens, in] × [out, in]ᵀ`: one `[tokens, out]` block per subtree of `fold`.
-pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor> {
-    check(x, w, fold)?;
-    let (tokens, out) = (x.rows(), w.out_features());
-    let mut y = Tensor::zeros(fold.roots.len() * tokens, out);
-    let rows = if tokens < 8 { STREAM_ROWS } else { SHARED_ROWS };
-    let blocks = out.div_ceil(rows);
-    let blocks_per_task = (blocks / (cpu.pool.threads() * 8)).clamp(1, 64);
-    let xs: Vec<&[f32]> = x.rows_iter().collect();
-    let to = Shared::new(y.data_mut());
-    cpu.pool.run(blocks.div_ceil(blocks_per_task), |task| {
-        PARTIAL.with_borrow_mut(|buffer| {
-            for block in task * blocks_per_task..((task + 1) * blocks_per_task).min(blocks) {
-                let rows = block * rows..((block + 1) * rows).min(out);
-                for (root, node) in fold.roots.iter().enumerate() {
-                    for (at, xs) in xs.chunks(BLOCK_TOKENS).enumerate() {
-                        let sums = subtree(cpu, w, &rows, xs, fold, node, buffer);
-                        for (t, sums) in sums.chunks_exact(rows.len()).enumerate() {
-                            let row = root * tokens + at * BLOCK_TOKENS + t;
-                            // SAFETY: every task owns its output rows, that is, columns of `y`
-                            let to = unsafe { to.part(row * out + rows.start..row * out + rows.end) };
-                            to.copy_from_slice(sums);
-                        }
-                    }
-                }
+/// A run of rows of one matrix.
+struct Block {
+    matrix: usize,
+    rows: Range<usize>,
+}
+
+/// `[tokens, in] × [out, in]ᵀ` of every matrix, all shared out at once: one `[tokens, out]` block per subtree of `fold`.
+pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {
+    ws.iter().try_for_each(|w| check(x, w, fold))?;
+    let tokens = x.rows();
+    let few = tokens < WIDEN_FROM;
+    let total: usize = ws.iter().map(|w| w.out_features()).sum();
+    // so few rows that the last tasks end together, so many that taking one costs nothing beside it
+    let rows = match few {
+        true => (total / (cpu.pool.threads() * 8)).next_multiple_of(4).clamp(STREAM_ROWS.start, STREAM_ROWS.end),
+        false => SHARED_ROWS,
+    };
+    let blocks: Vec<Block> = (0..ws.len())
+        .flat_map(|matrix| {
+            let out = ws[matrix].out_features();
+            (0..out).step_by(rows).map(move |start| Block { matrix, rows: start..(start + rows).min(out) })
+        })
+        .collect();
+    let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
+    let rows_f32: Vec<&[f32]> = x.rows_iter().collect();
+    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x, ROUNDED.take()));
+    let rows_bf16: Vec<&[u16]> =
+        rounded.iter().flat_map(|values| values.chunks_exact(x.cols().max(1))).take(tokens).collect();
+    let xs = if rounded.is_some() { Xs::Bf16(&rows_bf16) } else { Xs::F32(&rows_f32) };
+    let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
+    cpu.pool.run(blocks.len(), |task| {
+        let Block { matrix, rows } = &blocks[task];
+        let (w, to, out) = (ws[*matrix], to[*matrix], ws[*matrix].out_features());
+        for root in 0..fold.roots.len() {
+            if few {
+                // SAFETY: every task owns its output rows, that is, columns of `y`
+                let first = unsafe { to.pointer(root * tokens * out + rows.start) };
+                // SAFETY: as above
+                unsafe { stream(cpu.isa, w, rows.clone(), xs, fold.steps(root), (first, out)) };
+            } else {
+                shared(cpu, w, rows, xs, (fold, root), to);
+            }
+        }
+    });
+    drop(rows_bf16);
+    if let Some(values) = rounded {
+        ROUNDED.set(values);
+    }
+    Ok(ys)
+}
+
+/// The rows `rows` for many tokens, whose activations stay in the caches a block at a time.
+fn shared(cpu: &Cpu, w: &Matrix, rows: &Range<usize>, xs: Xs<'_>, (fold, root): (&Fold, usize), to: Shared) {
+    let (out, tokens) = (w.out_features(), xs.len());
+    PARTIAL.with_borrow_mut(|buffer| {
+        xs.chunks(BLOCK_TOKENS, |first, block| {
+            let sums = subtree(cpu, w, rows, block, fold, &fold.roots[root], buffer);
+            for (t, sums) in sums.chunks_exact(rows.len()).enumerate() {
+                let row = root * tokens + first + t;
+                // SAFETY: every task owns its output rows, that is, columns of `y`
+                let to = unsafe { to.part(row * out + rows.start..row * out + rows.end) };
+                to.copy_from_slice(sums);
             }
         });
     });
-    Ok(y)
+}
+
+/// Activations rounded to bf16 in a buffer that is there already: `[tokens, columns]`.
+fn rounded(cpu: &Cpu, x: &Tensor, mut values: Vec<u16>) -> Vec<u16> {
+    values.resize(x.data().len(), 0);
+    let run = x.cols().max(PAIRED) * 4;
+    let to = AtomicPtr::new(values.as_mut_ptr());
+    let all = x.data();
+    cpu.pool.run(all.len().div_ceil(run), |task| {
+        let from = &all[task * run..((task + 1) * run).min(all.len())];
+        // SAFETY: every task writes its own run of `values`
+        let to = unsafe { std::slice::from_raw_parts_mut(to.load(Ordering::Relaxed).add(task * run), from.len()) };
+        // SAFETY: the instruction set is available, both slices have one length
+        unsafe { dispatch_fast!(cpu.isa, round_all(from: &[f32], to: &mut [u16])) };
+    });
+    values
+}
+
+#[inline(always)]
+unsafe fn round_all<S: Simd, K: Products<S, X = u16>>(from: &[f32], to: &mut [u16]) {
+    let start = from.as_ptr();
+    let rows = F32Rows { start: start.cast(), stride: from.len() };
+    let whole = from.len() / K::STEP * K::STEP;
+    let mut rest = [0u16; PAIRED];
+    // SAFETY: the caller's promise; the last step goes to a buffer of its own
+    unsafe {
+        widen::<S, K, _>(rows, (0, 0), whole, to.as_mut_ptr());
+        widen::<S, K, _>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
+    }
+    to[whole..].copy_from_slice(&rest[..from.len() - whole]);
 }
 
 /// Checks that activations, weight and leaves belong together.
 fn check(x: &Tensor, w: &Matrix, fold: &Fold) -> Result<()> {
     let fits = x.cols() == w.in_features() && fold.width() == w.in_features();
-    if fits || fold.roots.is_empty() {
-        return Ok(());
+    if !fits && !fold.roots.is_empty() {
+        return Err(Error::msg(format!(
+            "activations of {} columns and leaves of {} do not fit a [{}, {}] matrix",
+            x.cols(),
+            fold.width(),
+            w.out_features(),
+            w.in_features()
+        )));
     }
-    Err(Error::msg(format!(
-        "activations of {} columns and leaves of {} do not fit a [{}, {}] matrix",
-        x.cols(),
-        fold.width(),
-        w.out_features(),
-        w.in_features()
-    )))
+    if let Values::Packed(packed) = w.values() {
+        let group = packed.coding.group();
+        let cut = |columns: &Range<usize>| {
+            !(columns.start + w.origin().1).is_multiple_of(group) || !columns.len().is_multiple_of(group)
+        };
+        let mut steps = (0..fold.roots.len()).flat_map(|root| fold.steps(root));
+        if let Some(step) = steps.find(|step| cut(&step.columns)) {
+            return Err(Error::msg(format!("the leaf {:?} cuts a group of {group} packed weights", step.columns)));
+        }
+    }
+    Ok(())
 }
 
 /// Sums the leaves under `node` in the order of the tree; returns `[xs, rows]`.
@@ -95,7 +188,7 @@ fn subtree<'b>(
     cpu: &Cpu,
     w: &Matrix,
     rows: &Range<usize>,
-    xs: &[&[f32]],
+    xs: Xs<'_>,
     fold: &Fold,
     node: &Range<usize>,
     buffer: &'b mut Vec<f32>,

@@ -1,5 +1,6 @@
 //! The reference backend and the product on Linux: SIMD kernels, one file an operation, one order of additions.
 
+mod arithmetic;
 mod attention;
 mod delta;
 mod dot;
@@ -11,12 +12,14 @@ mod pool;
 mod rows;
 mod rowwise;
 mod simd;
+mod stream;
 
 pub use pool::Pool;
 pub use simd::Isa;
 
 use super::{
-    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle, Routes, Tensor,
+    Arithmetic, AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle,
+    Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
@@ -27,6 +30,7 @@ use crate::weights::Matrix;
 pub struct Cpu {
     pool: Pool,
     isa: Isa,
+    arithmetic: Arithmetic,
 }
 
 impl Cpu {
@@ -46,21 +50,28 @@ impl Cpu {
         if !Isa::available().contains(&isa) {
             return Err(Error::msg(format!("this processor has no {}", isa.name())));
         }
-        Ok(Self { pool: Pool::new(threads)?, isa })
+        Ok(Self { pool: Pool::new(threads)?, isa, arithmetic: Arithmetic::Exact })
+    }
+
+    /// Computes in another arithmetic than [`Arithmetic::Exact`].
+    #[must_use]
+    pub fn computing(self, arithmetic: Arithmetic) -> Self {
+        Self { arithmetic, ..self }
     }
 }
 
 impl Backend for Cpu {
     fn name(&self) -> String {
-        format!("cpu {} {} threads", self.isa.name(), self.pool.threads())
+        let fast = if self.arithmetic == Arithmetic::Fast { " fast" } else { "" };
+        format!("cpu {} {} threads{fast}", self.isa.name(), self.pool.threads())
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
         rows::gather(self.isa, table, ids)
     }
 
-    fn linear(&self, x: &Tensor, w: &Matrix, fold: &Fold) -> Result<Tensor> {
-        linear::linear(self, x, w, fold)
+    fn linears(&self, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {
+        linear::linears(self, x, ws, fold)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor {

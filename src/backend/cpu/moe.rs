@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Cpu;
+use super::arithmetic::Xs;
 use super::dot::leaf_products;
 use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{exp, load_some, sigmoid, store_some, zip};
@@ -160,7 +161,7 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
             for (matrix, buffer) in [(job.gate, &mut *gate), (job.up, &mut *up)] {
                 buffer.resize(tree_values(leaves.count(), size), 0.0);
                 fold_tree(&(0..leaves.count()), buffer, size, &mut |leaf, out| {
-                    leaf_products(cpu.isa, matrix, rows.clone(), job.xs, leaves.columns(leaf), out);
+                    leaf_products(cpu.isa, matrix, rows.clone(), Xs::F32(job.xs), leaves.columns(leaf), out);
                 });
             }
             let (gate, up) = (&mut gate[..size], &up[..size]);
@@ -219,7 +220,7 @@ fn outer(
                         let down = &experts.routed.down[*expert];
                         let products = &mut products[run.start * height..run.end * height];
                         let cols = fold.local_columns(leaf);
-                        leaf_products(cpu.isa, down, rows.clone(), &pairs[run.clone()], cols, products);
+                        leaf_products(cpu.isa, down, rows.clone(), Xs::F32(&pairs[run.clone()]), cols, products);
                     }
                     for (t, out) in out.chunks_exact_mut(height).enumerate() {
                         out.fill(0.0);
@@ -233,7 +234,7 @@ fn outer(
                     if let Some(shared) = &experts.shared {
                         let products = &mut products[..size];
                         let cols = shared.fold.local_columns(leaf);
-                        leaf_products(cpu.isa, shared.down, rows.clone(), &shared_rows, cols, products);
+                        leaf_products(cpu.isa, shared.down, rows.clone(), Xs::F32(&shared_rows), cols, products);
                         for (t, out) in out.chunks_exact_mut(height).enumerate() {
                             let weight = shared_weights.as_ref().map_or(1.0, |weights| weights[t]);
                             let product = &products[t * height..][..height];

@@ -2,84 +2,100 @@
 //!
 //! A weight is the f32 nearest to scale · q + bias (one rounding), or the exact product of a float and its scale.
 
+use half::f16;
+
 use super::rows::Rows;
+use super::simd::pairs::Pairs;
+use super::simd::scalar::fp8;
 use super::simd::{LANES, Simd};
-use crate::weights::{Coding, Dtype, Numbers, Packed};
+use crate::weights::{Dtype, Numbers, Packed};
 
 /// The values of unsigned codes.
-pub(super) static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// The values of E2M1 (OCP Microscaling Formats 1.0, table 5).
-pub(super) static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
+static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
 
 /// Scales, or biases, as they are stored.
-#[derive(Clone, Copy)]
-pub(super) struct Scales {
-    start: *const u8,
-    dtype: Dtype,
-    // that many from the start can be read as if they had four bytes
-    roomy: usize,
-    e4m3: bool,
+///
+/// # Safety
+/// `at` needs that there are more than `index`.
+pub(super) trait Number: Copy {
+    /// Whether reading one costs little beside a group of weights.
+    const FAST: bool = true;
+    fn of(numbers: &Numbers) -> Self;
+    unsafe fn at(self, index: usize) -> f32;
 }
 
-impl Scales {
-    pub(super) fn of(numbers: &Numbers) -> Self {
-        let roomy = (numbers.bytes.len() / numbers.dtype.width()).saturating_sub(3);
-        Self { start: numbers.bytes.as_ptr(), dtype: numbers.dtype, roomy, e4m3: false }
-    }
+/// The upper halves of f32.
+#[derive(Clone, Copy)]
+pub(super) struct Bf16(*const u16);
 
-    /// Number `index`.
-    ///
-    /// # Safety
-    /// There are more than `index`, and the bytes live.
+/// f16 or f32.
+#[derive(Clone, Copy)]
+pub(super) struct Other(*const u8, Dtype);
+
+/// Powers of two: 2^(code − 127), 255 is NaN (OCP Microscaling Formats 1.0, section 5.4.1).
+#[derive(Clone, Copy)]
+pub(super) struct E8m0(*const u8);
+
+/// OCP 8-bit floating point, table 1.
+#[derive(Clone, Copy)]
+pub(super) struct E4m3(*const u8);
+
+impl Number for Bf16 {
+    fn of(numbers: &Numbers) -> Self {
+        Self(numbers.bytes.as_ptr().cast())
+    }
     #[inline(always)]
-    pub(super) unsafe fn at(self, index: usize) -> f32 {
-        let at = self.start.wrapping_add(index * self.dtype.width());
+    unsafe fn at(self, index: usize) -> f32 {
+        // SAFETY: the caller's promise
+        let bits = unsafe { self.0.add(index).read_unaligned() };
+        f32::from_bits(u32::from(u16::from_le(bits)) << 16)
+    }
+}
+
+impl Number for Other {
+    const FAST: bool = false;
+    fn of(numbers: &Numbers) -> Self {
+        Self(numbers.bytes.as_ptr(), numbers.dtype)
+    }
+    unsafe fn at(self, index: usize) -> f32 {
         // SAFETY: the caller's promise
         unsafe {
-            match self.dtype {
-                Dtype::Bf16 => f32::from_bits(u32::from(u16::from_le(at.cast::<u16>().read_unaligned())) << 16),
-                Dtype::F16 => half::f16::from_bits(u16::from_le(at.cast::<u16>().read_unaligned())).to_f32(),
-                Dtype::U8 | Dtype::Fp8 if self.e4m3 => e4m3(at.read()),
-                Dtype::U8 | Dtype::Fp8 => e8m0(at.read()),
-                Dtype::F32 | Dtype::U32 => f32::from_bits(u32::from_le(at.cast::<u32>().read_unaligned())),
+            match self.1 {
+                Dtype::F16 => f16::from_bits(u16::from_le(self.0.cast::<u16>().add(index).read_unaligned())).to_f32(),
+                Dtype::Bf16 => Bf16(self.0.cast()).at(index),
+                _ => f32::from_bits(u32::from_le(self.0.cast::<u32>().add(index).read_unaligned())),
             }
         }
     }
+}
 
-    /// Number `index` in every lane.
-    ///
-    /// # Safety
-    /// As [`Scales::at`], and [`Simd`].
+impl Number for E8m0 {
+    fn of(numbers: &Numbers) -> Self {
+        Self(numbers.bytes.as_ptr())
+    }
     #[inline(always)]
-    pub(super) unsafe fn splat<S: Simd>(self, index: usize) -> S::V {
-        // SAFETY: the caller's promise; four bytes are readable where `roomy` says so
-        unsafe {
-            if matches!(self.dtype, Dtype::Bf16) && index < self.roomy {
-                S::splat_bf16(self.start.add(index * 2))
-            } else {
-                S::splat(self.at(index))
-            }
+    unsafe fn at(self, index: usize) -> f32 {
+        // SAFETY: the caller's promise
+        match unsafe { self.0.add(index).read() } {
+            0 => f32::from_bits(1 << 22),
+            255 => f32::NAN,
+            code => f32::from_bits(u32::from(code) << 23),
         }
     }
 }
 
-/// 2^(code − 127); 255 is NaN (OCP Microscaling Formats 1.0, section 5.4.1).
-fn e8m0(code: u8) -> f32 {
-    match code {
-        0 => f32::from_bits(1 << 22),
-        255 => f32::NAN,
-        _ => f32::from_bits(u32::from(code) << 23),
+impl Number for E4m3 {
+    fn of(numbers: &Numbers) -> Self {
+        Self(numbers.bytes.as_ptr())
     }
-}
-
-/// The value of an E4M3 byte (OCP 8-bit floating point, table 1).
-fn e4m3(code: u8) -> f32 {
-    if code & 0x7f == 0x7f {
-        return f32::NAN;
+    #[inline(always)]
+    unsafe fn at(self, index: usize) -> f32 {
+        // SAFETY: the caller's promise
+        fp8(unsafe { self.0.add(index).read() })
     }
-    let magnitude = f32::from_bits(u32::from(code & 0x7f) << 20) * f32::from_bits((120 + 127) << 23);
-    if code & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
 /// Where packed values and what scales them lie.
@@ -88,26 +104,22 @@ pub(super) struct Groups {
     start: *const u8,
     row_bytes: usize,
     bits: usize,
-    // of a group, a power of two
-    columns: usize,
+    // the logarithm of a group's columns
+    log_columns: u32,
     groups_per_row: usize,
-    scales: Scales,
-    biases: Option<Scales>,
     // row and column where the matrix starts in what is stored
     origin: (usize, usize),
 }
 
 impl Groups {
     pub(super) fn of(packed: &Packed, stride: usize, origin: (usize, usize)) -> Self {
-        let Packed { coding, values, scales, biases } = packed;
+        let Packed { coding, values, .. } = packed;
         Self {
             start: values.as_ptr(),
             row_bytes: coding.words(stride) * 4,
             bits: coding.bits(),
-            columns: coding.group(),
+            log_columns: coding.group().trailing_zeros(),
             groups_per_row: stride / coding.group(),
-            scales: Scales { e4m3: *coding == Coding::Nvfp4, ..Scales::of(scales) },
-            biases: biases.as_ref().map(Scales::of),
             origin,
         }
     }
@@ -120,32 +132,68 @@ impl Groups {
 
     #[inline(always)]
     fn left(self, col: usize) -> usize {
-        self.columns - (col + self.origin.1) % self.columns
+        let columns = 1 << self.log_columns;
+        columns - (col + self.origin.1) % columns
     }
 
     #[inline(always)]
     fn index(self, row: usize, col: usize) -> usize {
-        (row + self.origin.0) * self.groups_per_row + (col + self.origin.1) / self.columns
+        (row + self.origin.0) * self.groups_per_row + ((col + self.origin.1) >> self.log_columns)
     }
 }
 
-/// Rows of up to four bits: a group's sixteen possible weights are a table.
+/// Affine rows of up to four bits: a group's possible weights are a table.
 #[derive(Clone, Copy)]
-pub(super) struct TableRows<const BITS: usize> {
-    pub(super) groups: Groups,
-    pub(super) table: &'static [f32; LANES],
+pub(super) struct TableRows<const BITS: usize, N> {
+    groups: Groups,
+    scales: N,
+    biases: N,
 }
 
 /// Affine rows of more bits.
 #[derive(Clone, Copy)]
-pub(super) struct AffineRows<const BITS: usize> {
-    pub(super) groups: Groups,
+pub(super) struct AffineRows<const BITS: usize, N> {
+    groups: Groups,
+    scales: N,
+    biases: N,
+}
+
+/// E2M1 rows.
+#[derive(Clone, Copy)]
+pub(super) struct Fp4Rows<N> {
+    groups: Groups,
+    scales: N,
 }
 
 /// E4M3 rows scaled by powers of two.
 #[derive(Clone, Copy)]
 pub(super) struct Mxfp8Rows {
-    pub(super) groups: Groups,
+    groups: Groups,
+    scales: E8m0,
+}
+
+impl<const BITS: usize, N: Number> TableRows<BITS, N> {
+    pub(super) fn of(groups: Groups, scales: &Numbers, biases: &Numbers) -> Self {
+        Self { groups, scales: N::of(scales), biases: N::of(biases) }
+    }
+}
+
+impl<const BITS: usize, N: Number> AffineRows<BITS, N> {
+    pub(super) fn of(groups: Groups, scales: &Numbers, biases: &Numbers) -> Self {
+        Self { groups, scales: N::of(scales), biases: N::of(biases) }
+    }
+}
+
+impl<N: Number> Fp4Rows<N> {
+    pub(super) fn of(groups: Groups, scales: &Numbers) -> Self {
+        Self { groups, scales: N::of(scales) }
+    }
+}
+
+impl Mxfp8Rows {
+    pub(super) fn of(groups: Groups, scales: &Numbers) -> Self {
+        Self { groups, scales: E8m0::of(scales) }
+    }
 }
 
 /// What the kinds of rows have in common.
@@ -169,21 +217,19 @@ macro_rules! in_groups {
     };
 }
 
-impl<const BITS: usize> Rows for TableRows<BITS> {
+impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     const BITS: usize = BITS;
-    const DIRECT: bool = BITS == 4;
+    const DIRECT: bool = BITS == 4 && N::FAST;
+    const DIRECT_PAIRS: bool = Self::DIRECT;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
         let index = self.groups.index(row, col);
-        // SAFETY: there is a scale for every group by `Matrix::new`
+        // SAFETY: there is a scale and a bias for every group by `Matrix::new`
         unsafe {
-            let (table, scale) = (S::load(self.table.as_ptr()), self.groups.scales.splat::<S>(index));
-            match self.groups.biases {
-                Some(biases) => S::fma(table, scale, biases.splat::<S>(index)),
-                None => S::mul(table, scale),
-            }
+            let (scale, bias) = (self.scales.at(index), self.biases.at(index));
+            S::fma(S::load(COUNT.as_ptr()), S::splat(scale), S::splat(bias))
         }
     }
     #[inline(always)]
@@ -191,26 +237,53 @@ impl<const BITS: usize> Rows for TableRows<BITS> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<BITS>(self.address(row, col))) }
     }
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, table: S::V) -> P::P {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe {
+            if BITS == 4 {
+                return P::nibbles(P::round(table, table), self.address(row, col));
+            }
+            P::round(self.load::<S>(row, col, table), self.load::<S>(row, col + LANES, table))
+        }
+    }
 }
 
-impl<const BITS: usize> Rows for AffineRows<BITS> {
+impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     const BITS: usize = BITS;
-    const DIRECT: bool = BITS == 8;
+    const DIRECT: bool = BITS == 8 && N::FAST;
+    const DIRECT_PAIRS: bool = Self::DIRECT;
     type Group<S: Simd> = (S::V, S::V);
     in_groups!();
     #[inline(always)]
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> (S::V, S::V) {
         let index = self.groups.index(row, col);
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
-        unsafe {
-            let bias = self.groups.biases.map_or_else(|| S::splat(0.0), |biases| biases.splat::<S>(index));
-            (self.groups.scales.splat::<S>(index), bias)
-        }
+        unsafe { (S::splat(self.scales.at(index)), S::splat(self.biases.at(index))) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize, (scale, bias): (S::V, S::V)) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::fma(S::code_values(S::unpack::<BITS>(self.address(row, col))), scale, bias) }
+    }
+}
+
+impl<N: Number> Rows for Fp4Rows<N> {
+    const BITS: usize = 4;
+    type Group<S: Simd> = S::V;
+    in_groups!();
+    #[inline(always)]
+    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
+        // SAFETY: there is a scale for every group by `Matrix::new`
+        unsafe {
+            let scale = self.scales.at(self.groups.index(row, col));
+            S::mul(S::load(E2M1.as_ptr()), S::splat(scale))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe { S::lookup(table, S::unpack::<4>(self.address(row, col))) }
     }
 }
 
@@ -221,7 +294,7 @@ impl Rows for Mxfp8Rows {
     #[inline(always)]
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: there is a scale for every group by `Matrix::new`
-        unsafe { self.groups.scales.splat::<S>(self.groups.index(row, col)) }
+        unsafe { S::splat(self.scales.at(self.groups.index(row, col))) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize, scale: S::V) -> S::V {

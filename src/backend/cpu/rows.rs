@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 
+use super::arithmetic::Exact;
+use super::dot::widen;
 use super::math::load_some;
-use super::packed::{AffineRows, COUNT, E2M1, Groups, Mxfp8Rows, Scales, TableRows};
+use super::packed::{AffineRows, Bf16, E4m3, E8m0, Fp4Rows, Groups, Mxfp8Rows, Number, Other, TableRows};
+use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
 use crate::backend::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::weights::{Coding, FP8_BLOCK, Matrix, Values};
+use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Packed, Values};
 
 /// The rows of a stored matrix.
 ///
@@ -19,6 +22,8 @@ pub(super) trait Rows: Copy {
     const BITS: usize;
     /// Whether a few tokens read the weights as they are stored; if not, they are widened first for any number of them.
     const DIRECT: bool = true;
+    /// The same where operands are rounded to bf16.
+    const DIRECT_PAIRS: bool = false;
     /// What the values of a group are scaled with.
     type Group<S: Simd>: Copy;
     /// The columns from `col` to the end of its group.
@@ -34,6 +39,15 @@ pub(super) trait Rows: Copy {
     unsafe fn load<S: Simd>(self, row: usize, col: usize, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.
     unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, group: Self::Group<S>) -> S::V;
+    /// Thirty-two weights, rounded to bf16; `group` is that of the first.
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, group: Self::Group<S>) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe {
+            let next = if self.left_in_group(col) < PAIRED { self.group::<S>(row, col + LANES) } else { group };
+            P::round(self.load::<S>(row, col, group), self.load::<S>(row, col + LANES, next))
+        }
+    }
 }
 
 /// For formats without groups.
@@ -53,11 +67,12 @@ pub(super) struct F32Rows {
     pub(super) stride: usize,
 }
 
-/// bf16 rows.
+/// bf16 rows, of a matrix or of scratch memory.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Rows {
-    start: *const u8,
-    stride: usize,
+    pub(super) start: *const u8,
+    /// In values.
+    pub(super) stride: usize,
 }
 
 /// f16 rows.
@@ -72,7 +87,7 @@ pub(super) struct F16Rows {
 pub(super) struct Fp8Rows {
     start: *const u8,
     stride: usize,
-    scales: Scales,
+    scales: Other,
     scale_stride: usize,
     // where row 0 and column 0 lie in the grid of blocks
     origin: (usize, usize),
@@ -108,6 +123,12 @@ unsafe fn padded(from: *const u8, bytes: usize) -> [u8; LANES * 2] {
 
 impl Rows for Bf16Rows {
     const BITS: usize = 16;
+    const DIRECT_PAIRS: bool = true;
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, (): ()) -> P::P {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe { P::load(self.address(row, col).cast()) }
+    }
     ungrouped!();
     #[inline(always)]
     fn address(self, row: usize, col: usize) -> *const u8 {
@@ -153,7 +174,7 @@ impl Fp8Rows {
         // SAFETY: there is a scale for every block by `Matrix::new`
         unsafe {
             if col / FP8_BLOCK == (col + count - 1) / FP8_BLOCK {
-                return self.scales.splat::<S>(first + col / FP8_BLOCK);
+                return S::splat(self.scales.at(first + col / FP8_BLOCK));
             }
             // heads whose width is no multiple of sixteen: the lanes straddle two blocks
             let mut lanes = [0.0; LANES];
@@ -202,6 +223,14 @@ macro_rules! with_rows {
             StoredRows::Affine5($rows) => $body,
             StoredRows::Affine6($rows) => $body,
             StoredRows::Affine8($rows) => $body,
+            StoredRows::Table2Other($rows) => $body,
+            StoredRows::Table3Other($rows) => $body,
+            StoredRows::Table4Other($rows) => $body,
+            StoredRows::Affine5Other($rows) => $body,
+            StoredRows::Affine6Other($rows) => $body,
+            StoredRows::Affine8Other($rows) => $body,
+            StoredRows::Mxfp4($rows) => $body,
+            StoredRows::Nvfp4($rows) => $body,
             StoredRows::Mxfp8($rows) => $body,
         }
     }};
@@ -214,12 +243,20 @@ pub(super) enum StoredRows {
     F16(F16Rows),
     Bf16(Bf16Rows),
     Fp8(Fp8Rows),
-    Table2(TableRows<2>),
-    Table3(TableRows<3>),
-    Table4(TableRows<4>),
-    Affine5(AffineRows<5>),
-    Affine6(AffineRows<6>),
-    Affine8(AffineRows<8>),
+    Table2(TableRows<2, Bf16>),
+    Table3(TableRows<3, Bf16>),
+    Table4(TableRows<4, Bf16>),
+    Affine5(AffineRows<5, Bf16>),
+    Affine6(AffineRows<6, Bf16>),
+    Affine8(AffineRows<8, Bf16>),
+    Table2Other(TableRows<2, Other>),
+    Table3Other(TableRows<3, Other>),
+    Table4Other(TableRows<4, Other>),
+    Affine5Other(AffineRows<5, Other>),
+    Affine6Other(AffineRows<6, Other>),
+    Affine8Other(AffineRows<8, Other>),
+    Mxfp4(Fp4Rows<E8m0>),
+    Nvfp4(Fp4Rows<E4m3>),
     Mxfp8(Mxfp8Rows),
 }
 
@@ -234,71 +271,57 @@ impl StoredRows {
             Values::Fp8 { values, scales } => Self::Fp8(Fp8Rows {
                 start: start(values, 1),
                 stride,
-                scales: Scales::of(scales),
+                scales: Other::of(scales),
                 scale_stride: stride.div_ceil(FP8_BLOCK),
                 origin,
             }),
-            Values::Packed(packed) => {
-                let groups = Groups::of(packed, stride, origin);
-                match (packed.coding, packed.coding.bits()) {
-                    (Coding::Mxfp4 | Coding::Nvfp4, _) => Self::Table4(TableRows { groups, table: &E2M1 }),
-                    (Coding::Mxfp8, _) => Self::Mxfp8(Mxfp8Rows { groups }),
-                    (_, 2) => Self::Table2(TableRows { groups, table: &COUNT }),
-                    (_, 3) => Self::Table3(TableRows { groups, table: &COUNT }),
-                    (_, 4) => Self::Table4(TableRows { groups, table: &COUNT }),
-                    (_, 5) => Self::Affine5(AffineRows { groups }),
-                    (_, 6) => Self::Affine6(AffineRows { groups }),
-                    _ => Self::Affine8(AffineRows { groups }),
-                }
-            }
+            Values::Packed(packed) => Self::packed(packed, Groups::of(packed, stride, origin)),
         }
     }
-}
 
-/// Widens `count` weights of `row` from column `col` on into `to`.
-///
-/// # Safety
-/// As [`Rows`]; `to` holds at least `count` values.
-#[inline(always)]
-pub(super) unsafe fn widen<S: Simd, R: Rows>(rows: R, row: usize, col: usize, count: usize, to: *mut f32) {
-    let whole = count / LANES * LANES;
-    // SAFETY: the caller's promise
-    unsafe {
-        let mut i = 0;
-        while i < whole {
-            let group = rows.group::<S>(row, col + i);
-            let end = whole.min(i.saturating_add(rows.left_in_group(col + i)));
-            while i < end {
-                S::store(to.add(i), rows.load::<S>(row, col + i, group));
-                i += LANES;
-            }
-        }
-        if whole < count {
-            let group = rows.group::<S>(row, col + whole);
-            let v = rows.load_some::<S>(row, col + whole, count - whole, group);
-            super::math::store_some::<S>(to.add(whole), v, count - whole);
+    fn packed(packed: &Packed, groups: Groups) -> Self {
+        let (scales, biases) = (&packed.scales, packed.biases.as_ref().unwrap_or(&packed.scales));
+        match (packed.coding, packed.coding.bits(), scales.dtype == Dtype::Bf16) {
+            (Coding::Mxfp4, ..) => Self::Mxfp4(Fp4Rows::of(groups, scales)),
+            (Coding::Nvfp4, ..) => Self::Nvfp4(Fp4Rows::of(groups, scales)),
+            (Coding::Mxfp8, ..) => Self::Mxfp8(Mxfp8Rows::of(groups, scales)),
+            (_, 2, true) => Self::Table2(TableRows::of(groups, scales, biases)),
+            (_, 3, true) => Self::Table3(TableRows::of(groups, scales, biases)),
+            (_, 4, true) => Self::Table4(TableRows::of(groups, scales, biases)),
+            (_, 5, true) => Self::Affine5(AffineRows::of(groups, scales, biases)),
+            (_, 6, true) => Self::Affine6(AffineRows::of(groups, scales, biases)),
+            (_, _, true) => Self::Affine8(AffineRows::of(groups, scales, biases)),
+            (_, 2, false) => Self::Table2Other(TableRows::of(groups, scales, biases)),
+            (_, 3, false) => Self::Table3Other(TableRows::of(groups, scales, biases)),
+            (_, 4, false) => Self::Table4Other(TableRows::of(groups, scales, biases)),
+            (_, 5, false) => Self::Affine5Other(AffineRows::of(groups, scales, biases)),
+            (_, 6, false) => Self::Affine6Other(AffineRows::of(groups, scales, biases)),
+            (_, _, false) => Self::Affine8Other(AffineRows::of(groups, scales, biases)),
         }
     }
 }
 
 #[inline(always)]
 unsafe fn widen_row<S: Simd>(table: &Matrix, row: usize, to: &mut [f32]) {
-    // SAFETY: the caller checked `row`; `to` holds one row
-    unsafe { with_rows!(table, stored => widen::<S, _>(stored, row, 0, to.len(), to.as_mut_ptr())) }
+    // SAFETY: the caller checked `row`; `to` holds whole steps
+    unsafe { with_rows!(table, stored => widen::<S, Exact, _>(stored, (row, 0), table.in_features(), to.as_mut_ptr())) }
 }
 
 /// Copies the rows `ids` of `table`, widened: `[ids, in]`.
 pub(super) fn gather(isa: Isa, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
-    let mut out = Tensor::zeros(ids.len(), table.in_features());
+    let width = table.in_features();
+    let mut out = Tensor::scratch(ids.len(), width);
+    let mut wide = Tensor::scratch(1, width.next_multiple_of(LANES));
     for (i, id) in ids.iter().enumerate() {
         let row = *id as usize;
         if row >= table.out_features() {
             let rows = table.out_features();
             return Err(Error::msg(format!("token {id} is not in the embedding table of {rows} rows")));
         }
-        let to = out.row_mut(i);
+        let to = wide.data_mut();
         // SAFETY: the instruction set is available, the row is inside the table
         unsafe { dispatch!(isa, widen_row(table: &Matrix, row: usize, to: &mut [f32])) };
+        out.row_mut(i).copy_from_slice(&wide.data()[..width]);
     }
     Ok(out)
 }

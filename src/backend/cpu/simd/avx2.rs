@@ -131,10 +131,12 @@ impl Simd for Avx2 {
         unsafe {
             if BITS == 4 {
                 let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-                let eight = |at: *const u8| _mm256_srlv_epi32(_mm256_set1_epi32(at.cast::<i32>().read_unaligned()), shifts);
+                let eight =
+                    |at: *const u8| _mm256_srlv_epi32(_mm256_set1_epi32(at.cast::<i32>().read_unaligned()), shifts);
                 return [eight(from), eight(from.add(4))];
             }
-            let bytes = if BITS == 8 { _mm_loadu_si128(from.cast()) } else { std::mem::transmute(unpack::<BITS>(from)) };
+            let bytes =
+                if BITS == 8 { _mm_loadu_si128(from.cast()) } else { std::mem::transmute(unpack::<BITS>(from)) };
             [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))]
         }
     }

@@ -76,11 +76,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_mul_ps(_mm512_cvtph_ps(super::avx2::fp8_as_f16(from)), _mm512_set1_ps(256.0)) }
     }
     #[inline(always)]
-    unsafe fn splat_bf16(from: *const u8) -> __m512 {
-        // SAFETY: see above
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_set1_epi32(from.cast::<i32>().read_unaligned()))) }
-    }
-    #[inline(always)]
     unsafe fn unpack<const BITS: usize>(from: *const u8) -> __m512i {
         // SAFETY: see above
         unsafe {

@@ -1,9 +1,12 @@
-//! Sixteen logical f32 lanes: one 512-bit register, two of 256 bits, or an array; the same bits on all.
+//! Sixteen logical f32 lanes: one 512-bit register, two of 256 bits, four of 128, or an array; the same bits on all.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
+pub(super) mod pairs;
 pub(super) mod scalar;
 
 /// The number of logical lanes.
@@ -18,6 +21,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VBMI: Ice Lake, Zen 4 and later.
     Avx512,
+    /// NEON, which every aarch64 processor has.
+    Neon,
 }
 
 impl Isa {
@@ -36,6 +41,8 @@ impl Isa {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        isas.push(Self::Neon);
         isas
     }
 
@@ -45,6 +52,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 }
@@ -70,12 +78,6 @@ pub(super) trait Simd: Copy {
     unsafe fn load_f16(from: *const u8) -> Self::V;
     /// E4M3 without infinities: 0x7f and 0xff are NaN.
     unsafe fn load_fp8(from: *const u8) -> Self::V;
-    /// The bf16 at `from`, in every lane. Four bytes must be readable there.
-    #[inline(always)]
-    unsafe fn splat_bf16(from: *const u8) -> Self::V {
-        // SAFETY: the caller's promise
-        unsafe { Self::splat(f32::from_bits(u32::from_le(from.cast::<u32>().read_unaligned()) << 16)) }
-    }
     /// Sixteen values of `BITS` bits, LSB first, from `2 · BITS` bytes. With four bits, those above are undefined.
     unsafe fn unpack<const BITS: usize>(from: *const u8) -> Self::Codes;
     /// Codes of more than four bits, or less, as numbers.
@@ -110,6 +112,8 @@ macro_rules! dispatch {
         use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
         #[cfg(target_arch = "x86_64")]
         use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "aarch64")]
+        use $crate::backend::cpu::simd::neon::Neon;
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn on_avx2($($arg: $type),*) {
@@ -123,14 +127,47 @@ macro_rules! dispatch {
             unsafe { $kernel::<Avx512>($($arg),*) }
         }
         match $isa {
-            Isa::Scalar => $kernel::<Scalar>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => on_avx2($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => on_avx512($($arg),*),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => $kernel::<Neon>($($arg),*),
+            // the others are not of this architecture
             _ => $kernel::<Scalar>($($arg),*),
         }
     }};
 }
 pub(super) use dispatch;
+
+/// Calls a kernel that is generic over [`Simd`] and products of bf16 pairs.
+macro_rules! dispatch_fast {
+    ($isa:expr, $kernel:ident ( $($arg:ident : $type:ty),* $(,)? )) => {{
+        use $crate::backend::cpu::arithmetic::Fast;
+        use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
+        #[cfg(target_arch = "x86_64")]
+        use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn on_avx2($($arg: $type),*) {
+            // SAFETY: this function is compiled for the instruction set; the rest is the caller's promise
+            unsafe { $kernel::<Avx2, Fast<Avx2>>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma,f16c")]
+        unsafe fn on_avx512($($arg: $type),*) {
+            // SAFETY: as above
+            unsafe { $kernel::<Avx512, Fast<Avx512>>($($arg),*) }
+        }
+        match $isa {
+            Isa::Scalar => $kernel::<Scalar, Fast<Scalar>>($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => on_avx512($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            _ => on_avx2($($arg),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => $kernel::<Scalar, Fast<Scalar>>($($arg),*),
+        }
+    }};
+}
+pub(super) use dispatch_fast;

@@ -14,7 +14,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 }
 
 /// The value of an E4M3 byte (OCP 8-bit floating point, table 1).
-fn fp8(byte: u8) -> f32 {
+pub(in crate::backend::cpu) fn fp8(byte: u8) -> f32 {
     if byte & 0x7f == 0x7f {
         return f32::NAN;
     }

@@ -1,0 +1,171 @@
+//! How operands meet in a matrix product: exactly as they are, or rounded to bf16.
+
+use std::marker::PhantomData;
+
+use super::math::load_some;
+use super::rows::{Bf16Rows, F32Rows, Rows};
+use super::simd::pairs::{PAIRED, Pairs};
+use super::simd::{LANES, Simd};
+
+/// One way to multiply stored weights with activations.
+///
+/// # Safety
+/// As [`Rows`] and [`Simd`].
+pub(super) trait Products<S: Simd>: Copy {
+    /// A stored activation.
+    type X: Copy + Default;
+    /// [`Products::STEP`] operands.
+    type W: Copy;
+    /// Rows of scratch memory, of values `X`.
+    type Wide: Rows;
+    /// Columns of one step.
+    const STEP: usize;
+    /// Whether operands are bf16 in pairs.
+    const PAIRS: bool;
+    fn wide(start: *const Self::X, stride: usize) -> Self::Wide;
+    unsafe fn weights<R: Rows>(w: R, row: usize, col: usize, group: R::Group<S>) -> Self::W;
+    unsafe fn weights_some<R: Rows>(w: R, row: usize, col: usize, count: usize, group: R::Group<S>) -> Self::W;
+    unsafe fn load(from: *const Self::X) -> Self::W;
+    unsafe fn load_some(from: *const Self::X, count: usize) -> Self::W;
+    unsafe fn store(to: *mut Self::X, values: Self::W);
+    unsafe fn add(acc: S::V, w: Self::W, x: Self::W) -> S::V;
+}
+
+/// f32 activations, weights as exact as their format is.
+#[derive(Clone, Copy)]
+pub(super) struct Exact;
+
+/// Activations and weights rounded to bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Fast<P>(PhantomData<P>);
+
+impl<S: Simd> Products<S> for Exact {
+    type X = f32;
+    type W = S::V;
+    type Wide = F32Rows;
+    const STEP: usize = LANES;
+    const PAIRS: bool = false;
+    fn wide(start: *const f32, stride: usize) -> F32Rows {
+        F32Rows { start: start.cast(), stride }
+    }
+    #[inline(always)]
+    unsafe fn weights<R: Rows>(w: R, row: usize, col: usize, group: R::Group<S>) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { w.load::<S>(row, col, group) }
+    }
+    #[inline(always)]
+    unsafe fn weights_some<R: Rows>(w: R, row: usize, col: usize, count: usize, group: R::Group<S>) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { w.load_some::<S>(row, col, count, group) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, count: usize) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { load_some::<S>(from, count) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, values: S::V) {
+        // SAFETY: the caller's promise
+        unsafe { S::store(to, values) }
+    }
+    #[inline(always)]
+    unsafe fn add(acc: S::V, w: S::V, x: S::V) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::fma(w, x, acc) }
+    }
+}
+
+impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
+    type X = u16;
+    type W = P::P;
+    type Wide = Bf16Rows;
+    const STEP: usize = PAIRED;
+    const PAIRS: bool = true;
+    fn wide(start: *const u16, stride: usize) -> Bf16Rows {
+        Bf16Rows { start: start.cast(), stride }
+    }
+    #[inline(always)]
+    unsafe fn weights<R: Rows>(w: R, row: usize, col: usize, group: R::Group<S>) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe { w.load_pairs::<S, P>(row, col, group) }
+    }
+    #[inline(always)]
+    unsafe fn weights_some<R: Rows>(w: R, row: usize, col: usize, count: usize, group: R::Group<S>) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe {
+            let low = match count {
+                LANES.. => w.load::<S>(row, col, group),
+                _ => w.load_some::<S>(row, col, count, group),
+            };
+            let high = match count {
+                ..=LANES => S::splat(0.0),
+                _ => w.load_some::<S>(row, col + LANES, count - LANES, w.group::<S>(row, col + LANES)),
+            };
+            P::round(low, high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u16) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe { P::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const u16, count: usize) -> P::P {
+        let mut values = [0u16; PAIRED];
+        // SAFETY: the caller's promise, for `count` values
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count.min(PAIRED));
+            P::load(values.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut u16, values: P::P) {
+        // SAFETY: the caller's promise
+        unsafe { P::store(to, values) }
+    }
+    #[inline(always)]
+    unsafe fn add(acc: S::V, w: P::P, x: P::P) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { P::dot(acc, w, x) }
+    }
+}
+
+/// Activations of several tokens as a kind of products takes them.
+#[derive(Clone, Copy)]
+pub(super) enum Xs<'a> {
+    /// For [`Exact`].
+    F32(&'a [&'a [f32]]),
+    /// For [`Fast`].
+    Bf16(&'a [&'a [u16]]),
+}
+
+impl<'a> Xs<'a> {
+    /// How many tokens there are.
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::F32(xs) => xs.len(),
+            Self::Bf16(xs) => xs.len(),
+        }
+    }
+
+    /// Whether every token has at least `columns` values.
+    pub(super) fn reach(self, columns: usize) -> bool {
+        match self {
+            Self::F32(xs) => xs.iter().all(|x| x.len() >= columns),
+            Self::Bf16(xs) => xs.iter().all(|x| x.len() >= columns),
+        }
+    }
+
+    /// Calls `f` with runs of at most `tokens` of them and the first one's number.
+    pub(super) fn chunks(self, tokens: usize, mut f: impl FnMut(usize, Self)) {
+        match self {
+            Self::F32(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::F32(xs))),
+            Self::Bf16(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::Bf16(xs))),
+        }
+    }
+}

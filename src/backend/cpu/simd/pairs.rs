@@ -1,0 +1,192 @@
+//! Thirty-two bf16 at a time, multiplied in pairs: what AVX512-BF16 computes, with the same bits elsewhere.
+
+use half::bf16;
+
+use super::scalar::Scalar;
+use super::{LANES, Simd};
+
+/// Values of a register of bf16.
+pub(in crate::backend::cpu) const PAIRED: usize = 2 * LANES;
+
+/// Operations on thirty-two bf16, beside the f32 lanes of `S`.
+///
+/// Subnormal operands and results count as zero, as AVX512-BF16 has it.
+///
+/// # Safety
+/// As [`Simd`]; pointers are valid for thirty-two values, or as many bytes as a method says.
+pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
+    /// Thirty-two bf16.
+    type P: Copy;
+    unsafe fn load(from: *const u16) -> Self::P;
+    unsafe fn store(to: *mut u16, values: Self::P);
+    /// Rounds to the nearest, ties to even: `low` are the first sixteen.
+    unsafe fn round(low: S::V, high: S::V) -> Self::P;
+    /// Lane i of `acc` plus a[2i + 1] · b[2i + 1], rounded, plus a[2i] · b[2i], rounded.
+    unsafe fn dot(acc: S::V, a: Self::P, b: Self::P) -> S::V;
+    /// The entries of `table`, whose halves are alike, that thirty-two values of four bits in sixteen bytes name.
+    unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P;
+}
+
+/// Zero, with its sign, for a subnormal.
+fn flush(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
+}
+
+fn widen(x: u16) -> f32 {
+    flush(bf16::from_bits(x).to_f32())
+}
+
+impl Pairs<Self> for Scalar {
+    type P = [u16; PAIRED];
+
+    #[inline(always)]
+    unsafe fn load(from: *const u16) -> Self::P {
+        // SAFETY: the caller's pointer is valid for thirty-two values
+        unsafe { from.cast::<Self::P>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut u16, values: Self::P) {
+        // SAFETY: as in `load`
+        unsafe { to.cast::<Self::P>().write_unaligned(values) }
+    }
+    #[inline(always)]
+    unsafe fn round(low: [f32; LANES], high: [f32; LANES]) -> Self::P {
+        std::array::from_fn(|i| bf16::from_f32(flush(if i < LANES { low[i] } else { high[i - LANES] })).to_bits())
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: [f32; LANES], a: Self::P, b: Self::P) -> [f32; LANES] {
+        std::array::from_fn(|i| {
+            let odd = flush(widen(a[2 * i + 1]).mul_add(widen(b[2 * i + 1]), flush(acc[i])));
+            flush(widen(a[2 * i]).mul_add(widen(b[2 * i]), odd))
+        })
+    }
+    #[inline(always)]
+    unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P {
+        // SAFETY: sixteen bytes are readable
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        std::array::from_fn(|i| table[usize::from(bytes[i / 2] >> (4 * (i % 2)) & 15)])
+    }
+}
+
+/// AVX2 and AVX512-BF16.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::super::avx2::Avx2;
+    use super::super::avx512::Avx512;
+    use super::super::scalar::Scalar;
+    use super::Pairs;
+
+    /// Zeros, with their signs, for subnormals.
+    #[inline(always)]
+    unsafe fn flush(x: __m256) -> __m256 {
+        // SAFETY: callers are compiled for AVX2
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            let size = _mm256_andnot_ps(sign, x);
+            let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(size, _mm256_set1_ps(f32::MIN_POSITIVE));
+            _mm256_and_ps(x, _mm256_or_ps(normal, sign))
+        }
+    }
+
+    /// The even and the odd ones of sixteen bf16.
+    #[inline(always)]
+    unsafe fn split(x: __m256i) -> [__m256; 2] {
+        // SAFETY: callers are compiled for AVX2
+        unsafe {
+            let odd = _mm256_and_si256(x, _mm256_set1_epi32(-0x1_0000));
+            [flush(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))), flush(_mm256_castsi256_ps(odd))]
+        }
+    }
+
+    // SAFETY (all blocks below): `Simd`'s contract: the processor has the instruction set, pointers are valid
+    impl Pairs<Self> for Avx2 {
+        type P = [__m256i; 2];
+
+        #[inline(always)]
+        unsafe fn load(from: *const u16) -> Self::P {
+            // SAFETY: see above
+            unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast())] }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut u16, values: Self::P) {
+            // SAFETY: see above
+            unsafe {
+                _mm256_storeu_si256(to.cast(), values[0]);
+                _mm256_storeu_si256(to.add(16).cast(), values[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn round(low: [__m256; 2], high: [__m256; 2]) -> Self::P {
+            // rounding is no part of any inner loop that is worth more than this
+            // SAFETY: see above; arrays of the same size
+            unsafe { std::mem::transmute(Scalar::round(std::mem::transmute(low), std::mem::transmute(high))) }
+        }
+        #[inline(always)]
+        unsafe fn dot(acc: [__m256; 2], a: Self::P, b: Self::P) -> [__m256; 2] {
+            // SAFETY: see above
+            unsafe {
+                let half = |acc, a, b| {
+                    let ([even_a, odd_a], [even_b, odd_b]) = (split(a), split(b));
+                    let odd = flush(_mm256_fmadd_ps(odd_a, odd_b, flush(acc)));
+                    flush(_mm256_fmadd_ps(even_a, even_b, odd))
+                };
+                [half(acc[0], a[0], b[0]), half(acc[1], a[1], b[1])]
+            }
+        }
+        #[inline(always)]
+        unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P {
+            // SAFETY: see above; arrays of the same size
+            unsafe { std::mem::transmute(Scalar::nibbles(std::mem::transmute(table), from)) }
+        }
+    }
+
+    /// For the bytes of a register, where in their 64-bit lane the eight bits start that hold the value of their 16-bit lane.
+    const STARTS: [u8; 64] = {
+        let mut starts = [0; 64];
+        let mut lane = 0;
+        while lane < 32 {
+            starts[2 * lane] = (lane % 16 * 4) as u8;
+            lane += 1;
+        }
+        starts
+    };
+
+    // SAFETY (all blocks below): as above; callers are compiled for AVX512-BF16
+    impl Pairs<Self> for Avx512 {
+        type P = __m512i;
+
+        #[inline(always)]
+        unsafe fn load(from: *const u16) -> __m512i {
+            // SAFETY: see above
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut u16, values: __m512i) {
+            // SAFETY: see above
+            unsafe { _mm512_storeu_si512(to.cast(), values) }
+        }
+        #[inline(always)]
+        unsafe fn round(low: __m512, high: __m512) -> __m512i {
+            // SAFETY: see above
+            unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+        }
+        #[inline(always)]
+        unsafe fn dot(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+            // SAFETY: see above
+            unsafe { _mm512_dpbf16_ps(acc, std::mem::transmute(a), std::mem::transmute(b)) }
+        }
+        #[inline(always)]
+        unsafe fn nibbles(table: __m512i, from: *const u8) -> __m512i {
+            // SAFETY: see above; of every index five bits count, and the fifth chooses between halves that are alike
+            unsafe {
+                let low = _mm512_set1_epi64(from.cast::<i64>().read_unaligned());
+                let high = _mm512_set1_epi64(from.add(8).cast::<i64>().read_unaligned());
+                let words = _mm512_mask_blend_epi64(0xf0, low, high);
+                let codes = _mm512_multishift_epi64_epi8(std::mem::transmute(STARTS), words);
+                _mm512_permutexvar_epi16(codes, table)
+            }
+        }
+    }
+}
