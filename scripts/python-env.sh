@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the Python environment of the fixtures and slow tests: torch on the CPU, transformers, gguf, safetensors, all pinned.
+# Makes the Python environment of the fixtures and slow tests: torch and MLX on the CPU, transformers, gguf, all pinned.
 #
 #     scripts/python-env.sh [--light] [DIR]        DIR is .venv in the repository by default
 #
@@ -39,13 +39,18 @@ Jinja2==3.1.6
 markdown-it-py==4.3.0
 MarkupSafe==3.0.4
 mdurl==0.1.2
+mlx==0.32.4
+mlx-cpu==0.32.4; sys_platform == "linux"
+mlx-lm==0.32.2
 mpmath==1.3.0
 networkx==3.6.1
 packaging==26.3
+protobuf==7.36.2
 Pygments==2.21.0
 regex==2026.11.15
 rich==15.0.0
 safetensors==0.8.0
+sentencepiece==0.2.3
 shellingham==1.5.4
 sympy==1.14.0
 torch==2.15.0
@@ -106,8 +111,8 @@ if [ -z "$light" ]; then
         command -v gcc >/dev/null && command -v readelf >/dev/null || apt_get gcc binutils
         "$dir/bin/python" "$scripts/torch_cpu_stubs.py" "$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/torch/lib"
     fi
-    "$dir/bin/python" -c 'import torch, transformers; torch.ones(2) @ torch.ones(2)' ||
-        die "torch does not import from $dir" "remove $dir and run this again"
+    "$dir/bin/python" -c 'import mlx_lm, torch, transformers; torch.ones(2) @ torch.ones(2)' ||
+        die "torch or MLX does not import from $dir" "remove $dir and run this again"
 fi
 echo "$stamp" >"$dir/.tbshard-pins"
 say "$dir is ready"

@@ -51,9 +51,10 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo|cluster|lab|ssh)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo|cluster|lab|quantise|ssh)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
+suite quantise 300 cargo nextest run -E 'test(/^quantise::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
 suite shares 200 cargo nextest run -E 'test(/^shares::/)'
 suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
@@ -77,7 +78,7 @@ if [ -n "$full" ]; then
   suite model 300 bash -c "scripts/get-smollm2.sh > '$target/smollm2.path'"
   TBSHARD_SMOLLM2=$(tail -n 1 "$target/smollm2.path")
   export TBSHARD_SMOLLM2 TBSHARD_PYTHON="$PWD/.venv/bin/python"
-  suite slow 300 cargo nextest run -E 'test(/^slow::/)'
+  suite slow 600 cargo nextest run -E 'test(/^slow::/)'
   TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(/^fuzz::/)'
   suite release 900 cargo build --release
   suite readme-demo 60 bash -c "'$target/release/tbshard' generate | tee >(cat >&2) | grep -q 'The end'"

@@ -19,6 +19,7 @@ mod kernels;
 mod lab;
 mod layers;
 mod models;
+mod quantise;
 mod ranks;
 mod shares;
 mod slow;

@@ -1,6 +1,8 @@
 //! A real model against transformers on the same weights. Needs `TBSHARD_SMOLLM2` (what scripts/get-smollm2.sh prints)
 //! and `TBSHARD_PYTHON` (an interpreter of scripts/python-env.sh); skipped without.
 
+mod mlx;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -14,9 +14,11 @@ use crate::backend::{Arithmetic, Cpu};
 use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Sampling};
 use crate::error::{Context, Error, Result};
+use crate::models::mlx::copied_files;
 use crate::models::{Blueprint, catalogue, demo, parse_json};
 use crate::partition::Plan;
 use crate::text::{Template, Tokenizer};
+use crate::weights::Coding;
 
 /// Positions a context has when `--ctx` does not say: as many as the model was made for, but not more than this.
 const DEFAULT_CONTEXT: usize = 32 * 1024;
@@ -42,6 +44,9 @@ pub(super) struct ModelArgs {
     /// Run only the first K layers (with --weights random)
     #[arg(long, value_name = "K", help_heading = "Model")]
     pub(super) layers: Option<usize>,
+    /// Quantise the weights while loading: BITS, BITS:GROUP, mxfp4, mxfp8 or nvfp4, as `tbshard quantize` would
+    #[arg(long, value_name = "BITS", value_parser = coding, help_heading = "Model")]
+    pub(super) quantize: Option<Coding>,
     /// Positions of the context: prompt and answer together [default: the model's, at most 32768]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(super) ctx: Option<usize>,
@@ -109,6 +114,17 @@ enum Found {
 }
 
 impl ModelArgs {
+    /// A checkpoint as it is.
+    pub(super) fn of(model: Option<String>, revision: Option<String>, threads: Option<usize>, quiet: bool) -> Self {
+        let (weights, layers, quantize, ctx) = (Weights::Checkpoint, None, None, None);
+        Self { model, revision, weights, layers, quantize, ctx, threads, quiet }
+    }
+
+    /// Whether nothing needs to be downloaded.
+    pub(super) fn is_here(&self) -> bool {
+        self.is_demo() || self.model.as_ref().is_some_and(|name| Path::new(name).exists())
+    }
+
     /// How many threads run the model.
     pub(super) fn threads(&self) -> Result<usize> {
         match self.threads {
@@ -127,11 +143,10 @@ impl ModelArgs {
     /// The model and what is not usual about its weights, for a table.
     pub(super) fn label(&self) -> String {
         let name = self.model.clone().unwrap_or_else(|| demo::NAME.to_owned());
-        match (self.weights, self.layers) {
-            (Weights::Checkpoint, _) => name,
-            (Weights::Random, None) => format!("{name} (random)"),
-            (Weights::Random, Some(layers)) => format!("{name} (random, {layers} layers)"),
-        }
+        let layers = self.layers.map(|layers| format!("{layers} layers"));
+        let random = (self.weights == Weights::Random).then(|| "random".to_owned());
+        let notes: Vec<String> = [random, layers, self.quantize.map(coding_name)].into_iter().flatten().collect();
+        if notes.is_empty() { name } else { format!("{name} ({})", notes.join(", ")) }
     }
 
     /// Whether this is the model that the binary carries.
@@ -221,6 +236,10 @@ impl ModelArgs {
             }
             (Found::Entry(entry), _) => (random(&entry.config).context(&entry.name)?, defaults_of(entry)?),
         };
+        let blueprint = match self.quantize {
+            Some(coding) => blueprint.quantised(coding, self.threads()?)?,
+            None => blueprint,
+        };
         Ok(Opened { blueprint, defaults, found })
     }
 
@@ -233,7 +252,49 @@ impl ModelArgs {
     }
 }
 
+/// Reads what `--quantize` is given.
+fn coding(text: &str) -> std::result::Result<Coding, String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no number"));
+    let named = match text.split_once(':') {
+        _ if text.starts_with(|first: char| first.is_ascii_alphabetic()) => Coding::named(text, None, None),
+        Some((bits, group)) => Coding::named("affine", Some(number(bits)?), Some(number(group)?)),
+        None => Coding::named("affine", Some(number(text)?), None),
+    };
+    named.map_err(|error| format!("{error}: {}", error.hint_text().unwrap_or_default()))
+}
+
+/// What [`coding`] reads as `coding`, with the word bits where there are some.
+fn coding_name(coding: Coding) -> String {
+    match coding {
+        Coding::Affine { bits, group } => format!("{bits} bits, groups of {group}"),
+        other => other.mode().to_owned(),
+    }
+}
+
 impl Opened {
+    /// The directory of the model, where it is in one.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.found {
+            Found::Directory(dir) => Some(dir),
+            Found::Demo | Found::Entry(_) => None,
+        }
+    }
+
+    /// What goes with the weights wherever they go: names and contents.
+    pub(super) fn copied_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        match &self.found {
+            Found::Directory(dir) => copied_files(dir),
+            Found::Demo => Ok([
+                ("chat_template.jinja", demo::TEMPLATE.as_bytes()),
+                ("generation_config.json", demo::GENERATION.as_bytes()),
+                ("tokenizer.json", demo::TOKENIZER),
+            ]
+            .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
+            .into()),
+            Found::Entry(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Positions of the context.
     pub(super) fn context(&self, args: &ModelArgs) -> usize {
         args.ctx.unwrap_or(self.blueprint.geometry.context.min(DEFAULT_CONTEXT))

@@ -18,6 +18,7 @@ mod models;
 mod others;
 mod probe;
 mod prompt;
+mod quantize;
 mod rank;
 mod ranks;
 mod relay;
@@ -64,6 +65,8 @@ enum Command {
     Score(score::Args),
     /// Measure speed.
     Bench(bench::Args),
+    /// Write a model in fewer bits, as mlx_lm does.
+    Quantize(quantize::Args),
     /// List the models that have a short name.
     Models(models::Args),
     /// Run any program on every host of a cluster, as the ranks of one run.
@@ -147,6 +150,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
         Command::Chat(args) => chat::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Launch(args) => launch::run(&args),
         Command::Doctor(args) => doctor::run(&args),

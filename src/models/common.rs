@@ -238,6 +238,11 @@ impl Common {
         self
     }
 
+    /// Whether the head is the embedding.
+    pub(super) fn is_tied(&self) -> bool {
+        self.tie_word_embeddings
+    }
+
     /// Rotates a quarter of a head where the config does not say how much.
     pub(super) fn rotating_a_quarter(mut self) -> Self {
         self.partial_rotary_factor.get_or_insert(0.25);

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::common::{Common, bad_config, check_size, read};
+use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, Decoder, Loader, Mlp};
@@ -58,5 +59,9 @@ impl Architecture for Llama {
 
     fn skipped(&self) -> Vec<&'static str> {
         Vec::new()
+    }
+
+    fn mlx(&self) -> Conventions {
+        Conventions { tied: self.common.is_tied(), norms_last: true, ..Conventions::PLAIN }
     }
 }

@@ -5,6 +5,7 @@ mod common;
 pub mod demo;
 mod hybrid;
 mod llama;
+pub mod mlx;
 mod model;
 mod quantisation;
 mod qwen3;
@@ -32,6 +33,9 @@ pub trait Architecture: Send + Sync {
 
     /// Prefixes of tensors that a text decoder leaves alone knowingly (vision, multi-token prediction).
     fn skipped(&self) -> Vec<&'static str>;
+
+    /// What mlx_lm does with it when it converts it.
+    fn mlx(&self) -> mlx::Conventions;
 }
 
 /// The sizes of a model that callers need.

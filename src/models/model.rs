@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::common::bad_config;
+use super::mlx::{Conversion, Files, Progress, Quantised, Target};
 use super::quantisation::Quantisation;
 use super::{Architecture, Geometry, demo, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader, refuse_unused};
 use crate::partition::{Group, Layout, Plan, Sizes};
-use crate::weights::{Checkpoint, Formats, Mlx, Outline, Random, Share, Source, SourceKind};
+use crate::weights::{Checkpoint, Coding, Formats, Mlx, Outline, Random, Share, Source, hex};
 
 /// A model before it is loaded: what it is, and where its weights are.
 pub struct Blueprint {
@@ -19,6 +21,7 @@ pub struct Blueprint {
     /// SHA-256 of config, file names, sizes and headers: equal on ranks that read the same model.
     pub digest: String,
     architecture: Box<dyn Architecture>,
+    config: Value,
     source: Box<dyn Source>,
     // the directory, where there is one
     place: String,
@@ -110,7 +113,48 @@ impl Blueprint {
 
     fn of(config: &Value, source: Box<dyn Source>, digest: String, place: String) -> Result<Self> {
         let architecture = read_config(config)?;
-        Ok(Self { geometry: architecture.geometry(), digest, architecture, source, place })
+        let (geometry, config) = (architecture.geometry(), config.clone());
+        Ok(Self { geometry, digest, architecture, config, source, place })
+    }
+
+    /// What it becomes when all matrices that can be are quantised by `coding`. Nothing is read but headers.
+    ///
+    /// # Errors
+    /// If it is quantised already, or as [`Blueprint::load`].
+    pub fn conversion(&self, coding: Coding) -> Result<Conversion> {
+        let architecture = self.architecture.as_ref();
+        Conversion::new(architecture, &self.config, self.source.as_ref(), coding).context(&self.place)
+    }
+
+    /// The same model, quantised by `coding` while it is loaded: its logits have the bits of the directory that
+    /// [`Blueprint::convert`] would write. `threads` work on it.
+    ///
+    /// # Errors
+    /// As [`Blueprint::conversion`].
+    pub fn quantised(self, coding: Coding, threads: usize) -> Result<Self> {
+        let conversion = self.conversion(coding)?;
+        let mut hash = Sha256::new();
+        hash.update(&self.digest);
+        hash.update(conversion.describe());
+        let source = Box::new(Quantised::new(self.source, conversion, threads));
+        Ok(Self { source, digest: hex(hash), ..self })
+    }
+
+    /// Writes the model to a directory as `conversion` has it; `dir` is where it is, and `copied` are its files that need
+    /// no conversion. Returns the number of files with weights, and of those that an earlier attempt had finished.
+    ///
+    /// # Errors
+    /// As [`Conversion::write`].
+    pub fn convert(
+        &self,
+        conversion: &Conversion,
+        dir: Option<&Path>,
+        copied: Vec<(String, Vec<u8>)>,
+        target: Target<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(usize, usize)> {
+        let files = Files { config: self.config.clone(), copied };
+        conversion.write(self.source.as_ref(), (dir, &self.digest), &files, target, progress)
     }
 
     /// Plans its ranks so that none holds more than `layout` allows, with room for the state of `pages` pages of the KV
@@ -175,7 +219,7 @@ impl Blueprint {
                 Some(layer) => sizes.layers[layer] += piece.bytes(),
                 None if !piece.looked_up => sizes.last += piece.bytes(),
                 // of a mapped table only the pages that are looked up come into memory
-                None if self.source.kind() == SourceKind::Invented => sizes.first += piece.bytes(),
+                None if self.source.kind().is_in_memory() => sizes.first += piece.bytes(),
                 None => {}
             }
         }

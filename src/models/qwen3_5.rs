@@ -5,9 +5,19 @@ use serde_json::Value;
 
 use super::common::{MoeKeys, bad_config, check_size, read};
 use super::hybrid::Hybrid;
+use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig};
+
+/// How the names of a wrapped text model begin.
+const WRAPPED: &str = "model.language_model.";
+
+/// A wrapped model's names on the hub and in MLX.
+const WRAPPED_NAMES: [(&str, &str); 2] = [(WRAPPED, "language_model.model."), ("lm_head.", "language_model.lm_head.")];
+
+/// Those of the text model alone.
+const TEXT_NAMES: [(&str, &str); 2] = [("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")];
 
 #[derive(Debug, Deserialize)]
 struct Qwen35 {
@@ -45,7 +55,7 @@ fn unwrap(config: &Value, moe: bool) -> Result<Box<dyn Architecture>> {
     let Some(text) = config.get("text_config").filter(|text| text.is_object()) else {
         return Err(bad_config("there is no table `text_config`".to_owned()));
     };
-    parse(text, "model.language_model.", config.get("tie_word_embeddings").and_then(Value::as_bool), moe)
+    parse(text, WRAPPED, config.get("tie_word_embeddings").and_then(Value::as_bool), moe)
 }
 
 fn parse(text: &Value, prefix: &'static str, tied: Option<bool>, moe: bool) -> Result<Box<dyn Architecture>> {
@@ -96,5 +106,23 @@ impl Architecture for Qwen35 {
 
     fn skipped(&self) -> Vec<&'static str> {
         vec!["model.visual.", "mtp.", "vision_tower.", "language_model.mtp."]
+    }
+
+    fn mlx(&self) -> Conventions {
+        let (prefixes, wrapper) = match (self.prefix, &self.moe) {
+            (WRAPPED, _) => (&WRAPPED_NAMES, None),
+            (_, Some(_)) => (&TEXT_NAMES, Some("qwen3_5_moe")),
+            (_, None) => (&TEXT_NAMES, Some("qwen3_5")),
+        };
+        Conventions {
+            prefixes,
+            centre: Centre::One,
+            tied: self.hybrid.common.is_tied(),
+            fine_routers: self.moe.is_some(),
+            keeps_a_log: true,
+            norms_last: false,
+            // mlx_lm knows the text model only inside the wrapper
+            wrapper,
+        }
     }
 }

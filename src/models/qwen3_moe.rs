@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::common::{Common, MoeKeys, check_size, read};
+use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, Decoder, FeedForward, Loader, Mlp, Moe, MoeConfig};
@@ -56,5 +57,9 @@ impl Architecture for Qwen3Moe {
 
     fn skipped(&self) -> Vec<&'static str> {
         Vec::new()
+    }
+
+    fn mlx(&self) -> Conventions {
+        Conventions { tied: self.common.is_tied(), fine_routers: true, ..Conventions::PLAIN }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::common::{MoeKeys, check_size, read};
 use super::hybrid::Hybrid;
+use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig};
@@ -59,5 +60,10 @@ impl Architecture for Qwen3Next {
 
     fn skipped(&self) -> Vec<&'static str> {
         vec!["mtp.", "language_model.mtp."]
+    }
+
+    fn mlx(&self) -> Conventions {
+        let tied = self.hybrid.common.is_tied();
+        Conventions { centre: Centre::One, tied, fine_routers: true, ..Conventions::PLAIN }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::partition::{Group, Plan, Seat};
-use crate::weights::{Coding, Matrix, Piece, Share, Slice, Source, SourceKind, slices};
+use crate::weights::{Coding, Matrix, Piece, Share, Slice, Source, slices};
 
 /// Loads the tensors of one model.
 pub struct Loader<'a> {
@@ -74,7 +74,7 @@ impl<'a> Loader<'a> {
 
     /// Whether norms around one are stored with the one added.
     pub fn norms_hold_one(&self) -> bool {
-        self.source.kind() == SourceKind::Mlx
+        self.source.kind().norms_hold_one()
     }
 
     /// Columns that may not be cut in the matrix `name` (`[out_features, in_features]`), where `unit` of them belong

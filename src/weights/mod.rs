@@ -9,7 +9,9 @@ mod mlx;
 mod numbers;
 mod outline;
 mod packed;
+mod quantise;
 mod random;
+mod shard;
 mod share;
 mod stored;
 
@@ -22,6 +24,8 @@ pub use mlx::{Formats, Mlx};
 pub use numbers::Numbers;
 pub use outline::Outline;
 pub use packed::{Coding, Packed};
+pub use quantise::{Codes, narrow, quantise, round_to, widen, widened_type};
 pub use random::Random;
+pub use shard::{NewShard, NewTensor, remove_partial, shard_bytes, write_file};
 pub use share::{Piece, Share};
 pub use stored::{Dtype, Source, SourceKind, Stored, TensorInfo};

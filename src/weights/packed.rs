@@ -1,13 +1,14 @@
 //! Weights of 2 to 8 bits in groups that share a scale: MLX's affine formats, MXFP4, MXFP8 (OCP MX 1.0) and NVFP4.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::numbers::Numbers;
 use super::stored::Dtype;
 use crate::error::{Error, Result};
 
 /// How a packed weight is coded. A row's values lie LSB first in 32-bit words; consecutive columns form the groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Coding {
     /// scale · q + bias with q unsigned: a scale and a bias (F32, F16 or Bf16) a group.
     Affine {

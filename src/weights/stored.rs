@@ -38,6 +38,18 @@ impl Dtype {
         }
     }
 
+    /// The name that a safetensors header has for it.
+    pub(super) fn file_name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Fp8 => "F8_E4M3",
+            Self::U8 => "U8",
+            Self::U32 => "U32",
+        }
+    }
+
     /// The type that a safetensors header names, if weights can be in it.
     pub(super) fn of_file(dtype: FileDtype) -> Option<Self> {
         match dtype {
@@ -143,8 +155,22 @@ pub enum SourceKind {
     Hub,
     /// A checkpoint as mlx_lm writes it: norms around one are stored with the one added.
     Mlx,
-    /// Tensors are made in memory, so that one costs its whole size even if only a few rows are looked up.
+    /// Tensors of invented values, made in memory.
     Invented,
+    /// As mlx_lm would write it, made in memory from another source.
+    Quantised,
+}
+
+impl SourceKind {
+    /// Whether norms around one are stored with the one added.
+    pub fn norms_hold_one(self) -> bool {
+        matches!(self, Self::Mlx | Self::Quantised)
+    }
+
+    /// Whether a tensor costs its whole size even if only a few rows are looked up.
+    pub fn is_in_memory(self) -> bool {
+        matches!(self, Self::Invented | Self::Quantised)
+    }
 }
 
 /// A set of named tensors.

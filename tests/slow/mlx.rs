@@ -1,0 +1,122 @@
+//! What `tbshard quantize` writes against what mlx_lm writes, and mlx_lm on what it writes. Needs `TBSHARD_PYTHON`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{ids, set};
+use crate::quantise::{goldens, quantized, read_json, tensors};
+use crate::support;
+
+/// Runs scripts/mlx_reference.py.
+fn mlx(python: &Path, args: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mlx_reference.py");
+    let output = Command::new(python).arg(script).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Tiny checkpoints that mlx_lm can convert: of the oracle if it is there, because their layers are wide enough for groups.
+fn checkpoints() -> Vec<PathBuf> {
+    let names = ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"];
+    let committed = support::fixtures().join("tiny");
+    match support::oracle() {
+        Some(oracle) => names.map(|name| oracle.join("tiny").join(name)).into_iter().chain([committed.join("llama")]).collect(),
+        None => ["llama", "qwen2", "qwen3", "qwen3_5"].map(|name| committed.join(name)).to_vec(),
+    }
+}
+
+/// config.json without what mlx_lm changes in passing: it calls `rope_type` by its older name.
+fn config(dir: &Path) -> Value {
+    let mut config = read_json(dir, "config.json");
+    if let Some(rope) = config.pointer_mut("/text_config/rope_parameters").and_then(Value::as_object_mut) {
+        if let Some(kind) = rope.shift_remove("type") {
+            rope.entry("rope_type").or_insert(kind);
+        }
+    }
+    config
+}
+
+/// Converts `source` in both programs and compares all they wrote but tokenizers and the layout of files.
+fn compare(python: &Path, source: &Path, (mode, bits, group): (&str, &str, &str)) -> usize {
+    let out = TempDir::new().unwrap();
+    let (ours, theirs) = (out.path().join("ours"), out.path().join("theirs"));
+    mlx(python, &["convert", source.to_str().unwrap(), theirs.to_str().unwrap(), mode, bits, group]);
+    quantized(source, &ours, &["--mode", mode, "--bits", bits, "--group", group]);
+    let place = format!("{} {mode} {bits} {group}", source.display());
+    let [a, b] = [&ours, &theirs].map(|dir| tensors(dir));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{place}");
+    for (name, tensor) in &a {
+        assert!(tensor.0 == b[name].0 && tensor.1 == b[name].1, "{place}: {name}");
+        assert!(tensor.2 == b[name].2, "{place}: the bytes of {name}");
+    }
+    assert_eq!(config(&ours), config(&theirs), "{place}");
+    let table = |dir: &Path| read_json(dir, "config.json")["quantization"].to_string();
+    assert_eq!(table(&ours), table(&theirs), "{place}");
+    let index = "model.safetensors.index.json";
+    assert_eq!(read_json(&ours, index), read_json(&theirs, index), "{place}");
+    a.len()
+}
+
+#[test]
+fn rows_by_the_million_become_mlx_s_bytes() {
+    let Some(python) = set("TBSHARD_PYTHON") else { return };
+    let out = TempDir::new().unwrap();
+    let file = out.path().join("rows.safetensors");
+    mlx(&python, &["rows", "11", file.to_str().unwrap()]);
+    let bytes = std::fs::read(&file).unwrap();
+    let (compared, wrong) = goldens::differences(&SafeTensors::deserialize(&bytes).unwrap(), 128);
+    println!("{compared} bytes");
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(compared > 10_000_000, "{compared}");
+}
+
+#[test]
+fn checkpoints_are_mlx_lm_s_byte_for_byte() {
+    let Some(python) = set("TBSHARD_PYTHON") else { return };
+    let settings = [("affine", "4", "64"), ("affine", "3", "32"), ("affine", "8", "128"), ("mxfp8", "8", "32")];
+    for source in checkpoints() {
+        let counts: Vec<usize> = settings.iter().map(|settings| compare(&python, &source, *settings)).collect();
+        println!("{}: {counts:?} tensors", source.display());
+    }
+}
+
+#[test]
+fn a_real_model_is_mlx_lm_s_byte_for_byte() {
+    let (Some(model), Some(python)) = (set("TBSHARD_SMOLLM2"), set("TBSHARD_PYTHON")) else { return };
+    println!("{} tensors", compare(&python, &model, ("affine", "4", "64")));
+}
+
+#[test]
+fn mlx_lm_loads_what_we_write_and_agrees() {
+    let Some(python) = set("TBSHARD_PYTHON") else { return };
+    let mut sources = checkpoints();
+    // what mlx_lm does not read itself: FP8, and the bare text model
+    sources.extend(["qwen3_5_moe-fp8", "qwen3_5_text", "qwen3_moe-fp8"].map(|name| support::fixtures().join("tiny").join(name)));
+    let tokens = ids(&(0..24).map(|i| (i * i * 7 + 3 * i + 1) % 290).collect::<Vec<u32>>());
+    for source in sources {
+        for settings in [["affine", "4", "32"], ["nvfp4", "4", "16"]] {
+            let out = TempDir::new().unwrap();
+            let dir = out.path().join("model");
+            quantized(&source, &dir, &["--mode", settings[0], "--bits", settings[1], "--group", settings[2]]);
+            let [ours, theirs] = ["ours", "theirs"].map(|name| out.path().join(format!("{name}.safetensors")));
+            let [model, a, b] = [&dir, &ours, &theirs].map(|path| path.to_str().unwrap());
+            let scored = crate::cli::command(&["score", "--model", model, "--prompt-tokens", &tokens, "--logits", a]).output();
+            assert!(scored.unwrap().status.success());
+            mlx(&python, &["logits", model, &tokens, b]);
+            let read = |path: &Path| -> Vec<f32> {
+                let bytes = std::fs::read(path).unwrap();
+                let tensors = SafeTensors::deserialize(&bytes).unwrap();
+                let data = tensors.tensor("logits").unwrap().data().to_vec();
+                data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+            };
+            let (ours, theirs) = (read(&ours), read(&theirs));
+            assert_eq!(ours.len(), theirs.len());
+            let delta = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{} {settings:?}: max |Δ| {delta:.1e}", source.display());
+            assert!(delta < 2e-3, "{} {settings:?}: {delta}", source.display());
+        }
+    }
+}
