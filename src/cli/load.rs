@@ -117,7 +117,7 @@ impl ModelArgs {
     /// A checkpoint as it is.
     pub(super) fn of(model: Option<String>, revision: Option<String>, threads: Option<usize>, quiet: bool) -> Self {
         let (weights, layers, quantize, ctx) = (Weights::Checkpoint, None, None, None);
-        Self { model, revision, weights, layers, quantize, ctx, threads, quiet }
+        Self { model, revision, weights, layers, quantize, ctx, threads, quiet, arithmetic: Rounding::Exact }
     }
 
     /// Whether nothing needs to be downloaded.
