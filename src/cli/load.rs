@@ -45,9 +45,9 @@ pub(super) struct ModelArgs {
     /// Positions of the context: prompt and answer together [default: the model's, at most 32768]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(super) ctx: Option<usize>,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", help_heading = "Model")]
-    pub(super) threads: Option<usize>,
+    /// Sequences that run at once
+    #[arg(skip = 1usize)]
+    pub(super) sequences: usize,
     /// Show no progress and no statistics
     #[arg(long, short, help_heading = "Output")]
     pub(super) quiet: bool,
@@ -69,8 +69,17 @@ pub(super) struct Loaded {
     pub(super) template: Option<Template>,
     pub(super) defaults: Defaults,
     directory: Option<PathBuf>,
+    /// Threads of this rank.
+    pub(super) threads: usize,
     /// The other ranks, if there are any.
     pub(super) others: Option<Others>,
+}
+
+/// What turns text into tokens, as far as there is something.
+pub(super) struct Texts {
+    tokenizer: Option<Tokenizer>,
+    template: Option<Template>,
+    directory: Option<PathBuf>,
 }
 
 /// A model that was found and not loaded yet.
@@ -87,22 +96,24 @@ enum Found {
     Entry(Box<catalogue::Entry>),
 }
 
-impl ModelArgs {
-    /// How many threads run the model.
-    pub(super) fn threads(&self) -> Result<usize> {
-        match self.threads {
-            Some(0) => {
-                Err(Error::usage("--threads 0 leaves nobody to work").hint("without --threads every core is used"))
-            }
-            Some(threads) if threads > MAX_THREADS => {
-                let error = Error::usage(format!("--threads {threads} is more than {MAX_THREADS}"));
-                Err(error.hint("without --threads every core is used"))
-            }
-            Some(threads) => Ok(threads),
-            None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)),
+/// `--threads`, if it can be.
+pub(super) fn threads(asked: Option<usize>) -> Result<Option<usize>> {
+    let hint = "without --threads every core is used";
+    match asked {
+        Some(0) => Err(Error::usage("--threads 0 leaves nobody to work").hint(hint)),
+        Some(threads) if threads > MAX_THREADS => {
+            Err(Error::usage(format!("--threads {threads} is more than {MAX_THREADS}")).hint(hint))
         }
+        asked => Ok(asked),
     }
+}
 
+/// The threads of a process that has all cores to itself.
+pub(super) fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+impl ModelArgs {
     /// The model and what is not usual about its weights, for a table.
     pub(super) fn label(&self) -> String {
         let name = self.model.clone().unwrap_or_else(|| demo::NAME.to_owned());
@@ -193,22 +204,26 @@ impl ModelArgs {
                 (blueprint, Defaults::from_values(&generation, &config)?)
             }
             (Found::Directory(dir), Weights::Checkpoint) => (Blueprint::open(dir)?, Defaults::open(dir)?),
-            (Found::Directory(dir), Weights::Random) => {
-                let path = dir.join("config.json");
-                let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-                (random(&parse_json(&path, &text)?)?, Defaults::open(dir)?)
-            }
+            (Found::Directory(dir), Weights::Random) => (random(&config_of(dir)?)?, Defaults::open(dir)?),
             (Found::Entry(entry), _) => (random(&entry.config).context(&entry.name)?, defaults_of(entry)?),
         };
         Ok(Opened { blueprint, defaults, found })
     }
 
-    /// Loads the model with room for one sequence.
-    pub(super) fn load(&self) -> Result<Loaded> {
-        let threads = self.threads()?;
+    /// Finds the model once and for all: what lies in a directory, the hub's cache too, is called by it from now on.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if let Some(dir) = self.open()?.directory().and_then(Path::to_str) {
+            (self.model, self.revision) = (Some(dir.to_owned()), None);
+        }
+        Ok(())
+    }
+
+    /// Loads the model on this rank alone, with `threads` threads or all cores.
+    pub(super) fn load(&self, threads: Option<usize>) -> Result<Loaded> {
         let opened = self.open()?;
         let plan = Plan::solo(opened.blueprint.geometry.layers);
-        opened.load(self, &plan, Ranks::solo(), threads, &|_| ())
+        let texts = opened.texts()?;
+        opened.load(texts, self, &plan, Ranks::solo(), threads.unwrap_or_else(all_cores), &|_| ())
     }
 }
 
@@ -218,9 +233,44 @@ impl Opened {
         args.ctx.unwrap_or(self.blueprint.geometry.context.min(DEFAULT_CONTEXT))
     }
 
-    /// Loads what this rank of `ranks` owns, with room for one sequence; `loading` is told how many percent are there.
+    /// Its config.json.
+    pub(super) fn config(&self) -> Result<Value> {
+        match &self.found {
+            Found::Demo => parse_json(demo::NAME.as_ref(), demo::CONFIG.as_bytes()),
+            Found::Directory(dir) => config_of(dir),
+            Found::Entry(entry) => Ok(entry.config.clone()),
+        }
+    }
+
+    /// The directory that it lies in, if it is in files.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.found {
+            Found::Directory(dir) => Some(dir),
+            Found::Demo | Found::Entry(_) => None,
+        }
+    }
+
+    /// Reads the tokenizer and the chat template.
+    pub(super) fn texts(&self) -> Result<Texts> {
+        Ok(match &self.found {
+            Found::Demo => {
+                let template = Template::from_source(demo::TEMPLATE, &[])?;
+                let tokenizer = Tokenizer::from_bytes(demo::TOKENIZER)?;
+                Texts { tokenizer: Some(tokenizer), template: Some(template), directory: None }
+            }
+            // a model without a tokenizer can still be given token ids
+            Found::Directory(dir) => {
+                let tokenizer = Tokenizer::is_in(dir).then(|| Tokenizer::open(dir)).transpose()?;
+                Texts { tokenizer, template: Template::open(dir)?, directory: Some(dir.clone()) }
+            }
+            Found::Entry(_) => Texts { tokenizer: None, template: None, directory: None },
+        })
+    }
+
+    /// Loads what this rank of `ranks` owns; `loading` is told how many percent are there.
     pub(super) fn load(
         self,
+        texts: Texts,
         args: &ModelArgs,
         plan: &Plan,
         ranks: Ranks,
@@ -228,7 +278,7 @@ impl Opened {
         loading: Loading<'_>,
     ) -> Result<Loaded> {
         let context = self.context(args);
-        let Self { blueprint, defaults, found } = self;
+        let Self { blueprint, defaults, .. } = self;
         let bar = ui::bar(0, "loading {bar:20} {pos}/{len} layers", args.quiet);
         let progress = |done: usize, layers: usize| {
             bar.set_length(layers as u64);
@@ -245,21 +295,16 @@ impl Opened {
                 model.geometry.context
             ));
         }
-        let engine = Engine::with_ranks(model, Box::new(Cpu::new(threads)?), context, 1, ranks)?;
-        let (template, tokenizer, directory) = match found {
-            Found::Demo => {
-                let template = Template::from_source(demo::TEMPLATE, &[])?;
-                (Some(template), Some(Tokenizer::from_bytes(demo::TOKENIZER)?), None)
-            }
-            // a model without a tokenizer can still be given token ids
-            Found::Directory(dir) => {
-                let tokenizer = Tokenizer::is_in(&dir).then(|| Tokenizer::open(&dir)).transpose()?;
-                (Template::open(&dir)?, tokenizer, Some(dir))
-            }
-            Found::Entry(_) => (None, None, None),
-        };
-        Ok(Loaded { engine, tokenizer, template, defaults, directory, others: None })
+        let engine = Engine::with_ranks(model, Box::new(Cpu::new(threads)?), context, args.sequences, ranks)?;
+        let Texts { tokenizer, template, directory } = texts;
+        Ok(Loaded { engine, tokenizer, template, defaults, directory, threads, others: None })
     }
+}
+
+fn config_of(dir: &Path) -> Result<Value> {
+    let path = dir.join("config.json");
+    let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
+    parse_json(&path, &text)
 }
 
 fn defaults_of(entry: &catalogue::Entry) -> Result<Defaults> {
