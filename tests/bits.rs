@@ -77,6 +77,35 @@ fn alone_or_in_a_batch() {
 }
 
 #[test]
+fn prompts_of_any_lengths_are_prefilled_at_once() {
+    for dir in committed() {
+        let mut engine = support::engine(&dir, 3);
+        let prompts = [prompt(150, 1), prompt(33, 2), prompt(1, 3)];
+        let last = |engine: &mut Engine, tokens: &[u32]| {
+            let bits = logits(engine, tokens, 16);
+            bits[bits.len() / tokens.len() * (tokens.len() - 1)..].to_vec()
+        };
+        let alone: Vec<Vec<u32>> = prompts.iter().map(|tokens| last(&mut engine, tokens)).collect();
+        let mut sequences: Vec<_> = prompts.iter().map(|_| engine.start().unwrap()).collect();
+        let mut runs: Vec<(&mut tbshard::engine::Sequence, &[u32])> =
+            sequences.iter_mut().zip(&prompts).map(|(sequence, tokens)| (sequence, &tokens[..])).collect();
+        let mut told = Vec::new();
+        let together = engine.prefill_batch(&mut runs, &mut |done| {
+            told.push(done);
+            true
+        });
+        let together = together.unwrap().unwrap();
+        for (i, row) in together.rows_iter().enumerate() {
+            assert!(row.iter().map(|logit| logit.to_bits()).eq(alone[i].iter().copied()), "{} {i}", dir.display());
+        }
+        assert!(told.is_sorted() && told.len() > 1 && told.last() == Some(&184), "{told:?}");
+        assert_eq!(sequences.iter().map(|sequence| sequence.len()).collect::<Vec<_>>(), [150, 33, 1]);
+        let mut again: Vec<(&mut tbshard::engine::Sequence, &[u32])> = Vec::new();
+        assert!(engine.prefill_batch(&mut again, &mut |_| true).is_err());
+    }
+}
+
+#[test]
 fn any_thread_count_and_instruction_set() {
     let isas = Isa::available();
     println!("instruction sets: {isas:?}");

@@ -260,22 +260,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn bench_and_models_print_tables_and_json() {
-    let args = ["bench", "tokens-per-sec", "--model", "qwen3.6-27b-fp8", "--weights", "random", "--layers", "1"];
-    let quick = ["--pp", "4,8", "--tg", "2", "--reps", "2"];
-    if !cfg!(debug_assertions) {
-        let output = run(&[&args[..], &quick, &["-o", "json"]].concat());
-        assert_eq!(serde_json::from_str::<Value>(&stdout(&output)).unwrap().as_array().unwrap().len(), 3);
-    }
-    let small = ["bench", "tokens-per-sec", "--model", &tiny("qwen3_5-fp8"), "--weights", "random", "--layers", "2"];
-    let output = run(&[&small[..], &quick, &["-o", "json"]].concat());
-    let lines: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    let tests: Vec<_> = lines.as_array().unwrap().iter().map(|line| line["test"].as_str().unwrap()).collect();
-    assert_eq!(tests, ["pp4", "pp8", "tg2"]);
-    assert!(lines[0]["mean"].as_f64().unwrap() > 0.0 && lines[0]["tokens_per_second"].as_array().unwrap().len() == 2);
-    let output = run(&[&small[..], &quick].concat());
-    assert!(stdout(&output).contains(" pp8 |") && stdout(&output).contains(" ± "), "{}", stdout(&output));
-
+fn models_print_tables_and_json() {
     let listed: Value = serde_json::from_str(&stdout(&run(&["models", "--json"]))).unwrap();
     let named = |name: &str| listed.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone();
     assert_eq!(named("qwen3.6-27b")["supported"], true);

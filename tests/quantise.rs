@@ -82,7 +82,8 @@ pub fn hollow(layers: usize, hidden: usize, vocab: usize) -> TempDir {
     let inner = 3 * hidden;
     let mut shapes = vec![("model.embed_tokens.weight".to_owned(), vec![vocab, hidden])];
     for layer in 0..layers {
-        let mut add = |name: &str, shape: &[usize]| shapes.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        let mut add =
+            |name: &str, shape: &[usize]| shapes.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
         for (name, rows) in [("q", hidden), ("k", hidden / 2), ("v", hidden / 2), ("o", hidden)] {
             add(&format!("self_attn.{name}_proj"), &[rows, hidden]);
         }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Ask, answer, statistics};
 use super::caught::caught;
-use super::load::{Loaded, ModelArgs};
+use super::load::{Loaded, ModelArgs, threads};
 use super::prompt::{Prompt, parse_tokens, plain, read_text, render};
 use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
@@ -141,7 +141,7 @@ impl Args {
     fn verify(&self, loaded: &mut Loaded, tokens: Vec<u32>) -> Result<()> {
         let tokens = &tokens[..tokens.len().min(loaded.engine.context())];
         let here = digest(&mut loaded.engine, tokens)?;
-        let alone = digest(&mut self.model.load()?.engine, tokens)?;
+        let alone = digest(&mut self.model.load(threads(self.ranks.threads)?)?.engine, tokens)?;
         if here != alone {
             let error = format!("the logits of {} tokens differ from those of one rank: {here}, {alone}", tokens.len());
             return Err(Error::msg(error).hint("this is a bug, please report it with this command"));

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fault::LOADING;
+use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
 use super::{env, ui};
-use crate::backend::{Arithmetic, Cpu};
+use crate::backend::Cpu;
 use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Sampling};
 use crate::error::{Context, Error, Result};
@@ -53,39 +54,12 @@ pub(super) struct ModelArgs {
     /// How numbers are rounded: exact (f32 activations) or fast (operands of dense products in bf16)
     #[arg(long, value_enum, default_value_t = Rounding::Exact, help_heading = "Model")]
     pub(super) arithmetic: Rounding,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", help_heading = "Model")]
-    pub(super) threads: Option<usize>,
+    /// Sequences that run at once
+    #[arg(skip = 1usize)]
+    pub(super) sequences: usize,
     /// Show no progress and no statistics
     #[arg(long, short, help_heading = "Output")]
     pub(super) quiet: bool,
-}
-
-/// Where weights come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(super) enum Weights {
-    /// The model's own.
-    Checkpoint,
-    /// Invented, of the model's shapes.
-    Random,
-}
-
-/// How numbers are rounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(super) enum Rounding {
-    /// f32 activations, weights as exact as their format is.
-    Exact,
-    /// Both operands of dense matrix products rounded to bf16.
-    Fast,
-}
-
-impl From<Rounding> for Arithmetic {
-    fn from(rounding: Rounding) -> Self {
-        match rounding {
-            Rounding::Exact => Self::Exact,
-            Rounding::Fast => Self::Fast,
-        }
-    }
 }
 
 /// A model with all that came with it.
@@ -95,8 +69,17 @@ pub(super) struct Loaded {
     pub(super) template: Option<Template>,
     pub(super) defaults: Defaults,
     directory: Option<PathBuf>,
+    /// Threads of this rank.
+    pub(super) threads: usize,
     /// The other ranks, if there are any.
     pub(super) others: Option<Others>,
+}
+
+/// What turns text into tokens, as far as there is something.
+pub(super) struct Texts {
+    tokenizer: Option<Tokenizer>,
+    template: Option<Template>,
+    directory: Option<PathBuf>,
 }
 
 /// A model that was found and not loaded yet.
@@ -113,31 +96,33 @@ enum Found {
     Entry(Box<catalogue::Entry>),
 }
 
+/// `--threads`, if it can be.
+pub(super) fn threads(asked: Option<usize>) -> Result<Option<usize>> {
+    let hint = "without --threads every core is used";
+    match asked {
+        Some(0) => Err(Error::usage("--threads 0 leaves nobody to work").hint(hint)),
+        Some(threads) if threads > MAX_THREADS => {
+            Err(Error::usage(format!("--threads {threads} is more than {MAX_THREADS}")).hint(hint))
+        }
+        asked => Ok(asked),
+    }
+}
+
+/// The threads of a process that has all cores to itself.
+pub(super) fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
 impl ModelArgs {
     /// A checkpoint as it is.
-    pub(super) fn of(model: Option<String>, revision: Option<String>, threads: Option<usize>, quiet: bool) -> Self {
-        let (weights, layers, quantize, ctx) = (Weights::Checkpoint, None, None, None);
-        Self { model, revision, weights, layers, quantize, ctx, threads, quiet, arithmetic: Rounding::Exact }
+    pub(super) fn of(model: Option<String>, revision: Option<String>, quiet: bool) -> Self {
+        let (weights, arithmetic, sequences) = (Weights::Checkpoint, Rounding::Exact, 1);
+        Self { model, revision, weights, layers: None, quantize: None, ctx: None, arithmetic, sequences, quiet }
     }
 
     /// Whether nothing needs to be downloaded.
     pub(super) fn is_here(&self) -> bool {
         self.is_demo() || self.model.as_ref().is_some_and(|name| Path::new(name).exists())
-    }
-
-    /// How many threads run the model.
-    pub(super) fn threads(&self) -> Result<usize> {
-        match self.threads {
-            Some(0) => {
-                Err(Error::usage("--threads 0 leaves nobody to work").hint("without --threads every core is used"))
-            }
-            Some(threads) if threads > MAX_THREADS => {
-                let error = Error::usage(format!("--threads {threads} is more than {MAX_THREADS}"));
-                Err(error.hint("without --threads every core is used"))
-            }
-            Some(threads) => Ok(threads),
-            None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)),
-        }
     }
 
     /// The model and what is not usual about its weights, for a table.
@@ -229,57 +214,34 @@ impl ModelArgs {
                 (blueprint, Defaults::from_values(&generation, &config)?)
             }
             (Found::Directory(dir), Weights::Checkpoint) => (Blueprint::open(dir)?, Defaults::open(dir)?),
-            (Found::Directory(dir), Weights::Random) => {
-                let path = dir.join("config.json");
-                let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-                (random(&parse_json(&path, &text)?)?, Defaults::open(dir)?)
-            }
+            (Found::Directory(dir), Weights::Random) => (random(&config_of(dir)?)?, Defaults::open(dir)?),
             (Found::Entry(entry), _) => (random(&entry.config).context(&entry.name)?, defaults_of(entry)?),
         };
         let blueprint = match self.quantize {
-            Some(coding) => blueprint.quantised(coding, self.threads()?)?,
+            Some(coding) => blueprint.quantised(coding, all_cores())?,
             None => blueprint,
         };
         Ok(Opened { blueprint, defaults, found })
     }
 
-    /// Loads the model with room for one sequence.
-    pub(super) fn load(&self) -> Result<Loaded> {
-        let threads = self.threads()?;
+    /// Finds the model once and for all: what lies in a directory, the hub's cache too, is called by it from now on.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if let Some(dir) = self.open()?.directory().and_then(Path::to_str) {
+            (self.model, self.revision) = (Some(dir.to_owned()), None);
+        }
+        Ok(())
+    }
+
+    /// Loads the model on this rank alone, with `threads` threads or all cores.
+    pub(super) fn load(&self, threads: Option<usize>) -> Result<Loaded> {
         let opened = self.open()?;
         let plan = Plan::solo(opened.blueprint.geometry.layers);
-        opened.load(self, &plan, Ranks::solo(), threads, &|_| ())
-    }
-}
-
-/// Reads what `--quantize` is given.
-fn coding(text: &str) -> std::result::Result<Coding, String> {
-    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no number"));
-    let named = match text.split_once(':') {
-        _ if text.starts_with(|first: char| first.is_ascii_alphabetic()) => Coding::named(text, None, None),
-        Some((bits, group)) => Coding::named("affine", Some(number(bits)?), Some(number(group)?)),
-        None => Coding::named("affine", Some(number(text)?), None),
-    };
-    named.map_err(|error| format!("{error}: {}", error.hint_text().unwrap_or_default()))
-}
-
-/// What [`coding`] reads as `coding`, with the word bits where there are some.
-fn coding_name(coding: Coding) -> String {
-    match coding {
-        Coding::Affine { bits, group } => format!("{bits} bits, groups of {group}"),
-        other => other.mode().to_owned(),
+        let texts = opened.texts()?;
+        opened.load(texts, self, &plan, Ranks::solo(), threads.unwrap_or_else(all_cores), &|_| ())
     }
 }
 
 impl Opened {
-    /// The directory of the model, where it is in one.
-    pub(super) fn directory(&self) -> Option<&Path> {
-        match &self.found {
-            Found::Directory(dir) => Some(dir),
-            Found::Demo | Found::Entry(_) => None,
-        }
-    }
-
     /// What goes with the weights wherever they go: names and contents.
     pub(super) fn copied_files(&self) -> Result<Vec<(String, Vec<u8>)>> {
         match &self.found {
@@ -300,9 +262,44 @@ impl Opened {
         args.ctx.unwrap_or(self.blueprint.geometry.context.min(DEFAULT_CONTEXT))
     }
 
-    /// Loads what this rank of `ranks` owns, with room for one sequence; `loading` is told how many percent are there.
+    /// Its config.json.
+    pub(super) fn config(&self) -> Result<Value> {
+        match &self.found {
+            Found::Demo => parse_json(demo::NAME.as_ref(), demo::CONFIG.as_bytes()),
+            Found::Directory(dir) => config_of(dir),
+            Found::Entry(entry) => Ok(entry.config.clone()),
+        }
+    }
+
+    /// The directory that it lies in, if it is in files.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.found {
+            Found::Directory(dir) => Some(dir),
+            Found::Demo | Found::Entry(_) => None,
+        }
+    }
+
+    /// Reads the tokenizer and the chat template.
+    pub(super) fn texts(&self) -> Result<Texts> {
+        Ok(match &self.found {
+            Found::Demo => {
+                let template = Template::from_source(demo::TEMPLATE, &[])?;
+                let tokenizer = Tokenizer::from_bytes(demo::TOKENIZER)?;
+                Texts { tokenizer: Some(tokenizer), template: Some(template), directory: None }
+            }
+            // a model without a tokenizer can still be given token ids
+            Found::Directory(dir) => {
+                let tokenizer = Tokenizer::is_in(dir).then(|| Tokenizer::open(dir)).transpose()?;
+                Texts { tokenizer, template: Template::open(dir)?, directory: Some(dir.clone()) }
+            }
+            Found::Entry(_) => Texts { tokenizer: None, template: None, directory: None },
+        })
+    }
+
+    /// Loads what this rank of `ranks` owns; `loading` is told how many percent are there.
     pub(super) fn load(
         self,
+        texts: Texts,
         args: &ModelArgs,
         plan: &Plan,
         ranks: Ranks,
@@ -310,7 +307,7 @@ impl Opened {
         loading: Loading<'_>,
     ) -> Result<Loaded> {
         let context = self.context(args);
-        let Self { blueprint, defaults, found } = self;
+        let Self { blueprint, defaults, .. } = self;
         let bar = ui::bar(0, "loading {bar:20} {pos}/{len} layers", args.quiet);
         let progress = |done: usize, layers: usize| {
             bar.set_length(layers as u64);
@@ -328,21 +325,16 @@ impl Opened {
             ));
         }
         let cpu = Cpu::new(threads)?.computing(args.arithmetic.into());
-        let engine = Engine::with_ranks(model, Box::new(cpu), context, 1, ranks)?;
-        let (template, tokenizer, directory) = match found {
-            Found::Demo => {
-                let template = Template::from_source(demo::TEMPLATE, &[])?;
-                (Some(template), Some(Tokenizer::from_bytes(demo::TOKENIZER)?), None)
-            }
-            // a model without a tokenizer can still be given token ids
-            Found::Directory(dir) => {
-                let tokenizer = Tokenizer::is_in(&dir).then(|| Tokenizer::open(&dir)).transpose()?;
-                (Template::open(&dir)?, tokenizer, Some(dir))
-            }
-            Found::Entry(_) => (None, None, None),
-        };
-        Ok(Loaded { engine, tokenizer, template, defaults, directory, others: None })
+        let engine = Engine::with_ranks(model, Box::new(cpu), context, args.sequences, ranks)?;
+        let Texts { tokenizer, template, directory } = texts;
+        Ok(Loaded { engine, tokenizer, template, defaults, directory, threads, others: None })
     }
+}
+
+fn config_of(dir: &Path) -> Result<Value> {
+    let path = dir.join("config.json");
+    let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
+    parse_json(&path, &text)
 }
 
 fn defaults_of(entry: &catalogue::Entry) -> Result<Defaults> {

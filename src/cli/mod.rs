@@ -15,6 +15,7 @@ mod interrupt;
 mod launch;
 mod load;
 mod models;
+mod numbers;
 mod others;
 mod probe;
 mod prompt;
@@ -125,11 +126,12 @@ pub fn run() -> ExitCode {
 
 impl Command {
     /// How a command that runs a model spreads it.
-    fn ranks(&self) -> Option<&ranks::RankArgs> {
+    fn ranks(&self) -> Option<ranks::RankArgs> {
         match self {
-            Self::Generate(args) => Some(&args.ranks),
-            Self::Chat(args) => Some(&args.ranks),
-            Self::Score(args) => Some(&args.ranks),
+            Self::Generate(args) => Some(args.ranks.clone()),
+            Self::Chat(args) => Some(args.ranks.clone()),
+            Self::Score(args) => Some(args.ranks.clone()),
+            Self::Bench(args) => args.ranks(),
             _ => None,
         }
     }
@@ -142,7 +144,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
             return rank::run();
         }
         if let Some(machines) = ranks.elsewhere()? {
-            return relay::run(&command, &machines, ranks);
+            return relay::run(&command, &machines, &ranks);
         }
     }
     match command {

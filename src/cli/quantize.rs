@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::load::{ModelArgs, Opened, Weights};
+use super::load::{ModelArgs, Opened, all_cores, threads};
+use super::numbers::Weights;
 use super::{Outcome, interrupt, table, ui};
 use crate::error::{Error, Kind, Result};
 use crate::models::catalogue;
@@ -65,14 +66,16 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 
 impl Args {
     fn open(&self) -> Result<Opened> {
-        let mut model = ModelArgs::of(self.model.clone(), self.revision.clone(), self.threads, self.quiet);
+        let mut model = ModelArgs::of(self.model.clone(), self.revision.clone(), self.quiet);
         if !self.dry_run || model.is_here() {
             return model.open();
         }
         let name = self.model.as_deref().unwrap_or_default();
         if catalogue::is_hub_id(name) && catalogue::find(name).is_err() {
             let error = Error::usage(format!("`{name}` is no directory, and not in the catalogue"));
-            return Err(error.hint("--dry-run downloads nothing: give it a model that is here, or one of `tbshard models`"));
+            return Err(
+                error.hint("--dry-run downloads nothing: give it a model that is here, or one of `tbshard models`")
+            );
         }
         // shapes are enough for sizes, and the catalogue has them
         (model.weights, model.revision) = (Weights::Random, None);
@@ -82,7 +85,7 @@ impl Args {
 
 fn write(args: &Args, opened: &Opened, conversion: &Conversion, dir: &Path) -> Result<Outcome> {
     interrupt::listen()?;
-    let threads = ModelArgs::of(None, None, args.threads, true).threads()?;
+    let threads = threads(args.threads)?.unwrap_or_else(all_cores);
     let target = Target { dir, shard_bytes: args.file_size.saturating_mul(1 << 20), threads };
     let bar = ui::bar(0, "quantising {bar:20} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}", args.quiet);
     let watch = Watch { bar, answering: interrupt::Answering::begin() };
@@ -99,7 +102,10 @@ fn write(args: &Args, opened: &Opened, conversion: &Conversion, dir: &Path) -> R
         let noun = if files == 1 { "file" } else { "files" };
         let (size, bits) = (bytes(conversion.bytes()), bits_per_weight(conversion));
         let seconds = start.elapsed().as_secs_f64();
-        ui::say(format_args!("`{}`: {size} in {files} {noun}{kept}, {bits:.3} bits a weight, {seconds:.1} s", dir.display()));
+        ui::say(format_args!(
+            "`{}`: {size} in {files} {noun}{kept}, {bits:.3} bits a weight, {seconds:.1} s",
+            dir.display()
+        ));
     }
     Ok(Outcome::Done)
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::bench::time_all_reduce;
 use super::caught::caught;
 use super::fault::{FINISH, Fault, JOIN};
-use super::task::{Task, start, time_all_reduce};
+use super::task::{Task, start};
 use super::{LOST, Outcome, terminal, ui};
 use crate::cluster::run::{Reporter, Run, Status};
 use crate::cluster::ticket::Ticket;
@@ -36,7 +37,7 @@ pub(super) fn command() -> Result<Command> {
 }
 
 /// The processors that this process may use.
-fn cpus() -> Vec<usize> {
+pub(super) fn cpus() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = rustix::thread::sched_getaffinity(None) {
         return (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
@@ -48,18 +49,32 @@ fn cpus() -> Vec<usize> {
 /// how many threads it is to have.
 pub(super) fn pin((index, of): (usize, usize), threads: Option<usize>) -> Result<usize> {
     let cpus = cpus();
-    let Range { start, end } = index * cpus.len() / of..(index + 1) * cpus.len() / of;
-    let own = &cpus[start..end];
+    let own = &cpus[share(index, of, cpus.len())];
     let threads = threads.unwrap_or(own.len().max(1));
     // more threads than processors are left to the system
-    #[cfg(target_os = "linux")]
     if of > 1 && !own.is_empty() && threads <= own.len() {
-        let mut set = rustix::thread::CpuSet::new();
-        own.iter().for_each(|cpu| set.set(*cpu));
-        let pinned = rustix::thread::sched_setaffinity(None, &set);
-        pinned.map_err(|error| Error::from_std(error).context(format!("cannot run on processors {own:?}")))?;
+        stay_on(own)?;
     }
     Ok(threads)
+}
+
+/// The processors out of `cpus` that belong to the how manieth rank of how many.
+pub(super) fn share(index: usize, of: usize, cpus: usize) -> Range<usize> {
+    index * cpus / of..(index + 1) * cpus / of
+}
+
+/// From now on this thread, and those that it starts, run on these processors only, where the system can be told so.
+pub(super) fn stay_on(cpus: &[usize]) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut set = rustix::thread::CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        let set = rustix::thread::sched_setaffinity(None, &set);
+        set.map_err(|error| Error::from_std(error).context(format!("cannot run on processors {cpus:?}")))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cpus;
+    Ok(())
 }
 
 /// Ends this process if its main thread does not notice in time that the run was ended.

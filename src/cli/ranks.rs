@@ -11,10 +11,10 @@ use clap::{Args, ValueEnum};
 use super::caught::caught;
 use super::fault::{Fault, JOIN};
 use super::hosts::{self, HostsArgs, Machines};
-use super::load::{Loaded, ModelArgs};
+use super::load::{Loaded, ModelArgs, Opened, all_cores, threads};
 use super::others::{Crew, Others};
 use super::table::aligned;
-use super::task::{Task, start, time_all_reduce};
+use super::task::{Task, start};
 use super::{Outcome, rank, ui};
 use crate::cluster::local;
 use crate::cluster::run::Run;
@@ -22,7 +22,7 @@ use crate::cluster::ticket::{Fabric, Ticket};
 use crate::comm::{Communicator, Ranks};
 use crate::engine::{Report, pages};
 use crate::error::{Error, Result};
-use crate::partition::{Layout, MAX_RANKS, Strategy};
+use crate::partition::{Layout, MAX_RANKS, Plan, Strategy};
 
 /// How many times the silence that makes a rank dead ranks may take to find each other: half a minute, if nothing is asked.
 const MEETING: u32 = 6;
@@ -33,37 +33,40 @@ const MEETING: u32 = 6;
 pub(super) struct RankArgs {
     /// Run N ranks as processes on this machine
     #[arg(long, value_name = "N", conflicts_with = "hosts")]
-    local: Option<usize>,
+    pub(super) local: Option<usize>,
+    /// Threads of every rank [default: all cores, shared out]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
     #[command(flatten)]
     pub(super) hosts: HostsArgs,
     /// Ranks that share every layer (tensor parallel)
     #[arg(long, value_name = "T")]
-    tp: Option<usize>,
+    pub(super) tp: Option<usize>,
     /// Stages of layers (pipeline parallel)
     #[arg(long, value_name = "P")]
-    pp: Option<usize>,
+    pub(super) pp: Option<usize>,
     /// What decides where --tp and --pp do not
     #[arg(long, value_enum)]
-    strategy: Option<StrategyArg>,
+    pub(super) strategy: Option<StrategyArg>,
     /// Layers of every stage: 32,20,12
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
-    split: Option<Vec<usize>>,
+    pub(super) split: Option<Vec<usize>>,
     /// What carries activations between ranks of this machine [default: shm]
     #[arg(long, value_enum, requires = "local")]
-    transport: Option<FabricArg>,
+    pub(super) transport: Option<FabricArg>,
     /// After so many seconds of silence a rank is dead [default: 5]
     #[arg(long, value_name = "S")]
-    heartbeat_timeout: Option<f64>,
+    pub(super) heartbeat_timeout: Option<f64>,
     /// Fail on purpose, for tests: see fault.rs
     #[arg(long, value_name = "RANK:STEP[#N]:KIND", requires = "local", hide = true)]
-    fault: Option<String>,
+    pub(super) fault: Option<String>,
     /// Show what every rank loaded, computed, waited for and sent
     #[arg(long)]
-    stats: bool,
+    pub(super) stats: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StrategyArg {
+pub(super) enum StrategyArg {
     Auto,
     Tensor,
     Pipeline,
@@ -76,6 +79,17 @@ pub(super) enum FabricArg {
     /// TCP in clear, only for `bench all-reduce`
     #[value(skip)]
     Plain,
+}
+
+/// A run that has not begun: what it is of, and who takes part.
+pub(super) struct Prepared {
+    party: Party,
+    // what was asked for, and where this machine has it
+    asked: ModelArgs,
+    model: ModelArgs,
+    pub(super) opened: Opened,
+    pub(super) plan: Plan,
+    threads: Option<usize>,
 }
 
 /// What rank 0 leads.
@@ -110,11 +124,6 @@ impl Party {
 }
 
 impl RankArgs {
-    /// `local` ranks that share every layer.
-    pub(super) fn tensor(local: Option<usize>, transport: Option<FabricArg>) -> Self {
-        Self { local, transport, strategy: local.map(|_| StrategyArg::Tensor), ..Self::default() }
-    }
-
     /// The machines of `--hosts`, if this is none of them: the command runs on the first then.
     pub(super) fn elsewhere(&self) -> Result<Option<Machines>> {
         let Some(hosts) = &self.hosts.hosts else { return Ok(None) };
@@ -196,18 +205,29 @@ impl RankArgs {
         Err(error.hint("a rank that computes for long still has heartbeats; 5 is plenty on one machine"))
     }
 
-    /// Loads the model on as many ranks as asked for; this process is rank 0.
-    pub(super) fn load(&self, model: &ModelArgs) -> Result<Loaded> {
-        let party = self.party()?;
+    /// Finds the model and plans its ranks; nothing is started.
+    pub(super) fn prepare(&self, model: &ModelArgs) -> Result<Prepared> {
+        let (party, threads) = (self.party()?, threads(self.threads)?);
         let mut own = model.clone();
         own.place(party.models());
         let opened = own.open()?;
-        let pages = pages(opened.context(&own), 1)?;
-        let plan = opened.blueprint.plan(&self.layout(&party), pages, 1)?;
+        let pages = pages(opened.context(&own), own.sequences)?;
+        let plan = opened.blueprint.plan(&self.layout(&party), pages, own.sequences)?;
+        Ok(Prepared { party, asked: model.clone(), model: own, opened, plan, threads })
+    }
+
+    /// Loads the model on as many ranks as asked for; this process is rank 0.
+    pub(super) fn load(&self, model: &ModelArgs) -> Result<Loaded> {
+        self.start(self.prepare(model)?)
+    }
+
+    /// Starts the ranks of what was prepared, and loads the model.
+    pub(super) fn start(&self, prepared: Prepared) -> Result<Loaded> {
+        let Prepared { party, asked: model, model: mut own, opened, plan, threads } = prepared;
         if let Party::Local(1) = party {
-            return opened.load(&own, &plan, Ranks::solo(), own.threads()?, &|_| ());
+            let texts = opened.texts()?;
+            return opened.load(texts, &own, &plan, Ranks::solo(), threads.unwrap_or_else(all_cores), &|_| ());
         }
-        let threads = model.threads.map(|_| model.threads()).transpose()?;
         let spinner = ui::spinner(format!("starting {} ranks ({})", plan.world_size(), plan.describe()), model.quiet);
         if matches!(party, Party::Hosts(_)) {
             spinner.finish_and_clear();
@@ -231,6 +251,20 @@ impl RankArgs {
                 loaded.others = Some(others);
                 Ok(loaded)
             }
+            Err(error) => Err(others.failed(error)),
+        }
+    }
+
+    /// Starts ranks on this machine that run `task`, and `own` as rank 0.
+    pub(super) fn run<T>(&self, ranks: usize, task: &Task, own: impl FnOnce(&Communicator) -> Result<T>) -> Result<T> {
+        let Started { world, others, share, threads } = self.assemble(Party::Local(ranks), Some(1), true)?;
+        rank::pin(share, threads)?;
+        let result = caught(|| {
+            task.announce(&world)?;
+            own(&world)
+        });
+        match result {
+            Ok(result) => others.finish().map(|()| result),
             Err(error) => Err(others.failed(error)),
         }
     }
@@ -277,22 +311,6 @@ impl RankArgs {
         Fault::arm(fault.as_ref(), &joined.world, &joined.monitor);
         let others = Others { monitor: joined.monitor, crew: Crew::Local(processes) };
         Ok(Started { world: joined.world, others, share: (0, ranks), threads })
-    }
-
-    /// The seconds that every one of `reps` sums of each of `sizes` values took on rank 0.
-    pub(super) fn time_all_reduce(&self, sizes: &[usize], reps: usize) -> Result<Vec<Vec<f64>>> {
-        let world_size = self.local.unwrap_or(2);
-        if !(2..=MAX_RANKS).contains(&world_size) {
-            let error = Error::usage(format!("--local {world_size} is not one of 2..={MAX_RANKS}"));
-            return Err(error.hint("one rank alone has nothing to reduce"));
-        }
-        let Started { world, others, share, threads } = self.assemble(Party::Local(world_size), Some(1), true)?;
-        rank::pin(share, threads)?;
-        Task::AllReduce { sizes: sizes.to_vec(), reps }.announce(&world)?;
-        match caught(|| time_all_reduce(&world, sizes, reps)) {
-            Ok(times) => others.finish().map(|()| times),
-            Err(error) => Err(others.failed(error)),
-        }
     }
 }
 

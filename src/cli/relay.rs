@@ -36,6 +36,7 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
                 input = Some(read_text(path)?.into_bytes());
             }
         }
+        Command::Bench(bench) => bench.check_relayed(&machines.names()[0])?,
         _ => {}
     }
     let quiet = args.iter().any(|arg| arg == "-q" || arg == "--quiet");

@@ -3,19 +3,19 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 /// Rows (the first is the heading) in columns two spaces apart; the columns `right` are aligned to the right.
-pub(super) fn aligned<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
+pub(super) fn aligned(rows: &[impl AsRef<[String]>], right: &[usize]) -> String {
     rendered(presets::NOTHING, rows, right)
 }
 
 /// Rows (the first is the heading) as a Markdown table.
-pub(super) fn markdown<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
+pub(super) fn markdown(rows: &[impl AsRef<[String]>], right: &[usize]) -> String {
     rendered(presets::ASCII_MARKDOWN, rows, right)
 }
 
-fn rendered<const N: usize>(preset: &str, rows: &[[String; N]], right: &[usize]) -> String {
+fn rendered(preset: &str, rows: &[impl AsRef<[String]>], right: &[usize]) -> String {
     let mut table = Table::new();
     table.load_preset(preset);
-    let mut rows = rows.iter();
+    let mut rows = rows.iter().map(AsRef::as_ref);
     if let Some(heading) = rows.next() {
         table.set_header(heading);
     }

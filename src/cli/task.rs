@@ -1,7 +1,5 @@
 //! What rank 0 tells the other ranks to be, and what all ranks do before the first token.
 
-use std::time::Instant;
-
 use serde::{Deserialize, Serialize};
 
 use super::fault::{HELLO, LOADING, SELF_TEST};
@@ -63,28 +61,9 @@ pub(super) fn start(
     self_test(&world)?;
     world.starting(LOADING)?;
     let ranks = Ranks::new(world.clone(), plan)?;
-    let loaded = opened.load(model, plan, ranks, threads, loading)?;
+    let texts = opened.texts()?;
+    let loaded = opened.load(texts, model, plan, ranks, threads, loading)?;
     world.barrier()?;
     world.busy(false)?;
     Ok(loaded)
-}
-
-/// Sums vectors of each of `sizes` values `reps` times, after a tenth as many that are not timed; before each, a barrier.
-/// Returns the seconds of each.
-pub(super) fn time_all_reduce(world: &Communicator, sizes: &[usize], reps: usize) -> Result<Vec<Vec<f64>>> {
-    let mut all = Vec::new();
-    for size in sizes {
-        let (mut values, mut times) = (vec![1.0; *size], Vec::new());
-        for rep in 0..reps + reps / 10 {
-            world.barrier()?;
-            let start = Instant::now();
-            world.all_reduce(&mut values)?;
-            if rep >= reps / 10 {
-                times.push(start.elapsed().as_secs_f64());
-            }
-            values.fill(1.0);
-        }
-        all.push(times);
-    }
-    Ok(all)
 }

@@ -302,24 +302,52 @@ impl Engine {
         tokens: &[u32],
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Tensor>> {
-        if tokens.is_empty() {
+        self.prefill_batch(&mut [(sequence, tokens)], progress)
+    }
+
+    /// As [`Engine::prefill`], a prompt to each of several sequences at once: in every pass, each prompt that is not done
+    /// has an equal share of the rows. Returns the logits of their last tokens, `[prompts, vocab]`.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill_batch(
+        &mut self,
+        prompts: &mut [(&mut Sequence, &[u32])],
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Tensor>> {
+        let mut rest: Vec<(usize, &mut Sequence, &[u32])> = Vec::new();
+        for (prompt, (sequence, tokens)) in prompts.iter_mut().enumerate() {
+            rest.push((prompt, sequence, tokens));
+        }
+        if rest.is_empty() || rest.iter().any(|(.., tokens)| tokens.is_empty()) {
             return Err(Error::msg("the prompt has no tokens").hint("give some text with --prompt"));
         }
+        let mut logits = Tensor::zeros(rest.len(), self.model.geometry.vocab);
         let (mut done, mut rows) = (0, FIRST_ROWS);
         loop {
-            let end = (done + rows).min(tokens.len());
-            let (pass, start) = (&tokens[done..end], Instant::now());
+            let share = (rows / rest.len()).max(1);
+            let ends = rest.iter().any(|(.., tokens)| tokens.len() <= share);
+            let pass =
+                rest.iter_mut().map(|(_, sequence, tokens)| (&mut **sequence, &tokens[..share.min(tokens.len())]));
+            let mut pass: Vec<(&mut Sequence, &[u32])> = pass.collect();
+            let (count, start) = (pass.iter().map(|(_, tokens)| tokens.len()).sum::<usize>(), Instant::now());
             // a pass that wants nothing back lets the next one begin while later stages still work on it
-            let wanted = if end == tokens.len() { Wanted::Last } else { Wanted::Nothing };
-            let logits = self.forward(&mut [(&mut *sequence, pass)], wanted, None)?;
+            let last = self.forward(&mut pass, if ends { Wanted::Last } else { Wanted::Nothing }, None)?;
             // how a prompt is cut changes no bit of the logits
-            let rate = pass.len() as f64 / start.elapsed().as_secs_f64().max(1e-9);
+            let rate = count as f64 / start.elapsed().as_secs_f64().max(1e-9);
             rows = ((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS);
-            done += pass.len();
+            for (row, (prompt, _, tokens)) in rest.iter_mut().enumerate() {
+                if tokens.len() <= share {
+                    logits.row_mut(*prompt).copy_from_slice(last.row(row));
+                }
+                *tokens = &tokens[share.min(tokens.len())..];
+            }
+            rest.retain(|(.., tokens)| !tokens.is_empty());
+            done += count;
             if !progress(done) {
                 return Ok(None);
             }
-            if done == tokens.len() {
+            if rest.is_empty() {
                 return Ok(Some(logits));
             }
         }

@@ -40,7 +40,8 @@ fn every_architecture_becomes_what_mlx_lm_makes_of_it() {
         let config = read_json(out.path(), "config.json");
         // their order is that of the modules
         let texts = |table: &Value| table.to_string();
-        if (count as u64, sha256.as_str()) != (golden["tensors"].as_u64().unwrap(), golden["sha256"].as_str().unwrap()) {
+        if (count as u64, sha256.as_str()) != (golden["tensors"].as_u64().unwrap(), golden["sha256"].as_str().unwrap())
+        {
             wrong.push(format!("{checkpoint} {mode} {bits} {group} {}: tensors", golden["edits"]));
         }
         if texts(&config["quantization"]) != texts(&golden["quantization"]) {

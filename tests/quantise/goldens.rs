@@ -38,7 +38,8 @@ pub fn differences(tensors: &SafeTensors<'_>, columns: usize) -> (usize, Vec<Str
     for (kind, dtype) in [("bf16", Dtype::Bf16), ("f16", Dtype::F16), ("f32", Dtype::F32)] {
         let bytes = tensors.tensor(kind).unwrap().data().to_vec();
         let values = Numbers { dtype, bytes: bytes.into() }.to_f32();
-        let largest = |row: usize| values[row * columns..][..columns].iter().fold(0.0f32, |max, value| max.max(value.abs()));
+        let largest =
+            |row: usize| values[row * columns..][..columns].iter().fold(0.0f32, |max, value| max.max(value.abs()));
         for (name, coding) in codings() {
             let beyond = |row: usize| coding == Coding::Nvfp4 && largest(row) > BEYOND_NVFP4;
             let ours = quantised(coding, dtype, &values);

@@ -12,7 +12,8 @@ use crate::ranks::layouts::run;
 use crate::support;
 use crate::transport::fabric::Fabric;
 
-const CODINGS: [Coding; 3] = [Coding::Affine { bits: 4, group: 32 }, Coding::Nvfp4, Coding::Affine { bits: 3, group: 32 }];
+const CODINGS: [Coding; 3] =
+    [Coding::Affine { bits: 4, group: 32 }, Coding::Nvfp4, Coding::Affine { bits: 3, group: 32 }];
 
 fn layout(tp: usize, pp: usize) -> Layout {
     Layout { world_size: tp * pp, tp: Some(tp), pp: Some(pp), ..Layout::default() }

@@ -21,7 +21,8 @@ fn a_gigabyte_takes_little_memory() {
     assert!(model.path().join("model.safetensors").metadata().unwrap().len() > 1_000_000_000);
     let out = TempDir::new().unwrap();
     let (source, target) = (model.path().display().to_string(), out.path().display().to_string());
-    let mut child = command(&["quantize", "--model", &source, "--output", &target]).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command(&["quantize", "--model", &source, "--output", &target]).stderr(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let (mut peak, mut looks) = (0, 0);
     while child.try_wait().unwrap().is_none() {

@@ -149,7 +149,8 @@ fn a_dry_run_touches_nothing() {
     let out = TempDir::new().unwrap();
     let dir = out.path().join("new");
     let dry = |args: &[&str]| {
-        let output = command(&[&["quantize", "--dry-run", "--output", &dir.display().to_string()], args].concat()).output();
+        let output =
+            command(&[&["quantize", "--dry-run", "--output", &dir.display().to_string()], args].concat()).output();
         let output = output.unwrap();
         assert!(!dir.exists());
         (String::from_utf8(output.stdout.clone()).unwrap(), output)

@@ -9,7 +9,8 @@ use super::{quantized, read_json, solid, tensors};
 /// The tensors of every file, in the order of the model.
 fn parts(dir: &std::path::Path) -> Vec<(String, usize)> {
     let index = read_json(dir, "model.safetensors.index.json");
-    let mut files: Vec<String> = index["weight_map"].as_object().unwrap().values().map(|file| file.as_str().unwrap().to_owned()).collect();
+    let mut files: Vec<String> =
+        index["weight_map"].as_object().unwrap().values().map(|file| file.as_str().unwrap().to_owned()).collect();
     files.sort();
     files.dedup();
     let bytes = |file: &String| {

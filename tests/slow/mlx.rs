@@ -23,7 +23,9 @@ fn checkpoints() -> Vec<PathBuf> {
     let names = ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"];
     let committed = support::fixtures().join("tiny");
     match support::oracle() {
-        Some(oracle) => names.map(|name| oracle.join("tiny").join(name)).into_iter().chain([committed.join("llama")]).collect(),
+        Some(oracle) => {
+            names.map(|name| oracle.join("tiny").join(name)).into_iter().chain([committed.join("llama")]).collect()
+        }
         None => ["llama", "qwen2", "qwen3", "qwen3_5"].map(|name| committed.join(name)).to_vec(),
     }
 }
@@ -94,7 +96,9 @@ fn mlx_lm_loads_what_we_write_and_agrees() {
     let Some(python) = set("TBSHARD_PYTHON") else { return };
     let mut sources = checkpoints();
     // what mlx_lm does not read itself: FP8, and the bare text model
-    sources.extend(["qwen3_5_moe-fp8", "qwen3_5_text", "qwen3_moe-fp8"].map(|name| support::fixtures().join("tiny").join(name)));
+    sources.extend(
+        ["qwen3_5_moe-fp8", "qwen3_5_text", "qwen3_moe-fp8"].map(|name| support::fixtures().join("tiny").join(name)),
+    );
     let tokens = ids(&(0..24).map(|i| (i * i * 7 + 3 * i + 1) % 290).collect::<Vec<u32>>());
     for source in sources {
         for settings in [["affine", "4", "32"], ["nvfp4", "4", "16"]] {
@@ -103,7 +107,8 @@ fn mlx_lm_loads_what_we_write_and_agrees() {
             quantized(&source, &dir, &["--mode", settings[0], "--bits", settings[1], "--group", settings[2]]);
             let [ours, theirs] = ["ours", "theirs"].map(|name| out.path().join(format!("{name}.safetensors")));
             let [model, a, b] = [&dir, &ours, &theirs].map(|path| path.to_str().unwrap());
-            let scored = crate::cli::command(&["score", "--model", model, "--prompt-tokens", &tokens, "--logits", a]).output();
+            let scored =
+                crate::cli::command(&["score", "--model", model, "--prompt-tokens", &tokens, "--logits", a]).output();
             assert!(scored.unwrap().status.success());
             mlx(&python, &["logits", model, &tokens, b]);
             let read = |path: &Path| -> Vec<f32> {

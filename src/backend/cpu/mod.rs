@@ -63,7 +63,7 @@ impl Cpu {
 impl Backend for Cpu {
     fn name(&self) -> String {
         let fast = if self.arithmetic == Arithmetic::Fast { " fast" } else { "" };
-        format!("cpu {} {} threads{fast}", self.isa.name(), self.pool.threads())
+        format!("cpu {}{fast} {} threads", self.isa.name(), self.pool.threads())
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {

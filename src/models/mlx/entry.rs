@@ -162,7 +162,8 @@ impl Entry {
         let place = source.info(name, shape).map_or_else(|_| String::new(), |info| format!("{}: ", info.origin));
         let dtype = self.dtype;
         let error = format!("{place}tensor `{name}` has {value} as {dtype:?} in row {there}, column {column}");
-        Error::msg(error).hint("what is not a finite number cannot be quantised; the file may be damaged, fetch it again")
+        Error::msg(error)
+            .hint("what is not a finite number cannot be quantised; the file may be damaged, fetch it again")
     }
 
     /// What a loader is told of the tensor `kind` (`weight`, `scales` or `biases`) of it.

@@ -15,8 +15,8 @@ mod state;
 mod survey;
 mod write;
 
-pub use config::copied_files;
 pub(super) use config::Files;
+pub use config::copied_files;
 pub use plan::Conversion;
 pub use source::Quantised;
 pub use write::{Progress, SHARD_BYTES, Target};

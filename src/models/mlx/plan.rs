@@ -28,12 +28,7 @@ impl Conversion {
     ///
     /// # Errors
     /// Naming a tensor that is missing, misshapen, unknown, or quantised already.
-    pub fn new(
-        architecture: &dyn Architecture,
-        config: &Value,
-        source: &dyn Source,
-        coding: Coding,
-    ) -> Result<Self> {
+    pub fn new(architecture: &dyn Architecture, config: &Value, source: &dyn Source, coding: Coding) -> Result<Self> {
         let conventions = architecture.mlx();
         let survey = Survey::new(source);
         let plan = Plan::solo(architecture.geometry().layers);
@@ -62,7 +57,8 @@ impl Conversion {
 
     /// Weights of the model, as mlx_lm counts them: without the few that are in no module (`A_log`, `dt_bias`).
     pub fn parameters(&self) -> u64 {
-        let counted = self.entries.iter().filter(|entry| [".weight", ".bias"].iter().any(|end| entry.name.ends_with(end)));
+        let counted =
+            self.entries.iter().filter(|entry| [".weight", ".bias"].iter().any(|end| entry.name.ends_with(end)));
         counted.map(|entry| entry.rows() as u64 * entry.columns() as u64).sum()
     }
 
@@ -107,7 +103,11 @@ impl Draft<'_> {
             let [experts, both, columns] = shape[..] else { return Err(self.misshapen(name, &shape)) };
             for (kind, half) in [("gate_proj", 0), ("up_proj", both / 2)] {
                 let runs = (0..experts).map(|expert| expert * both + half..expert * both + half + both / 2).map(run);
-                self.rows(&format!("{prefix}.switch_mlp.{kind}.weight"), &[experts, both / 2, columns], runs.collect())?;
+                self.rows(
+                    &format!("{prefix}.switch_mlp.{kind}.weight"),
+                    &[experts, both / 2, columns],
+                    runs.collect(),
+                )?;
             }
             return Ok(());
         }

@@ -57,14 +57,17 @@ impl Quantised {
     /// Rows and columns of an entry, the columns whole groups: codes or values, scales, biases.
     fn make(&self, entry: &Entry, rows: &Range<usize>, columns: &Range<usize>) -> Result<[Vec<u8>; 3]> {
         let [mut codes, mut scales, mut biases] = [Vec::new(), Vec::new(), Vec::new()];
-        for (part, len) in [&mut codes, &mut scales, &mut biases].into_iter().zip(entry.sizes(rows.len(), columns.len())) {
+        for (part, len) in
+            [&mut codes, &mut scales, &mut biases].into_iter().zip(entry.sizes(rows.len(), columns.len()))
+        {
             // a failed allocation aborts
             part.try_reserve_exact(len).map_err(|_| no_room(entry))?;
             part.resize(len, 0);
         }
         let each = entry.rows_at_once().max(1);
         let per_job = entry.sizes(each, columns.len()).map(|len| len.max(1));
-        let jobs = codes.chunks_mut(per_job[0]).map(|codes| Mutex::new((codes, Default::default(), Default::default())));
+        let jobs =
+            codes.chunks_mut(per_job[0]).map(|codes| Mutex::new((codes, Default::default(), Default::default())));
         let mut jobs: Vec<Mutex<(&mut [u8], &mut [u8], &mut [u8])>> = jobs.collect();
         for (job, scales) in jobs.iter_mut().zip(scales.chunks_mut(per_job[1])) {
             job.get_mut().unwrap_or_else(PoisonError::into_inner).1 = scales;

@@ -115,8 +115,10 @@ impl Mark {
         match serde_json::from_str::<Work>(&text) {
             Ok(found) if found == *work => Ok(Self { path, _file: file, found: true }),
             found => {
-                let (dir, was) = (dir.display(), found.map_or_else(|_| "something else".to_owned(), |found| of(&found)));
-                let error = Error::usage(format!("`{dir}` holds the unfinished conversion of {was}, not of {}", of(work)));
+                let (dir, was) =
+                    (dir.display(), found.map_or_else(|_| "something else".to_owned(), |found| of(&found)));
+                let error =
+                    Error::usage(format!("`{dir}` holds the unfinished conversion of {was}, not of {}", of(work)));
                 Err(error.hint("finish that first, remove the directory, or give -o another one"))
             }
         }
