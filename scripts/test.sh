@@ -5,7 +5,8 @@
 #     scripts/test.sh --full    what CI runs: also lints, docs, licences, a real model against transformers, longer fuzzing
 #
 # TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
-# Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd and shells).
+# Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd, shells,
+# and what runs the NEON kernels on an emulated processor).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -46,7 +47,25 @@ hosts() { # real sshd's, and the shells that people log in with; without root an
   [ ${#missing[@]} = 0 ] || { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } ||
     echo "could not install ${missing[*]}: tests on hosts will be skipped" >&2
 }
-export -f need hosts
+arm() { # std, a linker and an emulator for aarch64; where they cannot be had NEON is not tested
+  local triple=aarch64-unknown-linux-gnu missing=() package
+  if [ "$(uname -sm)" = "Linux x86_64" ] && type rustup apt-get dpkg-query >/dev/null; then
+    rustup target list --installed | grep -qx "$triple" || rustup target add "$triple"
+    for package in gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; do
+      dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] || { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; }
+  fi
+  rustup target list --installed | grep -qx "$triple" && type aarch64-linux-gnu-gcc qemu-aarch64 >/dev/null
+}
+neon() { # the kernels on an emulated processor, without the tests that candle makes slow there
+  arm || { echo "skipped: std, a linker or an emulator for aarch64 is missing"; return 0; }
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+  cargo nextest run --target aarch64-unknown-linux-gnu --lib --test main \
+    -E 'test(/^backend::/) | test(/^kernels::(packed|embed|rowwise|routing|edges|delta)::/) | test(/^kernels::.*::adds?_in/)'
+}
+export -f need hosts arm neon
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
@@ -72,6 +91,7 @@ if [ -n "$full" ]; then
   RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
   suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
+  suite neon 1200 bash -c neon
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources
   suite python 600 scripts/python-env.sh

@@ -88,7 +88,7 @@ impl Matrix {
     /// The rows `rows` of the columns `columns`, in place.
     ///
     /// # Errors
-    /// If they are not inside this matrix.
+    /// If they are not inside this matrix, or the columns cut a group of packed values.
     pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Self> {
         let inside = |part: &Range<usize>, whole: &Range<usize>| part.start <= part.end && part.end <= whole.len();
         if !inside(&rows, &self.rows) || !inside(&columns, &self.columns) {
@@ -97,6 +97,12 @@ impl Matrix {
         }
         let shifted = |part: Range<usize>, whole: &Range<usize>| part.start + whole.start..part.end + whole.start;
         let (rows, columns) = (shifted(rows, &self.rows), shifted(columns, &self.columns));
+        if let Values::Packed(Packed { coding, .. }) = &self.values {
+            let group = coding.group();
+            if !columns.start.is_multiple_of(group) || !columns.end.is_multiple_of(group) {
+                return Err(Error::msg(format!("the columns {columns:?} cut a group of {group} packed values")));
+            }
+        }
         Ok(Self { rows, columns, ..self.clone() })
     }
 

@@ -136,6 +136,20 @@ fn every_code_with_odd_scales_and_biases() {
 }
 
 #[test]
+#[ignore = "products do not look at groups yet"]
+fn leaves_that_cut_a_group_are_errors() {
+    let mut rng = Rng::new(5);
+    for format in PACKED.iter() {
+        let (group, whole) = (format.width(1), |unit| Fold::whole(Leaves::of_units(512, unit)));
+        let (x, w) = (rng.tensor(2, 512, 1.0), Stored::random(&mut rng, *format, 4, 512).matrix());
+        assert!(cpu().linear(&x, &w, &whole(group)).is_ok() && cpu().linear(&x, &w, &whole(2 * group)).is_ok());
+        for unit in [group / 2, group * 3 / 2, 1] {
+            assert!(cpu().linear(&x, &w, &whole(unit)).is_err(), "{format:?} in leaves of {unit}");
+        }
+    }
+}
+
+#[test]
 fn parts_that_do_not_fit_are_errors() {
     let zeros = |dtype: Dtype, count: usize| Numbers { dtype, bytes: vec![0; count * dtype.width()].into() };
     let make = |coding: Coding, (out, inner): (usize, usize), bytes: usize, scales, biases| {
@@ -162,6 +176,10 @@ fn parts_that_do_not_fit_are_errors() {
     ] {
         assert!(made.is_err(), "{what}");
     }
+    // mxfp4, in groups of 32
     let w = Stored::random(&mut Rng::new(1), PACKED[0], 4, 128).matrix();
     assert!(cpu().embed(&w, &[4]).is_err());
+    assert!(w.part(1..3, 32..96).is_ok() && w.part(1..3, 64..64).is_ok());
+    assert!(w.part(1..3, 16..96).is_err() && w.part(1..3, 32..80).is_err());
+    assert!(w.part(1..3, 32..128).unwrap().part(0..1, 16..96).is_err());
 }

@@ -53,7 +53,9 @@ fn in_memory_and_on_disk_the_bits_are_the_same_on_every_layout() {
             }
             let plain = run(&|| Blueprint::open(&source).unwrap(), &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
             let matrices = Blueprint::open(&source).unwrap().conversion(coding).unwrap().modules().0;
-            assert!(matrices > 0 && plain != expected, "{name} {coding:?}: {matrices} are quantised");
+            // rows of 48 values are no groups of 32
+            assert_eq!(plain != expected, matrices > 0, "{name} {coding:?}: {matrices} are quantised");
+            assert!(matrices > 0 || coding.group() == 32, "{name} {coding:?}");
         }
     }
 }

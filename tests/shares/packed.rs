@@ -28,6 +28,7 @@ struct Checkpoint {
     rng: Rng,
     tensors: BTreeMap<String, Tensor>,
     table: Map<String, Value>,
+    heads: usize,
 }
 
 const LAYERS: usize = 2;
@@ -37,10 +38,12 @@ impl Checkpoint {
     fn random(seed: usize) -> Self {
         let table = json!({ "group_size": 64, "bits": 4 }).as_object().unwrap().clone();
         let rng = Rng::new(seed as u64);
-        let mut made = Self { dir: TempDir::new().unwrap(), rng, tensors: BTreeMap::new(), table };
-        let (head_dim, kv_heads) = (made.rng.pick(&[16, 32, 64]), made.rng.pick(&[1, 2, 3]));
+        let mut made = Self { dir: TempDir::new().unwrap(), rng, tensors: BTreeMap::new(), table, heads: 0 };
         // whole groups of 128 in all rows
-        let heads = kv_heads * made.rng.pick(&[1, 2, 3]) * (128 / head_dim);
+        let (head_dim, least) = made.rng.pick(&[(16, 8), (32, 4), (64, 2), (48, 8)]);
+        let kv_heads = made.rng.pick(&[1, 2, 3]);
+        let heads = kv_heads * made.rng.pick(&[1, 2, 3]) * least;
+        made.heads = heads;
         let (hidden, inner) = (made.rng.pick(&[128, 256]), made.rng.pick(&[128, 384, 640]));
         let (vocab, experts, mixture) = (80, 3, seed % 2 == 1);
         made.weight("model.embed_tokens", 1, vocab, hidden);
@@ -124,7 +127,8 @@ fn layout(tp: usize, pp: usize) -> Layout {
 #[test]
 fn no_group_is_cut() {
     for seed in 0..40 {
-        let blueprint = Checkpoint::random(seed).blueprint();
+        let made = Checkpoint::random(seed);
+        let blueprint = made.blueprint();
         let whole = blueprint.share(&Plan::solo(LAYERS), 0).unwrap();
         // of 32 ranks each has one leaf at most: their borders are those of all leaves
         for layout in (1..=9).map(|tp| layout(tp, 1)).chain([layout(32, 1), layout(2, 2), layout(5, 2)]) {
@@ -132,6 +136,13 @@ fn no_group_is_cut() {
             let shares: Vec<Share> = (0..plan.world_size()).map(|rank| blueprint.share(&plan, rank).unwrap()).collect();
             check_cover(&plan, &whole, &shares);
             check_groups(&shares);
+            for (name, pieces) in shares.iter().flat_map(Share::tensors) {
+                for piece in pieces.iter().filter(|_| name.ends_with("o_proj.weight")) {
+                    let edges = [piece.columns.start, piece.columns.end];
+                    let whole = edges.iter().all(|word| (word * made.heads).is_multiple_of(piece.stride));
+                    assert!(whole, "{name} of {} heads is cut at {edges:?} of {}", made.heads, piece.stride);
+                }
+            }
         }
     }
 }

@@ -135,8 +135,11 @@ impl Simd for Avx2 {
                     |at: *const u8| _mm256_srlv_epi32(_mm256_set1_epi32(at.cast::<i32>().read_unaligned()), shifts);
                 return [eight(from), eight(from.add(4))];
             }
-            let bytes =
-                if BITS == 8 { _mm_loadu_si128(from.cast()) } else { std::mem::transmute(unpack::<BITS>(from)) };
+            let bytes = if BITS == 8 {
+                _mm_loadu_si128(from.cast())
+            } else {
+                std::mem::transmute::<[u8; 16], __m128i>(unpack::<BITS>(from))
+            };
             [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))]
         }
     }

@@ -177,3 +177,69 @@ macro_rules! dispatch_fast {
     }};
 }
 pub(super) use dispatch_fast;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ODD: [f32; LANES] = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        3.25e-39,
+        -1e-45,
+        f32::MAX,
+        f32::MIN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        1e-20,
+        7e19,
+        -0.1,
+        12_582_919.0,
+        f32::MIN_POSITIVE,
+    ];
+
+    unsafe fn operations<S: Simd>([a, b, c]: [&[f32]; 3], out: &mut Vec<f32>) {
+        // SAFETY: called through `dispatch!` on an instruction set that is available, with sixteen values each
+        unsafe {
+            let (x, y, z) = (S::load(a.as_ptr()), S::load(b.as_ptr()), S::load(c.as_ptr()));
+            let arithmetic = [S::add(x, y), S::sub(x, y), S::mul(x, y), S::div(x, y), S::fma(x, y, z)];
+            for v in arithmetic.into_iter().chain([S::max(x, y), S::min(x, y), S::add_exponent(x, y), S::splat(a[0])]) {
+                let mut lanes = [0.0; LANES];
+                S::store(lanes.as_mut_ptr(), v);
+                out.extend(lanes);
+            }
+            out.push(S::sum(x));
+            out.extend(S::sum4([x, y, z, y]));
+            out.extend(S::sum16([[x, y, z, y], [y, x, y, z], [z, z, x, y], [x, x, x, z]]).concat());
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_does_what_the_definition_does() {
+        let turned = |by: usize| {
+            let mut odd = ODD;
+            odd.rotate_left(by % LANES);
+            odd
+        };
+        // finite ones, whose sums depend on their order
+        let plain = |by: usize| turned(by).map(|x| if x.abs() < 1e30 { x * 1.1 } else { by as f32 + 0.3 });
+        for (isa, by) in Isa::available().into_iter().flat_map(|isa| (0..LANES * LANES).map(move |by| (isa, by))) {
+            for [a, b, c] in
+                [[turned(by), turned(by / LANES), turned(by * 5 + 1)], [plain(by), plain(by / LANES), plain(7)]]
+            {
+                let run = |isa| {
+                    let (from, mut values) = ([&a[..], &b[..], &c[..]], Vec::new());
+                    let out = &mut values;
+                    // SAFETY: the instruction set is available
+                    unsafe { dispatch!(isa, operations(from: [&[f32]; 3], out: &mut Vec<f32>)) };
+                    // one NaN is as good as another
+                    values.into_iter().map(|x| if x.is_nan() { f32::NAN } else { x }.to_bits()).collect::<Vec<u32>>()
+                };
+                assert_eq!(run(isa), run(Isa::Scalar), "{} {a:?} {b:?} {c:?}", isa.name());
+            }
+        }
+    }
+}
