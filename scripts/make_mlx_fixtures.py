@@ -4,8 +4,7 @@ computes from the result on the CPU in fp32.
 
     make_mlx_fixtures.py [NAME...] [--out tests/fixtures/tiny]
 
-Needs mlx==0.32.4 with mlx-cpu==0.32.4 (Linux) and mlx-lm==0.32.2 from PyPI, in an environment of their own:
-they want another transformers than python-env.sh pins. The same versions give the same bytes.
+Needs an environment of python-env.sh, which has mlx and mlx-lm. The same versions give the same bytes.
 """
 
 import argparse
