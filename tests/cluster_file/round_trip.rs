@@ -48,7 +48,9 @@ fn host() -> impl Strategy<Value = Host> {
     let binary = prop::option::of(prop_oneof!["[a-z_][a-z0-9_.-]{0,8}", path().prop_map(|path| format!("{path}x"))]);
     (reach, size, binary, models(), env()).prop_map(|(reach, (memory, weight, threads), binary, models, env)| {
         let (name, ssh, user, port, same) = reach;
-        let ssh = if same { name.clone() } else { ssh };
+        // an address in numbers is one of the host's addresses, which reading adds
+        let name = if name.parse::<std::net::IpAddr>().is_ok() { "numbers".to_owned() } else { name };
+        let ssh = if same || ssh.parse::<std::net::IpAddr>().is_ok() { name.clone() } else { ssh };
         let user = user.filter(|user| !ssh.contains('@') && !user.contains(':'));
         let (memory, weight) = (Some(memory), Some(weight));
         Host { name, ssh, user, port, memory, weight, threads, binary, models, env, ..Host::default() }

@@ -177,7 +177,7 @@ fn a_table_that_does_not_fit_the_tensors() {
     }
     // the sizes fit, the kind does not
     let result = open_with_table(DENSE, |table| table[MXFP4] = json!({"bits": 4, "group_size": 32}));
-    refused_with_hint(result, &[&format!("has no tensor `{MXFP4}.biases`")], "config.json");
+    refused_with_hint(result, &[FILE, &format!("`{MXFP4}.weight`"), "U8 scales do not belong to affine values"], hint);
     let words = format!("tensor `{AFFINE}.weight` has scales, but config.json does not say how it is coded");
     refused_with_hint(open_with_table(DENSE, entry(json!(false))), &[FILE, &words], "quantization");
     // the default of modules that are not named, which may be of another mode than they say

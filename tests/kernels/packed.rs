@@ -124,7 +124,7 @@ fn every_code_with_odd_scales_and_biases() {
         let groups = (1usize << bits).div_ceil(group.into());
         let inner = groups * usize::from(group);
         // codes in turn, written bit by bit
-        let bit = |at: usize| at / usize::from(bits) >> (at % usize::from(bits)) & 1;
+        let bit = |at: usize| ((at / usize::from(bits)) >> (at % usize::from(bits))) & 1;
         let byte = |byte: usize| (0..8).map(|n| (bit(byte * 8 + n) << n) as u8).sum::<u8>();
         let row: Vec<u8> = (0..inner * usize::from(bits) / 8).map(byte).collect();
         let all = |of: fn(&(f32, f32)) -> f32| {

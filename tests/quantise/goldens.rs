@@ -105,7 +105,7 @@ fn scales_too_small_for_e8m0_stay_small() {
     assert_eq!(scales, [0]);
     // 1e-39 of 2⁻¹²⁷ is 0.17: nearer to 0 than to ½
     assert_eq!(codes, [0; 16]);
-    let [codes, scales, _] = quantised(Coding::Mxfp8, Dtype::F32, &vec![1e-38f32; 32]);
+    let [codes, scales, _] = quantised(Coding::Mxfp8, Dtype::F32, &[1e-38f32; 32]);
     assert_eq!(scales, [0]);
     // 1.7 is nearest to 1.75
     assert_eq!(codes, [0x3e; 32]);

@@ -33,10 +33,10 @@ fn checkpoints() -> Vec<PathBuf> {
 /// config.json without what mlx_lm changes in passing: it calls `rope_type` by its older name.
 fn config(dir: &Path) -> Value {
     let mut config = read_json(dir, "config.json");
-    if let Some(rope) = config.pointer_mut("/text_config/rope_parameters").and_then(Value::as_object_mut) {
-        if let Some(kind) = rope.shift_remove("type") {
-            rope.entry("rope_type").or_insert(kind);
-        }
+    if let Some(rope) = config.pointer_mut("/text_config/rope_parameters").and_then(Value::as_object_mut)
+        && let Some(kind) = rope.shift_remove("type")
+    {
+        rope.entry("rope_type").or_insert(kind);
     }
     config
 }

@@ -201,18 +201,14 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
         if ROWS == 4 && TOKENS == 4 {
             let all = S::sum16(std::array::from_fn(|t| std::array::from_fn(|r| acc[t % TOKENS][r % ROWS])));
             for t in 0..TOKENS {
-                for r in 0..ROWS {
-                    sums[t][r] = all[t][r];
-                }
+                sums[t].copy_from_slice(&all[t][..ROWS]);
             }
             return sums;
         }
         for t in 0..TOKENS {
             if ROWS == 4 {
                 let four = S::sum4([acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]]);
-                for r in 0..ROWS {
-                    sums[t][r] = four[r];
-                }
+                sums[t].copy_from_slice(&four[..ROWS]);
             } else {
                 for r in 0..ROWS {
                     sums[t][r] = S::sum(acc[t][r]);

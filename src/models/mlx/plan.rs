@@ -42,7 +42,7 @@ impl Conversion {
         }
         for (name, experts) in std::mem::take(&mut draft.experts) {
             let runs: Vec<Run> = experts.into_values().collect();
-            let Some([rows, columns]) = runs.first().and_then(|run| run.shape.as_array().copied()) else { continue };
+            let Some(&[rows, columns]) = runs.first().map(|run| &run.shape[..]) else { continue };
             draft.rows(&name, &[runs.len(), rows, columns], runs)?;
         }
         let mut entries: Vec<Entry> = draft.entries.into_values().collect();

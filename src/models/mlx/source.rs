@@ -23,6 +23,9 @@ pub struct Quantised {
     table: Mutex<Option<Matrix>>,
 }
 
+/// Where a job writes codes or values, scales, and biases.
+type Parts<'a> = (&'a mut [u8], &'a mut [u8], &'a mut [u8]);
+
 impl Quantised {
     /// Quantises `source` as `conversion` says, with so many threads.
     pub fn new(source: Box<dyn Source>, conversion: Conversion, threads: usize) -> Self {
@@ -68,7 +71,7 @@ impl Quantised {
         let per_job = entry.sizes(each, columns.len()).map(|len| len.max(1));
         let jobs =
             codes.chunks_mut(per_job[0]).map(|codes| Mutex::new((codes, Default::default(), Default::default())));
-        let mut jobs: Vec<Mutex<(&mut [u8], &mut [u8], &mut [u8])>> = jobs.collect();
+        let mut jobs: Vec<Mutex<Parts<'_>>> = jobs.collect();
         for (job, scales) in jobs.iter_mut().zip(scales.chunks_mut(per_job[1])) {
             job.get_mut().unwrap_or_else(PoisonError::into_inner).1 = scales;
         }

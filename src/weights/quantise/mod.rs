@@ -34,7 +34,7 @@ pub struct Codes<'a> {
 /// # Errors
 /// The index of the first value that is infinite, not a number, or beyond ±1.7·10³⁸.
 pub fn quantise(coding: Coding, dtype: Dtype, values: &[f32], out: Codes<'_>) -> Result<(), usize> {
-    let strange = |value: &f32| !(value.abs() <= LARGEST);
+    let strange = |value: &f32| value.is_nan() || value.abs() > LARGEST;
     if values.iter().fold(false, |found, value| found | strange(value)) {
         return Err(values.iter().position(strange).unwrap_or(0));
     }

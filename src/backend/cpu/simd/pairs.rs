@@ -72,11 +72,13 @@ impl Pairs<Self> for Scalar {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+    use std::mem::transmute;
 
+    use super::super::LANES;
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
     use super::super::scalar::Scalar;
-    use super::Pairs;
+    use super::{PAIRED, Pairs};
 
     /// Zeros, with their signs, for subnormals.
     #[inline(always)]
@@ -121,7 +123,10 @@ mod x86 {
         unsafe fn round(low: [__m256; 2], high: [__m256; 2]) -> Self::P {
             // rounding is no part of any inner loop that is worth more than this
             // SAFETY: see above; arrays of the same size
-            unsafe { std::mem::transmute(Scalar::round(std::mem::transmute(low), std::mem::transmute(high))) }
+            unsafe {
+                let lanes = |v| transmute::<[__m256; 2], [f32; LANES]>(v);
+                transmute::<[u16; PAIRED], Self::P>(Scalar::round(lanes(low), lanes(high)))
+            }
         }
         #[inline(always)]
         unsafe fn dot(acc: [__m256; 2], a: Self::P, b: Self::P) -> [__m256; 2] {
@@ -138,7 +143,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P {
             // SAFETY: see above; arrays of the same size
-            unsafe { std::mem::transmute(Scalar::nibbles(std::mem::transmute(table), from)) }
+            unsafe {
+                let table = transmute::<Self::P, [u16; PAIRED]>(table);
+                transmute::<[u16; PAIRED], Self::P>(Scalar::nibbles(table, from))
+            }
         }
     }
 
@@ -170,12 +178,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn round(low: __m512, high: __m512) -> __m512i {
             // SAFETY: see above
-            unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+            unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
         }
         #[inline(always)]
         unsafe fn dot(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
             // SAFETY: see above
-            unsafe { _mm512_dpbf16_ps(acc, std::mem::transmute(a), std::mem::transmute(b)) }
+            unsafe {
+                let pairs = |v| transmute::<__m512i, __m512bh>(v);
+                _mm512_dpbf16_ps(acc, pairs(a), pairs(b))
+            }
         }
         #[inline(always)]
         unsafe fn nibbles(table: __m512i, from: *const u8) -> __m512i {
@@ -184,7 +195,7 @@ mod x86 {
                 let low = _mm512_set1_epi64(from.cast::<i64>().read_unaligned());
                 let high = _mm512_set1_epi64(from.add(8).cast::<i64>().read_unaligned());
                 let words = _mm512_mask_blend_epi64(0xf0, low, high);
-                let codes = _mm512_multishift_epi64_epi8(std::mem::transmute(STARTS), words);
+                let codes = _mm512_multishift_epi64_epi8(transmute::<[u8; 64], __m512i>(STARTS), words);
                 _mm512_permutexvar_epi16(codes, table)
             }
         }
