@@ -40,7 +40,7 @@ markdown-it-py==4.3.0
 MarkupSafe==3.0.4
 mdurl==0.1.2
 mlx==0.32.4
-mlx-cpu==0.32.4; sys_platform == "linux"
+mlx-cpu==0.32.4; sys_platform == 'linux'
 mlx-lm==0.32.2
 mpmath==1.3.0
 networkx==3.6.1

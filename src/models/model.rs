@@ -144,7 +144,7 @@ impl Blueprint {
     /// no conversion. Returns the number of files with weights, and of those that an earlier attempt had finished.
     ///
     /// # Errors
-    /// As [`Conversion::write`].
+    /// Naming the file or tensor that is wrong, or saying that the disk is full or that it was interrupted.
     pub fn convert(
         &self,
         conversion: &Conversion,
