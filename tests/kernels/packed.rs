@@ -136,7 +136,6 @@ fn every_code_with_odd_scales_and_biases() {
 }
 
 #[test]
-#[ignore = "products do not look at groups yet"]
 fn leaves_that_cut_a_group_are_errors() {
     let mut rng = Rng::new(5);
     for format in PACKED.iter() {
