@@ -142,7 +142,8 @@ fn leaves_that_cut_a_group_are_errors() {
         let (group, whole) = (format.width(1), |unit| Fold::whole(Leaves::of_units(512, unit)));
         let (x, w) = (rng.tensor(2, 512, 1.0), Stored::random(&mut rng, *format, 4, 512).matrix());
         assert!(cpu().linear(&x, &w, &whole(group)).is_ok() && cpu().linear(&x, &w, &whole(2 * group)).is_ok());
-        for unit in [group / 2, group * 3 / 2, 1] {
+        // no leaf has fewer than sixteen of 512 columns, and a group of sixteen is not cut by those
+        for unit in [group / 2, group * 3 / 2, 1].into_iter().filter(|unit| group > 16 || *unit > 16) {
             assert!(cpu().linear(&x, &w, &whole(unit)).is_err(), "{format:?} in leaves of {unit}");
         }
     }
