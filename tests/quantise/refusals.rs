@@ -139,7 +139,11 @@ fn two_at_once() {
     while !mark.metadata().is_ok_and(|found| found.len() > 0) {
         assert_eq!(first.try_wait().unwrap(), None, "it ended too early");
     }
+    // or it might be done before the other has begun
+    let pid = rustix::process::Pid::from_child(&first);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     let second = quantize(model.as_ref(), out.path(), &[]);
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     refused(&second, 1, &["another process writes to", "wait for it to end"]);
     assert!(first.wait().unwrap().success());
 }
