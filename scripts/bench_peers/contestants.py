@@ -1,7 +1,6 @@
 """Who runs what: a command for every engine, format and arithmetic, and how its answer is read."""
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -44,17 +43,13 @@ class Contestant:
         return answer["tests"]
 
     def take_tbshard(self, stdout):
-        """Reads `bench -o json`: a list of objects, or one a line; of several ways to say "batch" each is understood."""
-        text = stdout.strip()
-        items = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+        """Reads what `tbshard bench tokens-per-sec -o json` prints: a list with an object a test."""
         out = {}
-        for item in items:
-            match = re.match(r"(pp|tg)\d+", item["test"])
-            rest = re.search(r"(?:@|\bb)(\d+)", item["test"][match.end():])
-            batch = int(item.get("batch") or (rest[1] if rest else 1))
-            rates = item["tokens_per_second"]
-            out[match[0] + (f"@{batch}" if batch != 1 else "")] = rates if isinstance(rates, list) else [rates]
-            self.info |= {k: v for k, v in item.items() if k not in ("test", "tokens", "tokens_per_second", "mean", "sd")}
+        for row in json.loads(stdout):
+            name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+            out[name + (f"@{row['batch']}" if row["batch"] != 1 else "")] = row["samples_ts"]
+            self.info |= {key: row[key] for key in ("build", "arithmetic", "backend", "model_digest", "memory_bandwidth")}
+            self.info.setdefault("checksums", {})[row["test"]] = row["checksum"]
         return out
 
 
