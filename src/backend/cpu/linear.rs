@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Cpu;
 use super::arithmetic::{Products, Xs};
@@ -31,21 +30,21 @@ thread_local! {
 
 /// A mutable buffer whose disjoint parts are written by several threads.
 #[derive(Clone, Copy)]
-pub(super) struct Shared(*mut f32, usize);
+pub(super) struct Shared<T = f32>(*mut T, usize);
 
 // SAFETY: the threads of one `Pool::run` write disjoint ranges, as every user of `part` promises
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 // SAFETY: as above
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 
-impl Shared {
-    pub(super) fn new(data: &mut [f32]) -> Self {
+impl<T> Shared<T> {
+    pub(super) fn new(data: &mut [T]) -> Self {
         Self(data.as_mut_ptr(), data.len())
     }
 
     /// # Safety
     /// Nobody else reads or writes what the caller does, and the buffer outlives it.
-    pub(super) unsafe fn pointer(&self, at: usize) -> *mut f32 {
+    pub(super) unsafe fn pointer(&self, at: usize) -> *mut T {
         assert!(at <= self.1);
         // SAFETY: inside the buffer, or at its end
         unsafe { self.0.add(at) }
@@ -54,7 +53,7 @@ impl Shared {
     /// # Safety
     /// No two live parts overlap, and the buffer outlives them.
     #[allow(clippy::mut_from_ref, reason = "the contract makes the parts disjoint")]
-    pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [f32] {
+    pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.1);
         // SAFETY: inside the buffer by the assertion, unaliased by the contract
         unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
@@ -132,12 +131,12 @@ fn shared(cpu: &Cpu, w: &Matrix, rows: &Range<usize>, xs: Xs<'_>, (fold, root): 
 fn rounded(cpu: &Cpu, x: &Tensor, mut values: Vec<u16>) -> Vec<u16> {
     values.resize(x.data().len(), 0);
     let run = x.cols().max(PAIRED) * 4;
-    let to = AtomicPtr::new(values.as_mut_ptr());
-    let all = x.data();
+    let (to, all) = (Shared::new(&mut values), x.data());
     cpu.pool.run(all.len().div_ceil(run), |task| {
-        let from = &all[task * run..((task + 1) * run).min(all.len())];
+        let range = task * run..((task + 1) * run).min(all.len());
+        let from = &all[range.clone()];
         // SAFETY: every task writes its own run of `values`
-        let to = unsafe { std::slice::from_raw_parts_mut(to.load(Ordering::Relaxed).add(task * run), from.len()) };
+        let to = unsafe { to.part(range) };
         // SAFETY: the instruction set is available, both slices have one length
         unsafe { dispatch_fast!(cpu.isa, round_all(from: &[f32], to: &mut [u16])) };
     });
