@@ -111,7 +111,7 @@ impl Work<'_> {
                     let mut outs = next.data_mut().chunks_exact_mut(dim);
                     let mut part = self.queries(unit, |_, _| outs.next().unwrap_or_default());
                     self.fold_span(unit, span, &mut part);
-                    queries.iter_mut().zip(&part).for_each(|(query, part)| self.merge(query, part));
+                    queries.iter_mut().zip(&part).for_each(|(query, part)| self.merge(query, part.found()));
                 }
             }
             queries.iter_mut().for_each(Query::finish);
@@ -123,8 +123,8 @@ impl Work<'_> {
         let (dim, width, spans, heads) = (self.kv.head_dim, out.cols(), self.spans, self.shape.heads.heads);
         let place = |row: usize, head: usize, span: usize| (row * heads + head) * spans + span;
         let mut outs = Tensor::scratch(out.rows() * heads * spans, dim);
-        // the maximum, the sum, and how far the query sees
-        let mut states = Tensor::zeros(out.rows() * heads * spans, 3);
+        // the maximum and the sum; no sum where the query sees nothing of the span
+        let mut states = Tensor::scratch(out.rows() * heads * spans, 2);
         let (to, to_states) = (Shared::new(outs.data_mut()), Shared::new(states.data_mut()));
         self.cpu.pool.run(units.len() * spans, |task| {
             let (unit, span) = (&units[task / spans], task % spans);
@@ -137,38 +137,24 @@ impl Work<'_> {
             });
             self.fold_span(unit, span, &mut queries);
             for (query, place) in queries.iter().zip(at) {
-                let seen = if query.positions > span * SPAN { 1.0 } else { 0.0 };
                 // SAFETY: as above
-                unsafe { to_states.part(3 * place..3 * place + 3) }.copy_from_slice(&[query.max, query.sum, seen]);
+                unsafe { to_states.part(2 * place..2 * place + 2) }.copy_from_slice(&[query.max, query.sum]);
             }
         });
-        let (outs, states) = (outs.data(), states.data());
+        let part = |place: usize| {
+            let [max, sum] = [states.data()[2 * place], states.data()[2 * place + 1]];
+            Part { max, sum, out: &outs.data()[place * dim..][..dim] }
+        };
         let to = Shared::new(out.data_mut());
         self.cpu.pool.run(self.q.rows() * heads, |task| {
             let (row, head) = (task / heads, task % heads);
             // SAFETY: every (row, head) belongs to one task
-            let sum = unsafe { to.part(row * width + head * dim..row * width + (head + 1) * dim) };
-            let mut result: Option<Query<'_>> = None;
-            let mut parts = vec![0.0; dim];
-            for span in 0..spans {
-                let place = place(row, head, span);
-                let [max, weight, seen] = [0, 1, 2].map(|i| states[3 * place + i]);
-                let values = &outs[place * dim..][..dim];
-                match &mut result {
-                    _ if seen == 0.0 => break,
-                    None => {
-                        sum.copy_from_slice(values);
-                        result = Some(Query { q: &[], positions: 0, max, sum: weight, out: &mut *sum });
-                    }
-                    Some(query) => {
-                        parts.copy_from_slice(values);
-                        self.merge(query, &Query { q: &[], positions: 0, max, sum: weight, out: &mut parts });
-                    }
-                }
-            }
-            if let Some(query) = &mut result {
-                query.finish();
-            }
+            let out = unsafe { to.part(row * width + head * dim..row * width + (head + 1) * dim) };
+            let first = part(place(row, head, 0));
+            out.copy_from_slice(first.out);
+            let mut query = Query { q: &[], positions: 0, max: first.max, sum: first.sum, out };
+            (1..spans).for_each(|span| self.merge(&mut query, part(place(row, head, span))));
+            query.finish();
         });
     }
 
@@ -211,13 +197,20 @@ impl Work<'_> {
         }
     }
 
-    /// Adds what a later span has found, if `part` sees any of it.
-    fn merge(&self, query: &mut Query<'_>, part: &Query<'_>) {
+    /// Adds what a later span has found, if it has found anything.
+    fn merge(&self, query: &mut Query<'_>, part: Part<'_>) {
         if part.sum != 0.0 {
             // SAFETY: the instruction set is available; both outputs have `dim` values
-            unsafe { dispatch!(self.cpu.isa, merge(query: &mut Query<'_>, part: &Query<'_>)) };
+            unsafe { dispatch!(self.cpu.isa, merge(query: &mut Query<'_>, part: Part<'_>)) };
         }
     }
+}
+
+/// What one span has found for a query: the largest score, the sum of the weights, and the weighted values.
+struct Part<'a> {
+    max: f32,
+    sum: f32,
+    out: &'a [f32],
 }
 
 struct Query<'a> {
@@ -230,6 +223,10 @@ struct Query<'a> {
 }
 
 impl Query<'_> {
+    fn found(&self) -> Part<'_> {
+        Part { max: self.max, sum: self.sum, out: self.out }
+    }
+
     fn finish(&mut self) {
         let sum = self.sum;
         self.out.iter_mut().for_each(|value| *value /= sum);
@@ -237,7 +234,7 @@ impl Query<'_> {
 }
 
 #[inline(always)]
-unsafe fn merge<S: Simd>(query: &mut Query<'_>, part: &Query<'_>) {
+unsafe fn merge<S: Simd>(query: &mut Query<'_>, part: Part<'_>) {
     let top = if part.max > query.max { part.max } else { query.max };
     // SAFETY: the caller's promise
     unsafe {
@@ -245,7 +242,7 @@ unsafe fn merge<S: Simd>(query: &mut Query<'_>, part: &Query<'_>) {
         query.sum = query.sum * old + part.sum * new;
         scale_by::<S>(query.out, old);
         let out = &mut *query.out;
-        zip!(S, out, &*part.out, |out, part| S::fma(part, S::splat(new), out));
+        zip!(S, out, part.out, |out, part| S::fma(part, S::splat(new), out));
     }
     query.max = top;
 }
