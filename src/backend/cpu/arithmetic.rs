@@ -12,8 +12,8 @@ use super::simd::{LANES, Simd};
 /// # Safety
 /// As [`Rows`] and [`Simd`].
 pub(super) trait Products<S: Simd>: Copy {
-    /// A stored activation.
-    type X: Copy + Default;
+    /// A stored activation: any bits are one, and it fits in an f32 of scratch memory.
+    type X: Copy;
     /// [`Products::STEP`] operands.
     type W: Copy;
     /// Rows of scratch memory, of values `X`.

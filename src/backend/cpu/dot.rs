@@ -8,6 +8,7 @@ use super::math::load_some;
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, LANES, Simd, dispatch, dispatch_fast};
 use super::stream::stream;
+use crate::backend::Tensor;
 use crate::partition::Step;
 use crate::weights::Matrix;
 
@@ -74,7 +75,8 @@ unsafe fn products<S: Simd, K: Products<S>>(
 ) {
     let out_stride = rows.len();
     let width = cols.len().next_multiple_of(K::STEP);
-    let mut scratch = vec![K::X::default(); 4 * width];
+    let mut memory = Tensor::scratch(4, width);
+    let scratch = memory.data_mut().as_mut_ptr().cast::<K::X>();
     let mut row = rows.start;
     while row < rows.end {
         let height = if rows.end - row >= 4 { 4 } else { 1 };
@@ -82,10 +84,9 @@ unsafe fn products<S: Simd, K: Products<S>>(
         // SAFETY: the ranges were checked by `leaf_products`
         unsafe {
             with_rows!(matrix, stored => for r in 0..height {
-                let to = scratch.as_mut_ptr().add(r * width);
-                widen::<S, K, _>(stored, (row + r, cols.start), cols.len(), to);
+                widen::<S, K, _>(stored, (row + r, cols.start), cols.len(), scratch.add(r * width));
             });
-            all_tokens::<S, K>(K::wide(scratch.as_ptr(), width), height, xs, &cols, to, out_stride);
+            all_tokens::<S, K>(K::wide(scratch, width), height, xs, &cols, to, out_stride);
         }
         row += height;
     }

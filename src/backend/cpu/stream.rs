@@ -7,6 +7,7 @@ use super::arithmetic::{Exact, Products, Xs};
 use super::dot::{WIDEN_FROM, all_tokens, tile, widen};
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, Simd, dispatch, dispatch_fast};
+use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
@@ -123,7 +124,9 @@ unsafe fn widened<S: Simd, K: Products<S>>(
     steps: &[Step],
     (out, stride): (*mut f32, usize),
 ) {
-    let mut scratch = Vec::new();
+    let widest = steps.iter().map(|step| step.columns.len().next_multiple_of(K::STEP)).max().unwrap_or(0);
+    let mut memory = Tensor::scratch(4, widest);
+    let scratch = memory.data_mut().as_mut_ptr().cast::<K::X>();
     let mut stack = [[0.0f32; 4 * WIDEN_FROM]; DEPTH];
     let mut row = rows.start;
     while row < rows.end {
@@ -131,14 +134,12 @@ unsafe fn widened<S: Simd, K: Products<S>>(
         let mut height = 0;
         for Step { columns, merges } in steps {
             let width = columns.len().next_multiple_of(K::STEP);
-            scratch.resize(tall * width, K::X::default());
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 with_rows!(matrix, stored => for r in 0..tall {
-                    let to = scratch.as_mut_ptr().add(r * width);
-                    widen::<S, K, _>(stored, (row + r, columns.start), columns.len(), to);
+                    widen::<S, K, _>(stored, (row + r, columns.start), columns.len(), scratch.add(r * width));
                 });
-                all_tokens::<S, K>(K::wide(scratch.as_ptr(), width), tall, xs, columns, &mut stack[height], 4);
+                all_tokens::<S, K>(K::wide(scratch, width), tall, xs, columns, &mut stack[height], 4);
             }
             for _ in 0..*merges {
                 height -= 1;
