@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::matrix::{FP8_BLOCK, Matrix, Values};
 use super::numbers::Numbers;
-use super::packed::{Coding, Packed};
+use super::packed::Packed;
 use super::stored::{Dtype, Source, Stored, TensorInfo};
 use crate::error::{Context, Error, Result};
 
@@ -38,11 +38,10 @@ pub(super) fn matrix<S: Source + ?Sized>(source: &S, name: &str, shape: &[usize]
         stored.info.expect_shape(&grouped)?;
         Ok(Numbers { dtype: stored.info.dtype, bytes: stored.bytes })
     };
-    let [scales, biases] = scales_and_biases(&stored.info);
-    let scales = get(scales)?;
+    let scales = get(companion(&stored.info, "scales"))?;
     // scales of another kind are what is wrong then, not that there are no biases
-    let affine = matches!(coding, Coding::Affine { .. }) && scales.dtype != Dtype::U8;
-    let biases = affine.then(|| get(biases)).transpose()?;
+    let affine = coding.is_affine() && scales.dtype != Dtype::U8;
+    let biases = affine.then(|| get(companion(&stored.info, "biases"))).transpose()?;
     let values = Packed { coding, values: stored.bytes, scales, biases };
     let made = Matrix::new(rows, columns, Values::Packed(values));
     made.map_err(|error| {
@@ -69,10 +68,9 @@ pub fn slices(
         let per = |each: usize| columns.start / each..columns.end.div_ceil(each);
         let grouped = with_last(shape, width / coding.group());
         let words = coding.words(columns.start)..(columns.end * coding.bits()).div_ceil(32);
-        let numbers = if matches!(coding, Coding::Affine { .. }) { 2 } else { 1 };
-        let others = scales_and_biases(&info);
+        let others: Vec<String> = coding.companions().iter().map(|kind| companion(&info, kind)).collect();
         let mut all = vec![Slice { info, rows: rows.clone(), columns: words }];
-        for other in others.into_iter().take(numbers) {
+        for other in others {
             let (rows, columns) = (rows.clone(), per(coding.group()));
             all.push(Slice { info: source.info(&other, &grouped)?, rows, columns });
         }
@@ -103,10 +101,9 @@ fn with_last(shape: &[usize], last: usize) -> Vec<usize> {
     shape
 }
 
-/// The names of the scales and of the biases of a packed tensor.
-fn scales_and_biases(info: &TensorInfo) -> [String; 2] {
-    let module = info.name.strip_suffix(".weight").unwrap_or(&info.name);
-    ["scales", "biases"].map(|kind| format!("{module}.{kind}"))
+/// The name of what belongs to a packed tensor.
+fn companion(info: &TensorInfo, kind: &str) -> String {
+    format!("{}.{kind}", info.name.strip_suffix(".weight").unwrap_or(&info.name))
 }
 
 fn plain(stored: Stored, rows: usize, columns: usize) -> Result<Matrix> {

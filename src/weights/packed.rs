@@ -85,6 +85,16 @@ impl Coding {
         }
     }
 
+    /// What the tensors are called that belong to one of codes.
+    pub fn companions(self) -> &'static [&'static str] {
+        if self.is_affine() { &["scales", "biases"] } else { &["scales"] }
+    }
+
+    /// Whether groups have a bias, and scales the type of the weights.
+    pub fn is_affine(self) -> bool {
+        matches!(self, Self::Affine { .. })
+    }
+
     /// 32-bit words of a row of `columns` values.
     pub fn words(self, columns: usize) -> usize {
         columns * self.bits() / 32
@@ -128,7 +138,7 @@ impl Packed {
             return Err(Error::msg(format!("{} bytes of packed values where {expected} are needed", values.len())));
         }
         let plain = [Dtype::F32, Dtype::F16, Dtype::Bf16].contains(&scales.dtype);
-        let affine = matches!(coding, Coding::Affine { .. });
+        let affine = coding.is_affine();
         if (affine && !plain) || (!affine && scales.dtype != Dtype::U8) {
             return Err(Error::msg(format!("{:?} scales do not belong to {} values", scales.dtype, coding.mode())));
         }

@@ -56,7 +56,7 @@ impl Entry {
     pub(super) fn sizes(&self, rows: usize, columns: usize) -> [usize; 3] {
         let Some(coding) = self.coding else { return [rows * columns * self.dtype.width(), 0, 0] };
         let scales = rows * columns / coding.group() * scale_type(coding, self.dtype).width();
-        let biases = if matches!(coding, Coding::Affine { .. }) { scales } else { 0 };
+        let biases = if coding.is_affine() { scales } else { 0 };
         [rows * columns * coding.bits() / 8, scales, biases]
     }
 
@@ -77,7 +77,7 @@ impl Entry {
         let columns = self.columns();
         let Some(coding) = self.coding else { return vec![tensor(self.name.clone(), self.dtype, columns)] };
         let mut all = vec![tensor(self.name.clone(), Dtype::U32, coding.words(columns))];
-        for kind in kinds(coding) {
+        for kind in coding.companions() {
             let (dtype, groups) = (scale_type(coding, self.dtype), columns / coding.group());
             all.push(tensor(format!("{}.{kind}", self.module()), dtype, groups));
         }
@@ -179,14 +179,9 @@ impl Entry {
     }
 }
 
-/// What belongs to a quantised weight.
-fn kinds(coding: Coding) -> &'static [&'static str] {
-    if matches!(coding, Coding::Affine { .. }) { &["scales", "biases"] } else { &["scales"] }
-}
-
 /// The type of the scales of weights of `dtype`.
 pub(super) fn scale_type(coding: Coding, dtype: Dtype) -> Dtype {
-    if matches!(coding, Coding::Affine { .. }) { dtype } else { Dtype::U8 }
+    if coding.is_affine() { dtype } else { Dtype::U8 }
 }
 
 /// The type that a tensor of the source has in MLX's checkpoint, where config.json may say one.

@@ -96,7 +96,7 @@ impl Quantised {
                 coding,
                 values,
                 scales: Numbers { dtype: scale_type(coding, dtype), bytes: scales },
-                biases: matches!(coding, Coding::Affine { .. }).then_some(Numbers { dtype, bytes: biases }),
+                biases: coding.is_affine().then_some(Numbers { dtype, bytes: biases }),
             }),
             (None, Dtype::F32) => Values::F32(values),
             (None, Dtype::F16) => Values::F16(values),
