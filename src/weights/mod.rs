@@ -21,7 +21,7 @@ pub use format::{Slice, slices};
 pub use header::{Header, parse_header};
 pub use matrix::{FP8_BLOCK, Matrix, Values};
 pub use mlx::{Formats, Mlx};
-pub use numbers::Numbers;
+pub use numbers::{Numbers, e4m3};
 pub use outline::Outline;
 pub use packed::{Coding, Packed};
 pub use quantise::{Codes, narrow, quantise, round_to, widen, widened_type};

@@ -5,6 +5,16 @@ use half::{bf16, f16};
 
 use super::stored::Dtype;
 
+/// The value of an E4M3 byte (OCP 8-bit floating point, table 1).
+pub fn e4m3(byte: u8) -> f32 {
+    if byte & 0x7f == 0x7f {
+        return f32::NAN;
+    }
+    // exponent and mantissa land on f32's; 2^120 moves the bias from 7 to 127 and normalises subnormals
+    let magnitude = f32::from_bits(u32::from(byte & 0x7f) << 20) * f32::from_bits((120 + 127) << 23);
+    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
 /// Numbers in one of the plain types, little-endian.
 #[derive(Debug, Clone)]
 pub struct Numbers {

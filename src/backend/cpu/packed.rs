@@ -6,9 +6,8 @@ use half::f16;
 
 use super::rows::Rows;
 use super::simd::pairs::Pairs;
-use super::simd::scalar::fp8;
 use super::simd::{LANES, Simd};
-use crate::weights::{Dtype, Numbers, Packed};
+use crate::weights::{Dtype, Numbers, Packed, e4m3};
 
 /// The values of unsigned codes.
 static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
@@ -94,7 +93,7 @@ impl Number for E4m3 {
     #[inline(always)]
     unsafe fn at(self, index: usize) -> f32 {
         // SAFETY: the caller's promise
-        fp8(unsafe { self.0.add(index).read() })
+        e4m3(unsafe { self.0.add(index).read() })
     }
 }
 

@@ -13,6 +13,9 @@ use crate::weights::{Piece, Share};
 /// What formats of weights are called in config.json; without them a model's weights are plain.
 const FORMATS: [&str; 2] = ["quantization_config", "quantization"];
 
+/// What the modules of routed experts are called: on the hub, and stacked by MLX.
+const EXPERTS: [&str; 2] = [".experts.", ".switch_mlp."];
+
 /// The sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Shape {
@@ -40,7 +43,7 @@ impl Shape {
         let used = chosen(&config);
         make_plain(&mut config);
         let plain = Blueprint::random(&config, args.layers, 0)?.share(&plan, 0)?;
-        let experts = |name: &str| used.is_some() && name.contains(".experts.");
+        let experts = |name: &str| used.is_some() && EXPERTS.iter().any(|module| name.contains(module));
         Ok(Self {
             bytes: share.tensors().map(|(name, _)| stored(&share, name)).sum(),
             parameters: plain.tensors().map(|(name, pieces)| stored(&plain, name) / width(pieces)).sum(),
@@ -158,6 +161,15 @@ mod tests {
         let position = 48 * 4 * 128 * 2 * 4;
         assert_eq!(shape.bytes_per_token(&answer(1, 0, 1)), Some(weights as f64 + f64::from(position)));
         assert_eq!(shape.bytes_per_token(&answer(1, 0, 2)), None);
+    }
+
+    #[test]
+    fn experts_that_mlx_stacks_are_found() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny/mlx-qwen3_5_moe-mixed");
+        let model = Flags::parse_from(["tbshard", "--model", dir]).model;
+        let shape = Shape::of(&model.open().unwrap(), &model).unwrap();
+        assert!(shape.experts > shape.read / 10, "{shape:?}");
+        assert!(shape.used < 1.0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Floating-point codes: MXFP4 and MXFP8 with a power of two a group of 32, NVFP4 with an E4M3 scale a group of 16.
 
 use super::{Codes, Float};
+use crate::weights::e4m3;
 
 /// The largest magnitude of E2M1.
 const MAX_E2M1: f32 = 6.0;
@@ -26,7 +27,7 @@ pub(super) fn mxfp8<T: Float>(values: &[f32], out: Codes<'_>) {
         let (scale, byte) = power_of_two(T::round(largest(values) / MAX_E4M3));
         *stored = byte;
         for (code, value) in codes.iter_mut().zip(values) {
-            *code = e4m3(T::round(value / scale));
+            *code = nearest_e4m3(T::round(value / scale));
         }
     }
 }
@@ -34,8 +35,8 @@ pub(super) fn mxfp8<T: Float>(values: &[f32], out: Codes<'_>) {
 pub(super) fn nvfp4<T: Float>(values: &[f32], out: Codes<'_>) {
     let groups = values.as_chunks::<16>().0.iter().zip(out.codes.as_chunks_mut::<8>().0).zip(out.scales);
     for ((values, codes), stored) in groups {
-        *stored = e4m3(T::round(largest(values) / MAX_E2M1));
-        match widen_e4m3(*stored) {
+        *stored = nearest_e4m3(T::round(largest(values) / MAX_E2M1));
+        match e4m3(*stored) {
             // too small for a scale: MLX divides by zero and takes what that gives for code 0
             0.0 => codes.fill(0),
             scale => pairs::<T, 16>(values, scale, codes),
@@ -47,7 +48,7 @@ pub(super) fn nvfp4<T: Float>(values: &[f32], out: Codes<'_>) {
 fn pairs<T: Float, const GROUP: usize>(values: &[f32; GROUP], scale: f32, bytes: &mut [u8]) {
     let mut codes = [0; GROUP];
     for (code, value) in codes.iter_mut().zip(values) {
-        *code = e2m1(T::round(value / scale));
+        *code = nearest_e2m1(T::round(value / scale));
     }
     for (byte, pair) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
         *byte = pair[0] | pair[1] << 4;
@@ -76,14 +77,14 @@ fn power_of_two(scale: f32) -> (f32, u8) {
 
 /// The nearest E2M1 code, ties to the smaller magnitude; what becomes zero has no sign. Beyond 6 it is 6, where MLX, which
 /// looks for the smallest of rounded distances, finds zero for what is millions of times larger (NVFP4 of weights > 10⁹).
-fn e2m1(value: f32) -> u8 {
+fn nearest_e2m1(value: f32) -> u8 {
     let magnitude = MIDDLES.iter().fold(0, |code, middle| code + u8::from(value.abs() > *middle));
     let sign = (value.to_bits() >> 28) as u8 & 8;
     if magnitude == 0 { 0 } else { magnitude | sign }
 }
 
 /// The nearest E4M3 code, ties to even, at most 448.
-fn e4m3(value: f32) -> u8 {
+fn nearest_e4m3(value: f32) -> u8 {
     let sign = (value.to_bits() >> 24) as u8 & 0x80;
     let magnitude = value.abs().min(MAX_E4M3);
     let code = if magnitude < 1.0 / 64.0 {
@@ -95,12 +96,4 @@ fn e4m3(value: f32) -> u8 {
         ((bits - (120 << 23) + 0x7_ffff + (bits >> 20 & 1)) >> 20) as u8
     };
     code | sign
-}
-
-/// The value of a positive E4M3 code that is a number.
-pub(super) fn widen_e4m3(code: u8) -> f32 {
-    match code >> 3 {
-        0 => f32::from(code) / 512.0,
-        _ => f32::from_bits((u32::from(code) << 20) + (120 << 23)),
-    }
 }

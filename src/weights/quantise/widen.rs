@@ -4,9 +4,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Float;
-use super::mx::widen_e4m3;
 use crate::error::{Error, Result};
-use crate::weights::{Dtype, FP8_BLOCK, Matrix, Numbers, Values};
+use crate::weights::{Dtype, FP8_BLOCK, Matrix, Numbers, Values, e4m3};
 
 /// The type that values of `dtype` are of once they are read: block-FP8 times its scales is rounded to bf16.
 pub fn widened_type(dtype: Dtype) -> Dtype {
@@ -87,10 +86,7 @@ fn blocks(values: &[u8], scales: &Numbers, first: usize, stride: usize, into: &m
         let (row, column) = ((first + at) / stride, (first + at) % stride);
         let len = (FP8_BLOCK - column % FP8_BLOCK).min(stride - column).min(values.len() - at);
         let scale = number(scales, row / FP8_BLOCK * across + column / FP8_BLOCK);
-        into.extend(values[at..at + len].iter().map(|code| {
-            let magnitude = if code & 0x7f == 0x7f { f32::NAN } else { widen_e4m3(code & 0x7f) };
-            bf16::round(if code & 0x80 == 0 { magnitude } else { -magnitude } * scale)
-        }));
+        into.extend(values[at..at + len].iter().map(|code| bf16::round(e4m3(*code) * scale)));
         at += len;
     }
 }

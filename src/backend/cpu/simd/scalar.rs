@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::{LANES, Simd};
+use crate::weights::e4m3;
 
 /// Portable lanes.
 #[derive(Clone, Copy)]
@@ -11,16 +12,6 @@ pub(in crate::backend::cpu) struct Scalar;
 #[inline(always)]
 fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
     std::array::from_fn(f)
-}
-
-/// The value of an E4M3 byte (OCP 8-bit floating point, table 1).
-pub(in crate::backend::cpu) fn fp8(byte: u8) -> f32 {
-    if byte & 0x7f == 0x7f {
-        return f32::NAN;
-    }
-    // exponent and mantissa land on f32's; 2^120 moves the bias from 7 to 127 and normalises subnormals
-    let magnitude = f32::from_bits(u32::from(byte & 0x7f) << 20) * f32::from_bits((120 + 127) << 23);
-    if byte & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
 /// Sixteen values of `BITS` bits, LSB first.
@@ -70,7 +61,7 @@ impl Simd for Scalar {
     unsafe fn load_fp8(from: *const u8) -> Self::V {
         // SAFETY: as in `load`, for 16 bytes
         let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
-        each(|i| fp8(bytes[i]))
+        each(|i| e4m3(bytes[i]))
     }
     #[inline(always)]
     unsafe fn unpack<const BITS: usize>(from: *const u8) -> Self::Codes {
