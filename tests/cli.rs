@@ -264,7 +264,7 @@ fn models_print_tables_and_json() {
     let listed: Value = serde_json::from_str(&stdout(&run(&["models", "--json"]))).unwrap();
     let named = |name: &str| listed.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone();
     assert_eq!(named("qwen3.6-27b")["supported"], true);
-    assert_eq!(named("kimi-k2.6")["supported"], false);
+    assert_eq!(named("kimi-k2.6")["supported"], true);
     let schema: Value = serde_json::from_str(&stdout(&run(&["schema"]))).unwrap();
     assert_eq!(schema, tbshard::cluster::json_schema());
     assert!(stdout(&run(&["models"])).lines().any(|line| line.starts_with("qwen3.6-27b ") && line.contains("55.6 GB")));

@@ -5,7 +5,6 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tbshard::engine::{Event, Request, Sampler, Sampling, Wanted, generate};
-use tbshard::models::read_config;
 
 use crate::support;
 
@@ -46,23 +45,15 @@ fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
     ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Whether the checkpoint is of an architecture and format that can be read today; all others are refused.
-pub fn is_supported(dir: &Path) -> bool {
-    let config: Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
-    let kimi = ["kimi_k2", "kimi_k25", "kimi_linear"].contains(&config["model_type"].as_str().unwrap());
-    let supported = !kimi;
-    assert_eq!(read_config(&config).is_ok(), supported, "{}", dir.display());
-    supported
-}
-
 #[test]
 fn logits_and_greedy_tokens_are_the_references() {
     let mut names = Vec::new();
-    for dir in support::tiny_checkpoints().iter().filter(|dir| is_supported(dir)) {
+    for dir in support::tiny_checkpoints().iter() {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let recurrent = name.contains("qwen3_5") || name.contains("qwen3_next");
+        let recurrent = ["qwen3_5", "qwen3_next"].iter().any(|kind| name.contains(kind));
         let tolerance = if recurrent { 2e-3 } else { 1e-3 };
         let mut worst = 0.0f32;
+        let dir = dir.as_path();
         for (i, prompt) in read(dir).prompts.iter().enumerate() {
             let mut engine = support::engine(dir, 1);
             let mut sequence = engine.start().unwrap();

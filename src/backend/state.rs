@@ -49,6 +49,28 @@ impl KvStore {
     }
 }
 
+/// The latent vectors of one layer of multi-head latent attention, in pages shared by all sequences: `[PAGE, width]` each.
+#[derive(Debug)]
+pub struct LatentStore {
+    pub(super) width: usize,
+    pub(super) data: Vec<f32>,
+}
+
+impl LatentStore {
+    /// Reserves `pages` pages; memory is touched when positions are written.
+    ///
+    /// # Errors
+    /// If the system has no room for them.
+    pub fn new(pages: usize, width: usize) -> Result<Self> {
+        Ok(Self { width, data: zeros(pages.checked_mul(PAGE * width))? })
+    }
+
+    /// Where the vector of `position` starts; those of its page follow each other.
+    pub(super) fn at(&self, pages: &[u32], position: usize) -> usize {
+        (pages[position / PAGE] as usize * PAGE + position % PAGE) * self.width
+    }
+}
+
 /// The recurrent state of one gated delta net layer: one slot a sequence.
 #[derive(Debug)]
 pub struct DeltaStore {
@@ -84,6 +106,8 @@ impl DeltaStore {
 pub enum LayerState {
     /// Of an attention layer.
     Kv(KvStore),
+    /// Of a layer of multi-head latent attention.
+    Latent(LatentStore),
     /// Of a gated delta net layer.
     Delta(DeltaStore),
 }

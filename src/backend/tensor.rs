@@ -133,6 +133,13 @@ impl Tensor {
         Self::joined(rows, cols, (0..rows).flat_map(|row| parts.iter().map(move |part| part.row(row))))
     }
 
+    /// Joins every run of `widths.0` columns with the run of `widths.1` columns of `other` that has its place.
+    pub fn beside_by_head(&self, other: &Self, widths: (usize, usize)) -> Self {
+        let cols = self.cols + other.cols;
+        let heads = self.data.chunks_exact(widths.0).zip(other.data.chunks_exact(widths.1));
+        Self::joined(self.rows, cols, heads.flat_map(|(own, other)| [own, other]))
+    }
+
     /// Copies the named rows.
     pub fn select_rows(&self, rows: &[usize]) -> Self {
         Self::joined(rows.len(), self.cols, rows.iter().map(|row| self.row(*row)))

@@ -5,10 +5,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Geometry;
+use super::rope::RopeKeys;
 use crate::backend::RopeStyle;
 use crate::error::{Error, Result};
 use crate::nn::{
-    Attention, AttentionConfig, Block, Centre, Decoder, Embedding, FeedForward, Head, Loader, Mixer, RmsNorm, Rotary,
+    Attention, AttentionConfig, Block, Centre, Decoder, Embedding, FeedForward, Head, Loader, Mixer, RmsNorm,
+    SharedConfig,
 };
 
 /// No size of a model comes near this; it bounds what is multiplied and reserved on a config's word.
@@ -23,6 +25,7 @@ pub(super) struct Common {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     pub(super) vocab_size: usize,
+    #[serde(alias = "model_max_length")]
     max_position_embeddings: usize,
     pub(super) rms_norm_eps: f32,
     #[serde(default)]
@@ -33,20 +36,11 @@ pub(super) struct Common {
     use_sliding_window: bool,
     #[serde(default)]
     attention_bias: bool,
-    rope_theta: Option<f32>,
-    partial_rotary_factor: Option<f32>,
-    rope_scaling: Option<Rope>,
-    rope_parameters: Option<Rope>,
-}
-
-/// `rope_scaling` of older files, `rope_parameters` of newer ones.
-#[derive(Debug, Clone, Deserialize)]
-struct Rope {
-    rope_type: Option<String>,
-    // the older name; some files have both
-    r#type: Option<String>,
-    rope_theta: Option<f32>,
-    partial_rotary_factor: Option<f32>,
+    #[serde(flatten)]
+    rope: RopeKeys,
+    // values of a head that are rotated, where the architecture knows it
+    #[serde(skip)]
+    rotated: Option<usize>,
 }
 
 /// Keys of a mixture of experts.
@@ -79,6 +73,17 @@ impl MoeKeys {
     }
 }
 
+/// Qwen's shared expert of `inner` columns.
+pub(super) fn shared_expert(inner: usize) -> SharedConfig {
+    SharedConfig { name: "shared_expert", inner, gate: Some("shared_expert_gate") }
+}
+
+/// How the names of a model begin that is not wrapped, and its head.
+pub(super) const PLAIN: (&str, &str) = ("model.", HEAD);
+
+/// The head's usual name.
+pub(super) const HEAD: &str = "lm_head.weight";
+
 fn silu() -> String {
     "silu".to_owned()
 }
@@ -101,7 +106,7 @@ pub(super) fn check_size(key: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
-fn check_positive(key: &str, value: f32) -> Result<()> {
+pub(super) fn check_positive(key: &str, value: f32) -> Result<()> {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
@@ -149,22 +154,16 @@ impl Common {
         }
         check_size("head_dim", self.head_dim())?;
         check_positive("rms_norm_eps", self.rms_norm_eps)?;
-        check_positive("rope_theta", self.rope_theta())?;
+        self.rope.validate()?;
         if self.hidden_act != "silu" {
             return Err(bad_config(format!("hidden_act `{}` is not supported, only `silu`", self.hidden_act)));
         }
         if self.use_sliding_window {
             return Err(bad_config("use_sliding_window is not supported".to_owned()));
         }
-        for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
-            let kinds = [&rope.rope_type, &rope.r#type];
-            if let Some(kind) = kinds.into_iter().flatten().find(|kind| *kind != "default") {
-                return Err(bad_config(format!("rope type `{kind}` is not supported yet")));
-            }
-        }
         let rotated = self.rope_dim();
-        if rotated == 0 || !rotated.is_multiple_of(2) || rotated > self.head_dim() {
-            let (dim, factor) = (self.head_dim(), self.partial_rotary_factor());
+        if rotated == 0 || !rotated.is_multiple_of(2) || (self.rotated.is_none() && rotated > self.head_dim()) {
+            let (dim, factor) = (self.head_dim(), self.rope.partial_rotary_factor());
             let error = format!("head_dim {dim} times partial_rotary_factor {factor} rotates {rotated} values");
             return Err(bad_config(format!("{error}, not an even number up to head_dim")));
         }
@@ -179,24 +178,9 @@ impl Common {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    fn partial_rotary_factor(&self) -> f32 {
-        let ropes = [&self.rope_parameters, &self.rope_scaling];
-        let nested = ropes.into_iter().flatten().find_map(|rope| rope.partial_rotary_factor);
-        nested.or(self.partial_rotary_factor).unwrap_or(1.0)
-    }
-
     fn rope_dim(&self) -> usize {
-        (self.head_dim() as f32 * self.partial_rotary_factor()) as usize
-    }
-
-    fn rope_theta(&self) -> f32 {
-        let ropes = [&self.rope_parameters, &self.rope_scaling];
-        let nested = ropes.into_iter().flatten().find_map(|rope| rope.rope_theta);
-        nested.or(self.rope_theta).unwrap_or(10_000.0)
-    }
-
-    fn rotary(&self) -> Rotary {
-        Rotary::new(self.rope_dim(), self.rope_theta())
+        let part = || (self.head_dim() as f32 * self.rope.partial_rotary_factor()) as usize;
+        self.rotated.unwrap_or_else(part)
     }
 
     /// What a planner and a cache need to know.
@@ -245,15 +229,27 @@ impl Common {
 
     /// Rotates a quarter of a head where the config does not say how much.
     pub(super) fn rotating_a_quarter(mut self) -> Self {
-        self.partial_rotary_factor.get_or_insert(0.25);
+        self.rope.partial_rotary_factor.get_or_insert(0.25);
         self
     }
 
-    /// Loads embedding, layers, norm and head; `layer` gives the two halves of layer i under its prefix.
+    /// Rotates `dim` values of a head, as the architecture has it.
+    pub(super) fn rotating(mut self, dim: usize) -> Self {
+        self.rotated = Some(dim);
+        self
+    }
+
+    /// What scores are multiplied by besides `head_dim^-½` because of how the rotation is stretched.
+    pub(super) fn score_factor(&self) -> f32 {
+        self.rope.score_factor()
+    }
+
+    /// Loads embedding, layers and norm under `prefix`, and the head `own_head`; `layer` gives the two halves of layer i
+    /// under its prefix.
     pub(super) fn decoder(
         &self,
         loader: &Loader<'_>,
-        prefix: &str,
+        (prefix, own_head): (&str, &str),
         centre: Centre,
         layer: impl Fn(usize, &str) -> Result<(Box<dyn Mixer>, Box<dyn FeedForward>)>,
     ) -> Result<Decoder> {
@@ -273,8 +269,8 @@ impl Common {
             })?);
         }
         // a tied checkpoint may store its head all the same; if that differs from the embedding, it is the head
-        let tied = self.tie_word_embeddings && !loader.has("lm_head.weight");
-        let head = if tied { table.as_str() } else { "lm_head.weight" };
+        let tied = self.tie_word_embeddings && !loader.has(own_head);
+        let head = if tied { table.as_str() } else { own_head };
         Ok(Decoder {
             embedding,
             first_layer: seat.layers.start,
@@ -282,7 +278,7 @@ impl Common {
             hidden,
             norm: seat.last.then(|| norm(&format!("{prefix}norm.weight"))).transpose()?,
             head: Head::load(loader, head, vocab, hidden)?,
-            rotary: self.rotary(),
+            rotary: self.rope.rotary(self.rope_dim()),
             neighbours: ((!seat.first).then(|| loader.rank() - tp), (!seat.last).then(|| loader.rank() + tp)),
         })
     }

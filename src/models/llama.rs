@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, bad_config, check_size, read};
+use super::common::{Common, PLAIN, bad_config, check_size, read};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
@@ -51,17 +51,17 @@ impl Architecture for Llama {
 
     fn load(&self, loader: &Loader<'_>) -> Result<Decoder> {
         let attention = AttentionConfig { qkv_bias: self.qkv_bias, ..self.common.attention() };
-        self.common.decoder(loader, "model.", Centre::Zero, |_, prefix| {
+        self.common.decoder(loader, PLAIN, Centre::Zero, |_, prefix| {
             let mlp = Mlp::load(loader, &format!("{prefix}.mlp"), self.common.hidden_size, self.intermediate_size)?;
             Ok((Common::load_attention(loader, prefix, attention)?, Box::new(mlp)))
         })
     }
 
-    fn skipped(&self) -> Vec<&'static str> {
-        Vec::new()
+    fn skips(&self, _name: &str) -> bool {
+        false
     }
 
-    fn mlx(&self) -> Conventions {
-        Conventions { tied: self.common.is_tied(), norms_last: true, ..Conventions::PLAIN }
+    fn mlx(&self) -> Option<Conventions> {
+        Some(Conventions { tied: self.common.is_tied(), norms_last: true, ..Conventions::PLAIN })
     }
 }

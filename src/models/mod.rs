@@ -2,9 +2,12 @@
 
 pub mod catalogue;
 mod common;
+mod deepseek;
 pub mod demo;
 mod hybrid;
+mod kimi_linear;
 mod llama;
+mod mla;
 pub mod mlx;
 mod model;
 mod quantisation;
@@ -12,6 +15,7 @@ mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
 mod qwen3_next;
+mod rope;
 
 pub use model::{Blueprint, LoadProgress, Model, parse_json};
 
@@ -31,11 +35,11 @@ pub trait Architecture: Send + Sync {
     /// Naming the tensor that is missing or misshapen.
     fn load(&self, loader: &Loader<'_>) -> Result<Decoder>;
 
-    /// Prefixes of tensors that a text decoder leaves alone knowingly (vision, multi-token prediction).
-    fn skipped(&self) -> Vec<&'static str>;
+    /// Whether a text decoder leaves the tensor `name` alone knowingly (vision, multi-token prediction).
+    fn skips(&self, name: &str) -> bool;
 
-    /// What mlx_lm does with it when it converts it.
-    fn mlx(&self) -> mlx::Conventions;
+    /// What mlx_lm does with it when it converts it, where that is known.
+    fn mlx(&self) -> Option<mlx::Conventions>;
 }
 
 /// The sizes of a model that callers need.
@@ -67,6 +71,10 @@ const REGISTER: &[(&str, Reader)] = &[
     ("qwen3_5_text",     qwen3_5::text),
     ("qwen3_5_moe",      qwen3_5::wrapped_moe),
     ("qwen3_5_moe_text", qwen3_5::text_moe),
+    ("deepseek_v3",      deepseek::read_config),
+    ("kimi_k2",          deepseek::read_config),
+    ("kimi_k25",         deepseek::wrapped),
+    ("kimi_linear",      kimi_linear::read_config),
 ];
 
 /// The names of all architectures.

@@ -12,7 +12,7 @@ use super::{Architecture, Geometry, demo, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader, refuse_unused};
 use crate::partition::{Group, Layout, Plan, Sizes};
-use crate::weights::{Checkpoint, Coding, Formats, Mlx, Outline, Random, Share, Source, hex};
+use crate::weights::{Checkpoint, Coding, Compressed, Formats, Invented, Mlx, Outline, Random, Share, Source, hex};
 
 /// A model before it is loaded: what it is, and where its weights are.
 pub struct Blueprint {
@@ -60,6 +60,7 @@ impl Blueprint {
         let place = format!("`{}`", dir.display());
         let source: Box<dyn Source> = match Quantisation::read(&config).context(&place)? {
             Quantisation::Mlx(formats) => Box::new(Mlx::new(checkpoint, formats)),
+            Quantisation::PackedInt4 => Box::new(Compressed::new(checkpoint)),
             _ if checkpoint.is_mlx() => Box::new(Mlx::new(checkpoint, Formats::default())),
             _ => Box::new(checkpoint),
         };
@@ -98,15 +99,16 @@ impl Blueprint {
         }
         // an unknown architecture is the better thing to say than its unknown format
         read_config(&config)?;
-        let fp8 = match Quantisation::read(&config)? {
-            Quantisation::None => false,
-            Quantisation::BlockFp8 => true,
+        let kind = match Quantisation::read(&config)? {
+            Quantisation::None => Invented::Bf16,
+            Quantisation::BlockFp8 => Invented::BlockFp8,
+            Quantisation::PackedInt4 => Invented::Int4Experts,
             Quantisation::Mlx(_) => {
                 let error = Error::msg("weights of MLX's packed formats cannot be invented");
                 return Err(error.hint("name the model that is not quantised, and --quantize"));
             }
         };
-        let random = Random::new(seed, fp8);
+        let random = Random::new(seed, kind);
         let digest = random.digest(config.to_string().as_bytes());
         Self::of(&config, Box::new(random), digest, "random weights".to_owned())
     }
@@ -244,8 +246,8 @@ impl Blueprint {
         // a stage of a pipeline does not meet the tensors of the others
         let others = plan.stages().len() > 1 && !self.source.names().is_empty();
         let whole = others.then(|| self.share(&Plan::solo(self.geometry.layers), 0)).transpose()?;
-        refuse_unused(self.source.as_ref(), whole.as_ref().unwrap_or(&share), &self.architecture.skipped())
-            .context(&self.place)?;
+        let skips = |name: &str| self.architecture.skips(name);
+        refuse_unused(self.source.as_ref(), whole.as_ref().unwrap_or(&share), &skips).context(&self.place)?;
         Ok(Model { decoder, geometry: self.geometry, digest: self.digest, share, source: self.source })
     }
 

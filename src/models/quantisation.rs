@@ -13,6 +13,8 @@ pub(super) enum Quantisation {
     None,
     /// E4M3 with a scale per 128 × 128 block.
     BlockFp8,
+    /// compressed-tensors' `pack-quantized`: 4 bits, symmetric, groups of 32.
+    PackedInt4,
     /// MLX's packed formats.
     Mlx(Formats),
 }
@@ -31,6 +33,9 @@ impl Quantisation {
         }
         let Some(declared) = find("quantization_config") else { return Ok(Self::None) };
         let method = declared.get("quant_method").and_then(Value::as_str).unwrap_or("");
+        if method == "compressed-tensors" {
+            return packed_int4(declared);
+        }
         if method != "fp8" {
             return Err(bad_config(format!("the quantisation method `{method}` is not supported")));
         }
@@ -40,6 +45,27 @@ impl Quantisation {
         }
         Ok(Self::BlockFp8)
     }
+}
+
+/// Refuses all that compressed-tensors can say but the one format that kernels read.
+fn packed_int4(declared: &Value) -> Result<Quantisation> {
+    let format = declared.get("format").and_then(Value::as_str).unwrap_or("");
+    let groups = declared.get("config_groups").and_then(Value::as_object);
+    let Some(groups) = groups.filter(|groups| format == "pack-quantized" && !groups.is_empty()) else {
+        return Err(bad_config(format!(
+            "the compressed-tensors format `{format}` is not supported, only pack-quantized"
+        )));
+    };
+    let expected: [(&str, Value); 4] =
+        [("num_bits", 4.into()), ("type", "int".into()), ("symmetric", true.into()), ("group_size", 32.into())];
+    for (group, table) in groups {
+        let of = |key: &str| table.get("weights").and_then(|weights| weights.get(key)).unwrap_or(&Value::Null);
+        if let Some((key, value)) = expected.iter().find(|(key, value)| of(key) != value) {
+            let error = format!("{key} of weights in {group} is {}, and only {value} is supported", of(key));
+            return Err(bad_config(error));
+        }
+    }
+    Ok(Quantisation::PackedInt4)
 }
 
 /// Reads MLX's table: `group_size`, `bits` and `mode` of all modules, and under the names of some their own, or false.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, check_size, read};
+use super::common::{Common, PLAIN, check_size, read};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
@@ -33,17 +33,17 @@ impl Architecture for Qwen3 {
     fn load(&self, loader: &Loader<'_>) -> Result<Decoder> {
         let common = &self.common;
         let attention = AttentionConfig { qk_norm: Some((common.rms_norm_eps, Centre::Zero)), ..common.attention() };
-        common.decoder(loader, "model.", Centre::Zero, |_, prefix| {
+        common.decoder(loader, PLAIN, Centre::Zero, |_, prefix| {
             let mlp = Mlp::load(loader, &format!("{prefix}.mlp"), common.hidden_size, self.intermediate_size)?;
             Ok((Common::load_attention(loader, prefix, attention)?, Box::new(mlp)))
         })
     }
 
-    fn skipped(&self) -> Vec<&'static str> {
-        Vec::new()
+    fn skips(&self, _name: &str) -> bool {
+        false
     }
 
-    fn mlx(&self) -> Conventions {
-        Conventions { tied: self.common.is_tied(), norms_last: true, ..Conventions::PLAIN }
+    fn mlx(&self) -> Option<Conventions> {
+        Some(Conventions { tied: self.common.is_tied(), norms_last: true, ..Conventions::PLAIN })
     }
 }

@@ -3,12 +3,12 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{MoeKeys, bad_config, check_size, read};
+use super::common::{HEAD, MoeKeys, bad_config, check_size, read, shared_expert};
 use super::hybrid::Hybrid;
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
-use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig};
+use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig, Routing};
 
 /// How the names of a wrapped text model begin.
 const WRAPPED: &str = "model.language_model.";
@@ -18,6 +18,9 @@ const WRAPPED_NAMES: [(&str, &str); 2] = [(WRAPPED, "language_model.model."), ("
 
 /// Those of the text model alone.
 const TEXT_NAMES: [(&str, &str); 2] = [("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")];
+
+/// Vision and multi-token prediction.
+const SKIPPED: [&str; 4] = ["model.visual.", "mtp.", "vision_tower.", "language_model.mtp."];
 
 #[derive(Debug, Deserialize)]
 struct Qwen35 {
@@ -82,7 +85,7 @@ impl Architecture for Qwen35 {
 
     fn load(&self, loader: &Loader<'_>) -> Result<Decoder> {
         let common = &self.hybrid.common;
-        common.decoder(loader, self.prefix, Centre::One, |i, prefix| {
+        common.decoder(loader, (self.prefix, HEAD), Centre::One, |i, prefix| {
             let mixer = self.hybrid.mixer(loader, i, prefix, DeltaLayout::Split)?;
             let at = format!("{prefix}.mlp");
             let feed_forward: Box<dyn FeedForward> = match &self.moe {
@@ -94,8 +97,11 @@ impl Architecture for Qwen35 {
                         experts: moe.num_experts,
                         top_k: moe.num_experts_per_tok,
                         inner: moe.moe_intermediate_size,
-                        shared_inner: self.shared_expert_intermediate_size,
+                        projections: MoeConfig::PROJECTIONS,
+                        shared: self.shared_expert_intermediate_size.map(shared_expert),
+                        routing: Routing::Softmax,
                         normalise: true,
+                        scale: 1.0,
                     },
                 )?),
                 None => Box::new(Mlp::load(loader, &at, common.hidden_size, self.intermediate_size.unwrap_or(0))?),
@@ -104,17 +110,17 @@ impl Architecture for Qwen35 {
         })
     }
 
-    fn skipped(&self) -> Vec<&'static str> {
-        vec!["model.visual.", "mtp.", "vision_tower.", "language_model.mtp."]
+    fn skips(&self, name: &str) -> bool {
+        SKIPPED.iter().any(|prefix| name.starts_with(prefix))
     }
 
-    fn mlx(&self) -> Conventions {
+    fn mlx(&self) -> Option<Conventions> {
         let (prefixes, wrapper) = match (self.prefix, &self.moe) {
             (WRAPPED, _) => (&WRAPPED_NAMES, None),
             (_, Some(_)) => (&TEXT_NAMES, Some("qwen3_5_moe")),
             (_, None) => (&TEXT_NAMES, Some("qwen3_5")),
         };
-        Conventions {
+        Some(Conventions {
             prefixes,
             centre: Centre::One,
             tied: self.hybrid.common.is_tied(),
@@ -123,6 +129,6 @@ impl Architecture for Qwen35 {
             norms_last: false,
             // mlx_lm knows the text model only inside the wrapper
             wrapper,
-        }
+        })
     }
 }

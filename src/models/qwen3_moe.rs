@@ -3,11 +3,11 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, MoeKeys, check_size, read};
+use super::common::{Common, MoeKeys, PLAIN, check_size, read};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
-use crate::nn::{AttentionConfig, Centre, Decoder, FeedForward, Loader, Mlp, Moe, MoeConfig};
+use crate::nn::{AttentionConfig, Centre, Decoder, FeedForward, Loader, Mlp, Moe, MoeConfig, Routing};
 
 #[derive(Debug, Deserialize)]
 struct Qwen3Moe {
@@ -41,10 +41,13 @@ impl Architecture for Qwen3Moe {
             experts: moe.num_experts,
             top_k: moe.num_experts_per_tok,
             inner: moe.moe_intermediate_size,
-            shared_inner: None,
+            projections: MoeConfig::PROJECTIONS,
+            shared: None,
+            routing: Routing::Softmax,
             normalise: moe.norm_topk_prob.unwrap_or(false),
+            scale: 1.0,
         };
-        common.decoder(loader, "model.", Centre::Zero, |i, prefix| {
+        common.decoder(loader, PLAIN, Centre::Zero, |i, prefix| {
             let at = format!("{prefix}.mlp");
             let feed_forward: Box<dyn FeedForward> = if moe.is_sparse(i) {
                 Box::new(Moe::load(loader, &at, experts)?)
@@ -55,11 +58,11 @@ impl Architecture for Qwen3Moe {
         })
     }
 
-    fn skipped(&self) -> Vec<&'static str> {
-        Vec::new()
+    fn skips(&self, _name: &str) -> bool {
+        false
     }
 
-    fn mlx(&self) -> Conventions {
-        Conventions { tied: self.common.is_tied(), fine_routers: true, ..Conventions::PLAIN }
+    fn mlx(&self) -> Option<Conventions> {
+        Some(Conventions { tied: self.common.is_tied(), fine_routers: true, ..Conventions::PLAIN })
     }
 }

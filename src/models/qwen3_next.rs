@@ -3,12 +3,12 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{MoeKeys, check_size, read};
+use super::common::{MoeKeys, PLAIN, check_size, read, shared_expert};
 use super::hybrid::Hybrid;
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
-use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig};
+use crate::nn::{Centre, Decoder, DeltaLayout, FeedForward, Loader, Mlp, Moe, MoeConfig, Routing};
 
 #[derive(Debug, Deserialize)]
 struct Qwen3Next {
@@ -43,10 +43,13 @@ impl Architecture for Qwen3Next {
             experts: moe.num_experts,
             top_k: moe.num_experts_per_tok,
             inner: moe.moe_intermediate_size,
-            shared_inner: Some(self.shared_expert_intermediate_size),
+            projections: MoeConfig::PROJECTIONS,
+            shared: Some(shared_expert(self.shared_expert_intermediate_size)),
+            routing: Routing::Softmax,
             normalise: moe.norm_topk_prob.unwrap_or(true),
+            scale: 1.0,
         };
-        common.decoder(loader, "model.", Centre::One, |i, prefix| {
+        common.decoder(loader, PLAIN, Centre::One, |i, prefix| {
             let mixer = self.hybrid.mixer(loader, i, prefix, DeltaLayout::Fused)?;
             let at = format!("{prefix}.mlp");
             let feed_forward: Box<dyn FeedForward> = if moe.is_sparse(i) {
@@ -58,12 +61,12 @@ impl Architecture for Qwen3Next {
         })
     }
 
-    fn skipped(&self) -> Vec<&'static str> {
-        vec!["mtp.", "language_model.mtp."]
+    fn skips(&self, name: &str) -> bool {
+        ["mtp.", "language_model.mtp."].iter().any(|prefix| name.starts_with(prefix))
     }
 
-    fn mlx(&self) -> Conventions {
+    fn mlx(&self) -> Option<Conventions> {
         let tied = self.hybrid.common.is_tied();
-        Conventions { centre: Centre::One, tied, fine_routers: true, ..Conventions::PLAIN }
+        Some(Conventions { centre: Centre::One, tied, fine_routers: true, ..Conventions::PLAIN })
     }
 }

@@ -149,14 +149,14 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Refuses a source with tensors that no rank of a plan uses, but for those under the prefixes `skipped`. `whole` is all
-/// that the model has.
+/// Refuses a source with tensors that no rank of a plan uses, but for those that `skips` knows. `whole` is all that the
+/// model has.
 ///
 /// # Errors
 /// Naming the first such tensor, its file, and how many there are.
-pub fn refuse_unused(source: &dyn Source, whole: &Share, skipped: &[&str]) -> Result<()> {
+pub fn refuse_unused(source: &dyn Source, whole: &Share, skips: &dyn Fn(&str) -> bool) -> Result<()> {
     let mut left = source.names();
-    left.retain(|name| !whole.knows(name) && !skipped.iter().any(|prefix| name.starts_with(prefix)));
+    left.retain(|name| !whole.knows(name) && !skips(name));
     let Some(first) = left.first() else { return Ok(()) };
     let count = left.len();
     let place = source.info(first, &[]).map_or_else(|_| String::new(), |info| format!(" in {}", info.origin));

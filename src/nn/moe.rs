@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::linear::all_reduce;
 use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
-use crate::backend::{ExpertWeights, Experts, SharedExpert, Tensor};
+use crate::backend::{ExpertWeights, Experts, Router, Scores, SharedExpert, Tensor};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves, MAX_LEAVES};
 use crate::weights::Matrix;
@@ -20,10 +20,46 @@ pub struct MoeConfig {
     pub top_k: usize,
     /// Columns of an expert.
     pub inner: usize,
-    /// Columns of the shared expert, if there is one.
-    pub shared_inner: Option<usize>,
+    /// What an expert's gate, up and down projections are called.
+    pub projections: [&'static str; 3],
+    /// The expert that every row uses, if there is one.
+    pub shared: Option<SharedConfig>,
+    /// How experts are chosen.
+    pub routing: Routing,
     /// Weights of the chosen experts are scaled to sum to one.
     pub normalise: bool,
+    /// What they are multiplied by then.
+    pub scale: f32,
+}
+
+impl MoeConfig {
+    /// The projections of most architectures.
+    pub const PROJECTIONS: [&'static str; 3] = ["gate_proj", "up_proj", "down_proj"];
+}
+
+/// The expert that every row uses.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedConfig {
+    /// Its module.
+    pub name: &'static str,
+    /// Its columns.
+    pub inner: usize,
+    /// The module whose sigmoid weighs it, if it is weighed.
+    pub gate: Option<&'static str>,
+}
+
+/// How a router chooses.
+#[derive(Debug, Clone, Copy)]
+pub enum Routing {
+    /// By a softmax over all experts.
+    Softmax,
+    /// By sigmoids and a learnt bias, among the best groups (DeepSeek-V3, arXiv 2412.19437).
+    Sigmoid {
+        /// Groups of experts.
+        groups: usize,
+        /// Groups that a row may choose from.
+        top_groups: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -33,7 +69,7 @@ struct Shared {
     down: Matrix,
     fold: Fold,
     // its sigmoid weighs the shared expert
-    weight: ColumnLinear,
+    weight: Option<ColumnLinear>,
 }
 
 /// A router and its experts.
@@ -41,6 +77,8 @@ struct Shared {
 pub struct Moe {
     config: MoeConfig,
     router: ColumnLinear,
+    // one an expert where the router has them
+    bias: Vec<f32>,
     routed: ExpertWeights,
     fold: Fold,
     shared: Option<Shared>,
@@ -52,34 +90,55 @@ impl Moe {
     /// # Errors
     /// If a tensor is missing or misshapen.
     pub fn load(loader: &Loader<'_>, prefix: &str, config: MoeConfig) -> Result<Self> {
-        let MoeConfig { hidden, experts, inner, shared_inner, .. } = config;
+        let MoeConfig { hidden, experts, inner, .. } = config;
         // the shared expert joins the routed ones leaf by leaf, so both are cut into as many leaves
         let units = |inner: usize| inner.div_ceil(RowLinear::COLUMNS);
-        let parts = shared_inner.map_or(MAX_LEAVES, |shared| units(shared).min(units(inner)).min(MAX_LEAVES));
+        let parts = config.shared.map_or(MAX_LEAVES, |shared| units(shared.inner).min(units(inner)).min(MAX_LEAVES));
         let fold = |inner| loader.group().fold(Leaves::into_parts(inner, RowLinear::COLUMNS, parts));
-        let shared = shared_inner.map(|inner| -> Result<Shared> {
+        let shared = config.shared.map(|SharedConfig { name, inner, gate }| -> Result<Shared> {
             let fold = fold(inner);
-            let [gate, up, down] = swiglu_weights(loader, &format!("{prefix}.shared_expert"), hidden, &fold)?;
-            let weight = ColumnLinear::replicated(loader, &format!("{prefix}.shared_expert_gate"), 1, hidden)?;
-            Ok(Shared { gate, up, down, fold, weight })
+            let at = format!("{prefix}.{name}");
+            let [gate_proj, up, down] = swiglu_weights(loader, &at, MoeConfig::PROJECTIONS, hidden, &fold)?;
+            let weight = gate.map(|gate| ColumnLinear::replicated(loader, &format!("{prefix}.{gate}"), 1, hidden));
+            Ok(Shared { gate: gate_proj, up, down, fold, weight: weight.transpose()? })
         });
+        let bias = match config.routing {
+            Routing::Softmax => Vec::new(),
+            Routing::Sigmoid { .. } => loader.values(&format!("{prefix}.gate.e_score_correction_bias"), &[experts])?,
+        };
         let fold = fold(inner);
         Ok(Self {
             config,
             router: ColumnLinear::replicated(loader, &format!("{prefix}.gate"), experts, hidden)?,
+            bias,
             routed: load_experts(loader, prefix, &config, &fold)?,
             fold,
             shared: shared.transpose()?,
         })
     }
+
+    fn router(&self) -> Router<'_> {
+        let MoeConfig { top_k, normalise, scale, routing, .. } = self.config;
+        let scores = match routing {
+            Routing::Softmax => Scores::Softmax,
+            Routing::Sigmoid { groups, top_groups } => Scores::Sigmoid { bias: &self.bias, groups, top_groups },
+        };
+        Router { scores, top_k, normalise, scale }
+    }
 }
 
 /// Gate, up and down of one expert: the columns of `fold`.
-fn swiglu_weights(loader: &Loader<'_>, prefix: &str, hidden: usize, fold: &Fold) -> Result<[Matrix; 3]> {
+fn swiglu_weights(
+    loader: &Loader<'_>,
+    prefix: &str,
+    [gate, up, down]: [&str; 3],
+    hidden: usize,
+    fold: &Fold,
+) -> Result<[Matrix; 3]> {
     let (inner, own) = (fold.leaves.len(), fold.columns());
     let rows = |name: &str| loader.part(&format!("{prefix}.{name}.weight"), &[inner, hidden], own.clone(), 0..hidden);
-    let (gate, up) = (rows("gate_proj")?, rows("up_proj")?);
-    let down = loader.part(&format!("{prefix}.down_proj.weight"), &[hidden, inner], 0..hidden, own.clone())?;
+    let (gate, up) = (rows(gate)?, rows(up)?);
+    let down = loader.part(&format!("{prefix}.{down}.weight"), &[hidden, inner], 0..hidden, own.clone())?;
     Ok([gate, up, down])
 }
 
@@ -106,7 +165,7 @@ fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig, fold: &Fo
             let name = |kind: &str| format!("{stacked}.{kind}_proj.weight");
             [rows(&name("gate"), inner, own.clone())?, rows(&name("up"), inner, own.clone())?, columns(&name("down"))?]
         } else {
-            swiglu_weights(loader, &format!("{prefix}.experts.{expert}"), hidden, fold)?
+            swiglu_weights(loader, &format!("{prefix}.experts.{expert}"), config.projections, hidden, fold)?
         };
         weights.gate.push(gate);
         weights.up.push(up);
@@ -118,7 +177,7 @@ fn load_experts(loader: &Loader<'_>, prefix: &str, config: &MoeConfig, fold: &Fo
 impl FeedForward for Moe {
     fn forward(&self, x: &Tensor, cx: &mut Context<'_>) -> Result<Tensor> {
         let logits = self.router.forward(x, cx)?;
-        let routes = cx.backend.route(&logits, self.config.top_k, self.config.normalise);
+        let routes = cx.backend.route(&logits, &self.router());
         let shared = match &self.shared {
             None => None,
             Some(shared) => Some(SharedExpert {
@@ -126,7 +185,7 @@ impl FeedForward for Moe {
                 up: &shared.up,
                 down: &shared.down,
                 fold: &shared.fold,
-                weights: Some(shared.weight.forward(x, cx)?),
+                weights: shared.weight.as_ref().map(|weight| weight.forward(x, cx)).transpose()?,
             }),
         };
         let experts = Experts { routed: &self.routed, fold: &self.fold, shared };

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::compressed::{PACKED, SCALE};
 use super::matrix::{FP8_BLOCK, Matrix, Values};
 use super::numbers::Numbers;
-use super::packed::Packed;
+use super::packed::{Coding, Packed};
 use super::stored::{Dtype, Source, Stored, TensorInfo};
 use crate::error::{Context, Error, Result};
 
@@ -38,10 +39,10 @@ pub(super) fn matrix<S: Source + ?Sized>(source: &S, name: &str, shape: &[usize]
         stored.info.expect_shape(&grouped)?;
         Ok(Numbers { dtype: stored.info.dtype, bytes: stored.bytes })
     };
-    let scales = get(companion(&stored.info, "scales"))?;
+    let mut companions = companions(&stored.info, coding).into_iter();
+    let scales = get(companions.next().unwrap_or_default())?;
     // scales of another kind are what is wrong then, not that there are no biases
-    let affine = coding.is_affine() && scales.dtype != Dtype::U8;
-    let biases = affine.then(|| get(companion(&stored.info, "biases"))).transpose()?;
+    let biases = companions.next().filter(|_| scales.dtype != Dtype::U8).map(get).transpose()?;
     let values = Packed { coding, values: stored.bytes, scales, biases };
     let made = Matrix::new(rows, columns, Values::Packed(values));
     made.map_err(|error| {
@@ -68,7 +69,7 @@ pub fn slices(
         let per = |each: usize| columns.start / each..columns.end.div_ceil(each);
         let grouped = with_last(shape, width / coding.group());
         let words = coding.words(columns.start)..(columns.end * coding.bits()).div_ceil(32);
-        let others: Vec<String> = coding.companions().iter().map(|kind| companion(&info, kind)).collect();
+        let others = companions(&info, coding);
         let mut all = vec![Slice { info, rows: rows.clone(), columns: words }];
         for other in others {
             let (rows, columns) = (rows.clone(), per(coding.group()));
@@ -101,9 +102,13 @@ fn with_last(shape: &[usize], last: usize) -> Vec<usize> {
     shape
 }
 
-/// The name of what belongs to a packed tensor.
-fn companion(info: &TensorInfo, kind: &str) -> String {
-    format!("{}.{kind}", info.name.strip_suffix(".weight").unwrap_or(&info.name))
+/// The names of what belongs to a packed tensor: its scales, and its biases if they are stored.
+fn companions(info: &TensorInfo, coding: Coding) -> Vec<String> {
+    if let Some(name) = info.name.strip_suffix(PACKED) {
+        return vec![format!("{name}{SCALE}")];
+    }
+    let module = info.name.strip_suffix(".weight").unwrap_or(&info.name);
+    coding.companions().iter().map(|kind| format!("{module}.{kind}")).collect()
 }
 
 fn plain(stored: Stored, rows: usize, columns: usize) -> Result<Matrix> {

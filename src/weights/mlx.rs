@@ -16,6 +16,13 @@ pub struct Formats {
     pub modules: BTreeMap<String, Option<Coding>>,
 }
 
+/// Parts of names on the hub, and what MLX has in their place (Kimi-Linear).
+const RENAMED: [(&str, &str); 3] = [
+    (".block_sparse_moe.gate.e_score_correction_bias", ".mlp.e_score_correction_bias"),
+    (".block_sparse_moe.", ".mlp."),
+    ("_conv1d.weight", "_conv.conv.weight"),
+];
+
 /// A checkpoint in MLX's conventions.
 pub struct Mlx {
     checkpoint: Checkpoint,
@@ -28,11 +35,13 @@ impl Mlx {
         Self { checkpoint, formats }
     }
 
-    /// The name in the file of what the hub calls `name`: the text model of a wrapped one has another prefix.
+    /// The name in the file of what the hub calls `name`: the text model of a wrapped one has another prefix, and some
+    /// modules have another name.
     fn stored_name(&self, name: &str) -> Option<String> {
         let inner = name.strip_prefix("model.language_model.").map(|rest| format!("language_model.model.{rest}"));
+        let renamed = RENAMED.iter().filter(|(hub, _)| name.contains(hub)).map(|(hub, mlx)| name.replace(hub, mlx));
         let candidates = [Some(name.to_owned()), inner, Some(format!("language_model.{name}"))];
-        candidates.into_iter().flatten().find(|name| self.checkpoint.has(name))
+        candidates.into_iter().flatten().chain(renamed).find(|name| self.checkpoint.has(name))
     }
 
     /// The declared coding of a module.
@@ -85,7 +94,8 @@ impl Source for Mlx {
         let mut info = self.checkpoint.info(&stored, shape)?;
         info.coding = self.coding(&info)?;
         // [channels, taps, 1] is the hub's [channels, 1, taps]
-        if let ([channels, taps, 1], true) = (&info.shape[..], stored.ends_with("conv1d.weight")) {
+        let is_convolution = ["conv1d.weight", ".conv.weight"].iter().any(|end| stored.ends_with(end));
+        if let ([channels, taps, 1], true) = (&info.shape[..], is_convolution) {
             info.shape = vec![*channels, 1, *taps];
         }
         Ok(info)

@@ -1,6 +1,7 @@
 //! Where weights come from: safetensors on disk or random numbers, as byte ranges and matrices in storage format.
 
 mod checkpoint;
+mod compressed;
 mod digest;
 mod format;
 mod header;
@@ -16,6 +17,7 @@ mod share;
 mod stored;
 
 pub use checkpoint::Checkpoint;
+pub use compressed::Compressed;
 pub use digest::hex;
 pub use format::{Slice, slices};
 pub use header::{Header, parse_header};
@@ -25,7 +27,7 @@ pub use numbers::{Numbers, e4m3};
 pub use outline::Outline;
 pub use packed::{Coding, Packed};
 pub use quantise::{Codes, narrow, quantise, round_to, widen, widened_type};
-pub use random::Random;
+pub use random::{Invented, Random};
 pub use shard::{NewShard, NewTensor, remove_partial, shard_bytes, write_file};
 pub use share::{Piece, Share};
 pub use stored::{Dtype, Source, SourceKind, Stored, TensorInfo};

@@ -85,7 +85,7 @@ impl Coding {
         }
     }
 
-    /// What the tensors are called that belong to one of codes.
+    /// What MLX calls the tensors that belong to one of codes.
     pub fn companions(self) -> &'static [&'static str] {
         if self.is_affine() { &["scales", "biases"] } else { &["scales"] }
     }
@@ -115,11 +115,20 @@ pub struct Packed {
     pub values: Bytes,
     /// `[out, in / group]`; U8 where they are powers of two or E4M3.
     pub scales: Numbers,
-    /// `[out, in / group]`, of the scales' type; none but for [`Coding::Affine`].
+    /// `[out, in / group]`, of the scales' type; none but for [`Coding::Affine`]. Without them up to four affine bits are
+    /// centred: the bias is −2^(bits − 1) · scale.
     pub biases: Option<Numbers>,
 }
 
 impl Packed {
+    /// The code that stands for zero where there are no biases.
+    pub fn centre(&self) -> Option<u8> {
+        match (self.coding, &self.biases) {
+            (Coding::Affine { bits, .. }, None) => Some(1 << (bits - 1)),
+            _ => None,
+        }
+    }
+
     /// Checks that the parts fit a matrix of this shape.
     ///
     /// # Errors
@@ -154,7 +163,8 @@ impl Packed {
                 Err(Error::msg(format!("biases are {:?} where the scales are {:?}", biases.dtype, scales.dtype)))
             }
             Some(_) => Err(Error::msg(format!("{} values have no biases", coding.mode()))),
-            None => Err(Error::msg("affine values need biases")),
+            None if coding.bits() <= 4 => Ok(()),
+            None => Err(Error::msg("affine values of more than four bits need biases")),
         }
     }
 }

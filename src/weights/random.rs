@@ -8,19 +8,36 @@ use bytes::Bytes;
 use half::bf16;
 use sha2::{Digest, Sha256};
 
+use super::compressed::{INT4, PACKED, SCALE};
 use super::digest::hex;
 use super::format::{self, scales_name, scales_shape};
 use super::matrix::{FP8_BLOCK, Matrix, Values};
 use super::numbers::Numbers;
+use super::packed::Packed;
 use super::stored::{Dtype, Source, SourceKind, Stored, TensorInfo};
 use crate::error::{Error, Result};
+
+/// The storage format of invented matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invented {
+    /// bf16.
+    Bf16,
+    /// Block-FP8 projections, as the FP8 checkpoints have them.
+    BlockFp8,
+    /// INT4 experts, as Kimi's checkpoints have them.
+    Int4Experts,
+}
 
 /// A source that has every tensor one asks for.
 #[derive(Debug, Clone)]
 pub struct Random {
     seed: u64,
-    fp8: bool,
+    kind: Invented,
 }
+
+/// Parts of names that nothing invented has: experts come one by one and projections as on the hub, and a tied head is
+/// not stored again.
+const ABSENT: [&str; 4] = ["experts.gate_up_proj", "switch_mlp", "embed_q", "lm_head.weight"];
 
 /// A run of rows and of columns of a tensor; the last dimension is the columns, all before it are rows.
 #[derive(Clone)]
@@ -31,9 +48,9 @@ struct Part {
 }
 
 impl Random {
-    /// Invents bf16 tensors, or with `fp8` block-FP8 projections as the FP8 checkpoints have them.
-    pub fn new(seed: u64, fp8: bool) -> Self {
-        Self { seed, fp8 }
+    /// Invents tensors; those that `kind` does not store otherwise are bf16.
+    pub fn new(seed: u64, kind: Invented) -> Self {
+        Self { seed, kind }
     }
 
     /// SHA-256 over `config` and the seed: what [`super::Checkpoint::digest`] is for files.
@@ -47,7 +64,14 @@ impl Random {
 
     fn is_fp8(&self, name: &str) -> bool {
         let kept = ["in_proj_a.", "in_proj_b.", "in_proj_ba.", "conv1d", "norm"];
-        self.fp8 && name.ends_with("_proj.weight") && !kept.iter().any(|part| name.contains(part))
+        self.kind == Invented::BlockFp8
+            && name.ends_with("_proj.weight")
+            && !kept.iter().any(|part| name.contains(part))
+    }
+
+    /// Whether the matrix `name`, or the tensor that belongs to it, is packed.
+    fn is_int4(&self, name: &str) -> bool {
+        self.kind == Invented::Int4Experts && name.contains(".experts.")
     }
 
     /// The bytes of a part of the tensor.
@@ -69,10 +93,16 @@ impl Random {
             noise.fill(&mut bytes, part, |[x]| [(x & 0x80) | (x & 0x7f).min(0x77)]);
             return Ok(bytes.into());
         }
+        if *dtype == Dtype::U32 {
+            noise.fill(&mut bytes, part, |word: [u8; 4]| word);
+            return Ok(bytes.into());
+        }
         // uniform with the variance that keeps activations at one: [-√(3/in), √(3/in)]
         let inner = part.stride.max(1) as f32;
         let (middle, reach) = match shape.len() {
             _ if name.ends_with("_scale_inv") => (1.0 / (inner * FP8_BLOCK as f32).sqrt() / 16.0, 0.0),
+            // codes of variance 21, as many columns as there are groups of them
+            _ if name.ends_with(SCALE) => (1.0 / (inner * INT4.group() as f32 * 21.0).sqrt(), 0.0),
             1 if name.contains("norm") => (1.0, 0.1),
             1 => (0.0, 1.0),
             _ if name.contains("embed") => (0.0, 1.7),
@@ -94,19 +124,44 @@ impl Random {
     }
 }
 
+impl Random {
+    /// The codes and the scales of whole groups.
+    fn packed(&self, info: TensorInfo, shape: &[usize], part: Part) -> Result<Values> {
+        let per = |run: &Range<usize>, each: usize| run.start / each..run.end.div_ceil(each);
+        let scales = self.info(&format!("{}{SCALE}", info.name.trim_end_matches(PACKED)), shape)?;
+        let scaled = |each: usize| Part {
+            rows: part.rows.clone(),
+            columns: per(&part.columns, each),
+            stride: part.stride / each,
+        };
+        let values = self.invent(&info, scaled(32 / INT4.bits()))?;
+        let scales = Numbers { dtype: scales.dtype, bytes: self.invent(&scales, scaled(INT4.group()))? };
+        Ok(Values::Packed(Packed { coding: INT4, values, scales, biases: None }))
+    }
+}
+
 impl Source for Random {
     fn has(&self, name: &str) -> bool {
         match name.strip_suffix("_scale_inv") {
             Some(scaled) => self.is_fp8(scaled),
-            // experts come one by one, and a tied head is not stored again
-            None => !name.ends_with("experts.gate_up_proj") && !name.contains("switch_mlp") && name != "lm_head.weight",
+            None => !ABSENT.iter().any(|part| name.contains(part)),
         }
     }
 
     fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo> {
-        let dtype = if self.is_fp8(name) { Dtype::Fp8 } else { Dtype::Bf16 };
-        let (name, origin) = (name.to_owned(), "random weights".to_owned());
-        Ok(TensorInfo { name, origin, dtype, shape: shape.to_vec(), coding: None })
+        let origin = "random weights".to_owned();
+        if self.is_int4(name) && name.ends_with(".weight") {
+            let mut shape = shape.to_vec();
+            shape.last_mut().into_iter().for_each(|columns| *columns = INT4.words(*columns));
+            let name = format!("{name}{PACKED}");
+            return Ok(TensorInfo { name, origin, dtype: Dtype::U32, shape, coding: Some(INT4) });
+        }
+        let dtype = match name {
+            name if self.is_fp8(name) => Dtype::Fp8,
+            name if self.is_int4(name) && name.ends_with(PACKED) => Dtype::U32,
+            _ => Dtype::Bf16,
+        };
+        Ok(TensorInfo { name: name.to_owned(), origin, dtype, shape: shape.to_vec(), coding: None })
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored> {
@@ -120,6 +175,9 @@ impl Source for Random {
         let (out_features, in_features) = format::flat(shape);
         let info = self.info(name, shape)?;
         let mut made = Part { rows: rows.clone(), columns: columns.clone(), stride: in_features };
+        if info.coding.is_some() {
+            return Matrix::new(rows.len(), columns.len(), self.packed(info, shape, made)?);
+        }
         if info.dtype != Dtype::Fp8 {
             return Matrix::new(rows.len(), columns.len(), Values::Bf16(self.invent(&info, made)?));
         }

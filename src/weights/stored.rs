@@ -58,7 +58,7 @@ impl Dtype {
             FileDtype::BF16 => Some(Self::Bf16),
             FileDtype::F8_E4M3 => Some(Self::Fp8),
             FileDtype::U8 => Some(Self::U8),
-            FileDtype::U32 => Some(Self::U32),
+            FileDtype::U32 | FileDtype::I32 => Some(Self::U32),
             _ => None,
         }
     }

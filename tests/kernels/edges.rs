@@ -11,6 +11,7 @@ use crate::support::run_of;
 
 use super::check::{cpu, same};
 use super::random::Rng;
+use super::routing::softmax_router;
 use super::stored::{Format, Stored};
 
 fn batch(rows: usize) -> Batch {
@@ -63,7 +64,7 @@ fn infinities_saturate() {
     same("x · sigmoid(∞)", gated.data(), &[2.0, 2.0, 1.0]);
     let y = cpu().swiglu(row(&[inf, 1e30, 0.0]), &ones);
     same("silu(∞) · x", y.data(), &[inf, 2e30, 0.0]);
-    let routes = cpu().route(&row(&[0.0, -inf, 0.0]), 2, true);
+    let routes = cpu().route(&row(&[0.0, -inf, 0.0]), &softmax_router(2, true));
     assert_eq!((routes.experts, routes.weights), (vec![0, 2], vec![0.5, 0.5]), "an expert that is ruled out");
 }
 

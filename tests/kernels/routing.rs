@@ -1,6 +1,6 @@
 //! The choice of experts.
 
-use tbshard::backend::{Backend, Tensor};
+use tbshard::backend::{Backend, Router, Scores, Tensor};
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::random::Rng;
@@ -20,6 +20,11 @@ fn logits(case: usize) -> Tensor {
     logits
 }
 
+/// The router of Qwen's mixtures.
+pub fn softmax_router(top_k: usize, normalise: bool) -> Router<'static> {
+    Router { scores: Scores::Softmax, top_k, normalise, scale: 1.0 }
+}
+
 #[test]
 fn agrees_with_candle_and_with_itself() {
     for case in 0..70 {
@@ -27,15 +32,15 @@ fn agrees_with_candle_and_with_itself() {
         let experts = logits.cols();
         let (top_k, normalise) = ((case % 8 + 1).min(experts), case % 2 == 0);
         let what = format!("case {case}: {top_k} of {experts} experts, {} rows", logits.rows());
-        let weights = same_everywhere(&what, |cpu| cpu.route(&logits, top_k, normalise).weights);
+        let weights = same_everywhere(&what, |cpu| cpu.route(&logits, &softmax_router(top_k, normalise)).weights);
         let chosen = same_everywhere(&what, |cpu| {
-            cpu.route(&logits, top_k, normalise).experts.iter().map(|expert| *expert as f32).collect()
+            cpu.route(&logits, &softmax_router(top_k, normalise)).experts.iter().map(|expert| *expert as f32).collect()
         });
         // candle sorts stably: among equals the lower index is first
         let probabilities = softmax(&exact(&logits)).unwrap();
         let order = exact(&logits).arg_sort_last_dim(false).unwrap().narrow(1, 0, top_k).unwrap().contiguous().unwrap();
         let order_flat: Vec<u32> = order.flatten_all().unwrap().to_vec1().unwrap();
-        let routes = cpu().route(&logits, top_k, normalise);
+        let routes = cpu().route(&logits, &softmax_router(top_k, normalise));
         assert_eq!((routes.top_k, &routes.experts), (top_k, &order_flat), "{what}");
         same(&what, &chosen, &order_flat.iter().map(|expert| *expert as f32).collect::<Vec<_>>());
         let mut want = probabilities.gather(&order, 1).unwrap();
@@ -45,7 +50,7 @@ fn agrees_with_candle_and_with_itself() {
         // the sums over all and over the chosen; exponentials, of up to 80 halves of an ulp by their argument; divisions
         near(&what, &weights, &Bound::rounded(want, (experts + top_k + 80 + 12) as f64).unwrap());
         for row in 0..logits.rows() {
-            let alone = cpu().route(&logits.select_rows(&[row]), top_k, normalise);
+            let alone = cpu().route(&logits.select_rows(&[row]), &softmax_router(top_k, normalise));
             assert_eq!(alone.experts, routes.experts[row * top_k..][..top_k], "{what}: row {row} alone");
             same(&format!("{what}: row {row} alone"), &alone.weights, &weights[row * top_k..][..top_k]);
         }

@@ -223,7 +223,7 @@ fn any_model_on_any_layout_is_owned_once() {
 
 #[test]
 fn checkpoints_are_owned_once_and_to_the_last_byte() {
-    for dir in tiny_checkpoints().into_iter().filter(|dir| crate::models::is_supported(dir)) {
+    for dir in tiny_checkpoints() {
         let blueprint = Blueprint::open(&dir).unwrap();
         let layers = blueprint.geometry.layers;
         let whole = blueprint.share(&Plan::solo(layers), 0).unwrap();

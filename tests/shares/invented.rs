@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use tbshard::weights::{FP8_BLOCK, Matrix, Random, Source, Values};
+use tbshard::weights::{FP8_BLOCK, Invented, Matrix, Random, Source, Values};
 
 use super::shapes::check;
 
@@ -47,7 +47,7 @@ fn a_part_is_what_the_whole_has_there() {
         (Just((out, inner, seed, fp8)), run(out), columns)
     });
     check(150, cases, |((out, inner, seed, fp8), rows, columns)| {
-        let source = Random::new(seed, fp8);
+        let source = Random::new(seed, if fp8 { Invented::BlockFp8 } else { Invented::Bf16 });
         let name = "model.layers.3.mlp.up_proj.weight";
         let whole = source.part(name, &[out, inner], 0..out, 0..inner).unwrap();
         let stored = source.get(name, &[out, inner]).unwrap();
@@ -70,7 +70,7 @@ fn a_part_is_what_the_whole_has_there() {
 
 #[test]
 fn values_depend_on_name_place_and_seed() {
-    let bytes = |seed: u64, name: &str| Random::new(seed, false).get(name, &[64, 64]).unwrap().bytes;
+    let bytes = |seed: u64, name: &str| Random::new(seed, Invented::Bf16).get(name, &[64, 64]).unwrap().bytes;
     let one = bytes(1, "a");
     assert_eq!(one, bytes(1, "a"));
     assert!(one != bytes(2, "a") && one != bytes(1, "b"));
@@ -79,7 +79,7 @@ fn values_depend_on_name_place_and_seed() {
     let words: std::collections::HashSet<&[u8]> = one.chunks(8).collect();
     assert_eq!((rows.len(), words.len()), (64, 1024));
     // uniform in ±√(3 / 64): the mean is nothing and the variance 1 / 64
-    let values = Random::new(1, false).get("a", &[512, 64]).unwrap().to_f32().unwrap();
+    let values = Random::new(1, Invented::Bf16).get("a", &[512, 64]).unwrap().to_f32().unwrap();
     let mean = values.iter().sum::<f32>() / values.len() as f32;
     let variance = values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
     assert!(mean.abs() < 0.003 && (variance * 64.0 - 1.0).abs() < 0.03, "{mean} {variance}");

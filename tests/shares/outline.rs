@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tbshard::models::{Blueprint, catalogue};
 use tbshard::partition::{Layout, Plan};
-use tbshard::weights::{Outline, Piece, Random, Share, Source};
+use tbshard::weights::{Invented, Outline, Piece, Random, Share, Source};
 
 use super::shapes::{cases, check};
 use crate::support::tiny_checkpoints;
@@ -25,7 +25,7 @@ fn loading_takes_what_was_told() {
     check(40, cases(true), |(shape, layout)| {
         same(|| shape.blueprint(), &Plan::new(shape.layers, shape.heads(), &layout).unwrap());
     });
-    for dir in tiny_checkpoints().into_iter().filter(|dir| crate::models::is_supported(dir)) {
+    for dir in tiny_checkpoints() {
         let layers = Blueprint::open(&dir).unwrap().geometry.layers;
         let layout =
             Layout { world_size: 6, tp: Some(3), pp: Some(2), weights: vec![1, 2, 1, 1, 1, 3], ..Layout::default() };
@@ -56,7 +56,7 @@ fn figures_are_those_of_the_catalogue() {
 
 #[test]
 fn tensors_larger_than_memory_are_outlined_and_absurd_ones_refused() {
-    let source = Random::new(0, false);
+    let source = Random::new(0, Invented::Bf16);
     let outline = Outline::new(&source);
     let table = outline.get("table", &[1 << 19, 1 << 20]).unwrap();
     assert_eq!((table.bytes.len(), table.bytes[1 << 39]), (1 << 40, 0));

@@ -60,7 +60,7 @@ unsafe fn silu_all<S: Simd>(x: &mut [f32]) {
 /// The recurrent gated delta rule for every row of every sequence: `[rows, v_heads · value_dim]`.
 ///
 /// `qkv` is `[rows, q | k | v]`. Per v-head, with q and k of length one and q scaled by `key_dim^-½`:
-/// `S ← S·decay; S ← S + k ⊗ (v − kᵀS)·beta; out = qᵀS`.
+/// `S ← S·decay; S ← S + k ⊗ (v − kᵀS)·beta; out = qᵀS`, the decay one number or one a channel of k.
 pub(super) fn delta_rule(
     cpu: &Cpu,
     mut qkv: Tensor,
@@ -86,6 +86,9 @@ pub(super) fn delta_rule(
     let mut out = Tensor::zeros(qkv.rows(), values);
     let (out_shared, state_shared) = (Shared::new(out.data_mut()), Shared::new(&mut store.state));
     let heads = shape.heads.heads;
+    // one decay a head, or one a channel of its key
+    let decays = gates.decay.cols() / heads.max(1);
+    assert!(gates.decay.cols() == heads * decays && (decays == 1 || decays == shape.key_dim || heads == 0));
     let state_len = shape.key_dim * shape.value_dim;
     cpu.pool.run(batch.segments().len() * heads, |task| {
         let (segment, head) = (&batch.segments()[task / heads], task % heads);
@@ -99,7 +102,7 @@ pub(super) fn delta_rule(
                 q: &x[k_head * shape.key_dim..][..shape.key_dim],
                 k: &x[keys + k_head * shape.key_dim..][..shape.key_dim],
                 v: &x[2 * keys + head * shape.value_dim..][..shape.value_dim],
-                decay: gates.decay.row(row)[head],
+                decay: &gates.decay.row(row)[head * decays..(head + 1) * decays],
                 beta: gates.beta.row(row)[head],
             };
             let at = row * values + head * shape.value_dim;
@@ -117,7 +120,8 @@ struct Step<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    decay: f32,
+    // one for the whole key, or one a channel
+    decay: &'a [f32],
     beta: f32,
 }
 
@@ -159,10 +163,10 @@ unsafe fn columns<S: Simd, const N: usize>(
     // SAFETY: the caller's promise: `state` is [keys, width], `column + N · 16 ≤ width`
     unsafe {
         let s = state.as_mut_ptr().add(column);
-        let decay = S::splat(step.decay);
         let mut seen = [S::splat(0.0); N];
+        let channelwise = usize::from(step.decay.len() > 1);
         for (i, k) in step.k.iter().enumerate() {
-            let k = S::splat(*k);
+            let (k, decay) = (S::splat(*k), S::splat(*step.decay.get_unchecked(i * channelwise)));
             for n in 0..N {
                 let at = s.add(i * width + n * LANES);
                 let value = S::mul(S::load(at), decay);
@@ -192,18 +196,19 @@ unsafe fn columns<S: Simd, const N: usize>(
     N * LANES
 }
 
-/// decay = exp(−exp(A_log) · softplus(a + dt_bias)), beta = sigmoid(b): `[rows, v_heads]` each.
-pub(super) fn delta_gates(a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates {
+/// decay = exp(−exp(A_log) · softplus(a + dt_bias)), beta = sigmoid(b), of the shapes of `a` and `b`.
+pub(super) fn delta_gates(cpu: &Cpu, a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates {
     let mut gates = DeltaGates { decay: a.clone(), beta: b.clone() };
-    for row in 0..a.rows() {
-        for ((decay, a_log), dt_bias) in gates.decay.row_mut(row).iter_mut().zip(a_log).zip(dt_bias) {
+    let width = a.cols();
+    for_each_run(cpu, gates.decay.data_mut(), width, |_, row| {
+        for ((decay, a_log), dt_bias) in row.iter_mut().zip(a_log).zip(dt_bias) {
             let x = *decay + dt_bias;
             let softplus = if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) };
             *decay = libm::expf(-libm::expf(*a_log) * softplus);
         }
-        for beta in gates.beta.row_mut(row) {
-            *beta = 1.0 / (1.0 + libm::expf(-*beta));
-        }
+    });
+    for beta in gates.beta.data_mut() {
+        *beta = 1.0 / (1.0 + libm::expf(-*beta));
     }
     gates
 }

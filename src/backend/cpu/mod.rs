@@ -4,11 +4,13 @@ mod arithmetic;
 mod attention;
 mod delta;
 mod dot;
+mod heads;
 mod linear;
 mod math;
 mod moe;
 mod packed;
 mod pool;
+mod routing;
 mod rows;
 mod rowwise;
 mod simd;
@@ -18,8 +20,8 @@ pub use pool::Pool;
 pub use simd::Isa;
 
 use super::{
-    Arithmetic, AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, RopeStyle,
-    Routes, Tensor,
+    Arithmetic, AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, LatentShape,
+    LatentStore, RopeStyle, Router, Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
@@ -99,12 +101,28 @@ impl Backend for Cpu {
         attention::attention(self, q, store, batch, shape)
     }
 
+    fn latent_attention(
+        &self,
+        q: &Tensor,
+        latent: &Tensor,
+        store: &mut LatentStore,
+        batch: &Batch,
+        shape: &LatentShape,
+    ) -> Tensor {
+        attention::store_latent(store, latent, batch);
+        attention::latent_attention(self, q, store, batch, shape)
+    }
+
+    fn per_head(&self, x: &Tensor, ws: &[Matrix], turned: bool) -> Result<Tensor> {
+        heads::per_head(self, x, ws, turned)
+    }
+
     fn conv_silu(&self, x: &Tensor, weight: &Tensor, store: &mut DeltaStore, batch: &Batch) -> Tensor {
         delta::conv_silu(self, x, weight, store, batch)
     }
 
     fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates {
-        delta::delta_gates(a, b, a_log, dt_bias)
+        delta::delta_gates(self, a, b, a_log, dt_bias)
     }
 
     fn delta_rule(
@@ -130,8 +148,8 @@ impl Backend for Cpu {
         rowwise::add(self, x, y);
     }
 
-    fn route(&self, logits: &Tensor, top_k: usize, normalise: bool) -> Routes {
-        moe::route(self, logits, top_k, normalise)
+    fn route(&self, logits: &Tensor, router: &Router<'_>) -> Routes {
+        routing::route(self, logits, router)
     }
 
     fn experts(&self, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {

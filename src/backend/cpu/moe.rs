@@ -1,4 +1,4 @@
-//! Mixture of experts: routing, and the chosen experts' SwiGLU summed leaf by leaf in the order of their ranking.
+//! Mixture of experts: the chosen experts' SwiGLU summed leaf by leaf in the order of their ranking.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -7,7 +7,8 @@ use super::Cpu;
 use super::arithmetic::Xs;
 use super::dot::leaf_products;
 use super::linear::{Shared, fold_tree, tree_values};
-use super::math::{exp, load_some, sigmoid, store_some, zip};
+use super::math::{load_some, store_some, zip};
+use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
 use crate::backend::{ExpertWeights, Experts, Routes, Tensor};
@@ -20,34 +21,6 @@ const ROWS: usize = 16;
 
 thread_local! {
     static BUFFERS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
-}
-
-#[inline(always)]
-unsafe fn exp_minus<S: Simd>(x: &mut [f32], max: &[f32]) {
-    // SAFETY: the caller's promise: one length
-    unsafe { zip!(S, x, max, |x, max| exp::<S>(S::sub(x, max))) }
-}
-
-/// Softmax over all experts, then the `top_k` largest, the lower index first among equals.
-pub(super) fn route(cpu: &Cpu, logits: &Tensor, top_k: usize, normalise: bool) -> Routes {
-    let mut routes = Routes { top_k, experts: Vec::new(), weights: Vec::new() };
-    for row in 0..logits.rows() {
-        let mut p = logits.row(row).to_vec();
-        let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let (x, top) = (&mut p[..], &vec![max; logits.cols()][..]);
-        // SAFETY: the instruction set is available, both slices have one length
-        unsafe { dispatch!(cpu.isa, exp_minus(x: &mut [f32], top: &[f32])) };
-        let sum: f32 = p.iter().sum();
-        p.iter_mut().for_each(|p| *p /= sum);
-        let mut order: Vec<u32> = (0..p.len() as u32).collect();
-        order.sort_by(|a, b| p[*b as usize].total_cmp(&p[*a as usize]).then(a.cmp(b)));
-        order.truncate(top_k);
-        let chosen: f32 = order.iter().map(|e| p[*e as usize]).sum();
-        let total = if normalise { chosen } else { 1.0 };
-        routes.weights.extend(order.iter().map(|e| p[*e as usize] / total));
-        routes.experts.extend(order);
-    }
-    routes
 }
 
 /// A (token, rank) pair of the routing, grouped by expert.
@@ -176,20 +149,6 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
     });
 }
 
-#[inline(always)]
-unsafe fn sigmoid_all<S: Simd>(to: &mut [f32], from: &[f32]) {
-    // SAFETY: the caller's promise: one length
-    unsafe { zip!(S, to, from, |_, x| sigmoid::<S>(x)) }
-}
-
-fn sigmoid_of(cpu: &Cpu, x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    let to = &mut y[..];
-    // SAFETY: the instruction set is available, both slices have one length
-    unsafe { dispatch!(cpu.isa, sigmoid_all(to: &mut [f32], x: &[f32])) };
-    y
-}
-
 /// The down projections: inside a leaf experts are added in the order of their ranking, the shared one last.
 fn outer(
     cpu: &Cpu,
@@ -206,7 +165,7 @@ fn outer(
     let pairs: Vec<&[f32]> = inner.rows_iter().collect();
     let shared_rows: Vec<&[f32]> = shared_inner.iter().flat_map(|inner| inner.rows_iter()).collect();
     let logits = experts.shared.as_ref().and_then(|shared| shared.weights.as_ref());
-    let shared_weights = logits.map(|logits| sigmoid_of(cpu, logits.data()));
+    let shared_weights = logits.map(|logits| sigmoids(cpu, logits.data()));
     let to = Shared::new(y.data_mut());
     cpu.pool.run(hidden.div_ceil(ROWS), |task| {
         let rows = task * ROWS..((task + 1) * ROWS).min(hidden);

@@ -146,7 +146,8 @@ impl Groups {
 pub(super) struct TableRows<const BITS: usize, N> {
     groups: Groups,
     scales: N,
-    biases: N,
+    // where they are stored; else the code that stands for zero
+    biases: Result<N, f32>,
 }
 
 /// Affine rows of more bits.
@@ -172,8 +173,10 @@ pub(super) struct Mxfp8Rows {
 }
 
 impl<const BITS: usize, N: Number> TableRows<BITS, N> {
-    pub(super) fn of(groups: Groups, scales: &Numbers, biases: &Numbers) -> Self {
-        Self { groups, scales: N::of(scales), biases: N::of(biases) }
+    pub(super) fn of(groups: Groups, packed: &Packed) -> Self {
+        let centre = f32::from(packed.centre().unwrap_or(0));
+        let biases = packed.biases.as_ref().map(N::of).ok_or(centre);
+        Self { groups, scales: N::of(&packed.scales), biases }
     }
 }
 
@@ -225,9 +228,13 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     #[inline(always)]
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
         let index = self.groups.index(row, col);
-        // SAFETY: there is a scale and a bias for every group by `Matrix::new`
+        // SAFETY: there is a scale (and a bias) for every group by `Matrix::new`
         unsafe {
-            let (scale, bias) = (self.scales.at(index), self.biases.at(index));
+            let scale = self.scales.at(index);
+            let bias = match self.biases {
+                Ok(biases) => biases.at(index),
+                Err(centre) => -centre * scale,
+            };
             S::fma(S::load(COUNT.as_ptr()), S::splat(scale), S::splat(bias))
         }
     }

@@ -29,12 +29,15 @@ impl Conversion {
     /// # Errors
     /// Naming a tensor that is missing, misshapen, unknown, or quantised already.
     pub fn new(architecture: &dyn Architecture, config: &Value, source: &dyn Source, coding: Coding) -> Result<Self> {
-        let conventions = architecture.mlx();
+        let Some(conventions) = architecture.mlx() else {
+            let error = Error::msg("models of this architecture cannot be quantised yet");
+            return Err(error.hint("take a checkpoint that is quantised already"));
+        };
         let survey = Survey::new(source);
         let plan = Plan::solo(architecture.geometry().layers);
         let loader = Loader::new(&survey, (&plan, 0), &|_, _| ());
         architecture.load(&loader)?;
-        refuse_unused(source, &loader.share(), &architecture.skipped())?;
+        refuse_unused(source, &loader.share(), &|name| architecture.skips(name))?;
         let said = said_type(config);
         let mut draft = Draft { conventions, coding, said, source, entries: BTreeMap::new(), experts: BTreeMap::new() };
         for (name, shape) in survey.seen() {

@@ -1,0 +1,161 @@
+//! Kimi-Linear (arXiv 2510.26692): Kimi Delta Attention, every fourth layer latent attention without positions, experts.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::common::{Common, PLAIN, bad_config, check_size, read};
+use super::mla::{Experts, LatentKeys};
+use super::mlx::Conventions;
+use super::{Architecture, Geometry};
+use crate::error::Result;
+use crate::nn::{Centre, Decoder, KdaConfig, KimiDeltaAttention, Loader, Mixer};
+
+/// The module of a layer's experts, and an expert's gate, up and down projections.
+const EXPERTS: (&str, [&str; 3]) = ("block_sparse_moe", ["w1", "w3", "w2"]);
+
+#[derive(Debug, Deserialize)]
+struct KimiLinear {
+    #[serde(flatten)]
+    common: Common,
+    #[serde(flatten)]
+    latent: LatentKeys,
+    #[serde(default)]
+    mla_use_nope: bool,
+    linear_attn_config: LinearAttention,
+    intermediate_size: usize,
+    moe_intermediate_size: usize,
+    num_experts: usize,
+    num_experts_per_token: usize,
+    #[serde(default)]
+    num_shared_experts: usize,
+    first_k_dense_replace: usize,
+    #[serde(default = "one")]
+    moe_layer_freq: usize,
+    #[serde(default = "one")]
+    num_expert_group: usize,
+    #[serde(default = "one")]
+    topk_group: usize,
+    #[serde(default = "yes")]
+    moe_renormalize: bool,
+    #[serde(default = "unscaled")]
+    routed_scaling_factor: f32,
+    moe_router_activation_func: Option<String>,
+}
+
+/// Which layers are what, counted from one.
+#[derive(Debug, Deserialize)]
+struct LinearAttention {
+    full_attn_layers: Vec<usize>,
+    kda_layers: Vec<usize>,
+    num_heads: usize,
+    head_dim: usize,
+    short_conv_kernel_size: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn unscaled() -> f32 {
+    1.0
+}
+
+/// Reads a `kimi_linear` config.
+pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
+    let mut model: KimiLinear = read(config)?;
+    model.common = model.common.rotating(model.latent.qk_rope_head_dim);
+    model.latent.validate()?;
+    model.common.validate()?;
+    model.common.refuse_attention_bias()?;
+    if !model.mla_use_nope {
+        return Err(bad_config(
+            "mla_use_nope is not true: latent attention with positions is not supported".to_owned(),
+        ));
+    }
+    if let Some(func) = model.moe_router_activation_func.as_ref().filter(|func| *func != "sigmoid") {
+        return Err(bad_config(format!("moe_router_activation_func `{func}` is not supported, only `sigmoid`")));
+    }
+    model.experts().validate()?;
+    model.linear_attn_config.validate(model.common.num_hidden_layers)?;
+    Ok(Box::new(model))
+}
+
+impl LinearAttention {
+    fn validate(&self, layers: usize) -> Result<()> {
+        check_size("num_heads", self.num_heads)?;
+        check_size("head_dim", self.head_dim)?;
+        check_size("short_conv_kernel_size", self.short_conv_kernel_size)?;
+        if !self.head_dim.is_multiple_of(16) {
+            return Err(bad_config(format!(
+                "head_dim {} of linear_attn_config is not a multiple of 16",
+                self.head_dim
+            )));
+        }
+        let is_both_or_none = |layer: &usize| self.full_attn_layers.contains(layer) == self.kda_layers.contains(layer);
+        match (1..=layers).find(is_both_or_none) {
+            Some(layer) => Err(bad_config(format!(
+                "layer {layer} is not in one of kda_layers and full_attn_layers, which count from one"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl KimiLinear {
+    fn experts(&self) -> Experts {
+        Experts {
+            dense_inner: self.intermediate_size,
+            dense_layers: self.first_k_dense_replace,
+            every: self.moe_layer_freq,
+            count: self.num_experts,
+            chosen: self.num_experts_per_token,
+            inner: self.moe_intermediate_size,
+            shared: self.num_shared_experts,
+            groups: self.num_expert_group,
+            top_groups: self.topk_group,
+            normalise: self.moe_renormalize,
+            scale: self.routed_scaling_factor,
+            names: EXPERTS,
+        }
+    }
+
+    fn mixer(&self, loader: &Loader<'_>, layer: usize, prefix: &str) -> Result<Box<dyn Mixer>> {
+        let linear = &self.linear_attn_config;
+        if linear.full_attn_layers.contains(&(layer + 1)) {
+            return self.latent.attention(loader, prefix, &self.common, false);
+        }
+        let config = KdaConfig {
+            hidden: self.common.hidden_size,
+            heads: linear.num_heads,
+            head_dim: linear.head_dim,
+            kernel: linear.short_conv_kernel_size,
+            eps: self.common.rms_norm_eps,
+        };
+        Ok(Box::new(KimiDeltaAttention::load(loader, &format!("{prefix}.self_attn"), config)?))
+    }
+}
+
+impl Architecture for KimiLinear {
+    fn geometry(&self) -> Geometry {
+        self.common.geometry()
+    }
+
+    fn load(&self, loader: &Loader<'_>) -> Result<Decoder> {
+        let experts = self.experts();
+        self.common.decoder(loader, PLAIN, Centre::Zero, |i, prefix| {
+            Ok((self.mixer(loader, i, prefix)?, experts.load(loader, i, prefix, self.common.hidden_size)?))
+        })
+    }
+
+    fn skips(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn mlx(&self) -> Option<Conventions> {
+        None
+    }
+}
