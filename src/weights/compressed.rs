@@ -1,7 +1,7 @@
 //! Checkpoints in the `pack-quantized` format of compressed-tensors, Kimi's from K2-Thinking on: INT4 experts.
 
 use super::checkpoint::Checkpoint;
-use super::packed::Coding;
+use super::packed::{CENTRED, Coding};
 use super::stored::{Dtype, Source, SourceKind, Stored, TensorInfo};
 use crate::error::{Error, Result};
 
@@ -13,7 +13,7 @@ pub(super) const SCALE: &str = "_scale";
 const SHAPE: &str = "_shape";
 
 /// Eight codes a word, the first in the lowest bits; a weight is (code − 8) · scale, a scale a group of 32 columns.
-pub(super) const INT4: Coding = Coding::Affine { bits: 4, group: 32 };
+pub(super) const INT4: Coding = CENTRED;
 
 /// A checkpoint some of whose matrices are packed. Which ones its tensors say: config.json has a list of patterns.
 pub struct Compressed(Checkpoint);

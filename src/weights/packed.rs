@@ -106,6 +106,9 @@ impl Coding {
     }
 }
 
+/// The affine coding that needs no biases.
+pub(super) const CENTRED: Coding = Coding::Affine { bits: 4, group: 32 };
+
 /// The values of a packed matrix `[out, in]`.
 #[derive(Debug, Clone)]
 pub struct Packed {
@@ -115,20 +118,12 @@ pub struct Packed {
     pub values: Bytes,
     /// `[out, in / group]`; U8 where they are powers of two or E4M3.
     pub scales: Numbers,
-    /// `[out, in / group]`, of the scales' type; none but for [`Coding::Affine`]. Without them up to four affine bits are
-    /// centred: the bias is −2^(bits − 1) · scale.
+    /// `[out, in / group]`, of the scales' type; none but for [`Coding::Affine`]. Four affine bits in groups of 32 may do without:
+    /// then 8 stands for zero, as if each were −8 · scale.
     pub biases: Option<Numbers>,
 }
 
 impl Packed {
-    /// The code that stands for zero where there are no biases.
-    pub fn centre(&self) -> Option<u8> {
-        match (self.coding, &self.biases) {
-            (Coding::Affine { bits, .. }, None) => Some(1 << (bits - 1)),
-            _ => None,
-        }
-    }
-
     /// Checks that the parts fit a matrix of this shape.
     ///
     /// # Errors
@@ -163,8 +158,8 @@ impl Packed {
                 Err(Error::msg(format!("biases are {:?} where the scales are {:?}", biases.dtype, scales.dtype)))
             }
             Some(_) => Err(Error::msg(format!("{} values have no biases", coding.mode()))),
-            None if coding.bits() <= 4 => Ok(()),
-            None => Err(Error::msg("affine values of more than four bits need biases")),
+            None if *coding == CENTRED => Ok(()),
+            None => Err(Error::msg("affine values need biases, but for four bits in groups of 32")),
         }
     }
 }

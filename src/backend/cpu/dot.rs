@@ -147,6 +147,36 @@ pub(super) unsafe fn all_tokens<S: Simd, K: Products<S>>(
     }
 }
 
+/// Adds the products of one step, `k` columns after `col`.
+#[inline(always)]
+unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
+    w: R,
+    (row, col): (usize, usize),
+    x: &[*const K::X; TOKENS],
+    k: usize,
+    groups: &[R::Group<S>; ROWS],
+    acc: &mut [[S::V; ROWS]; TOKENS],
+) {
+    // SAFETY: the ranges were checked by the callers
+    unsafe {
+        if TOKENS == 1 && (k * R::BITS / 8).is_multiple_of(LINE) {
+            for r in 0..ROWS {
+                w.prefetch::<S>(row + r + AHEAD, col + k);
+            }
+        }
+        let mut wv = [K::weights(w, row, col + k, groups[0]); ROWS];
+        for r in 1..ROWS {
+            wv[r] = K::weights(w, row + r, col + k, groups[r]);
+        }
+        for t in 0..TOKENS {
+            let xv = K::load(x[t].add(k));
+            for r in 0..ROWS {
+                acc[t][r] = K::add(acc[t][r], wv[r], xv);
+            }
+        }
+    }
+}
+
 /// `ROWS` × `TOKENS` products of the columns `cols` in registers; `at` is where they start in `w`.
 #[inline(always)]
 pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
@@ -169,23 +199,17 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
             for r in 1..ROWS {
                 groups[r] = w.group::<S>(row + r, col + k);
             }
+            if R::GROUP > 0 && k + R::GROUP <= whole {
+                // a group of known size is unrolled
+                for i in (0..R::GROUP).step_by(K::STEP) {
+                    step::<S, K, R, ROWS, TOKENS>(w, (row, col), &x, k + i, &groups, &mut acc);
+                }
+                k += R::GROUP;
+                continue;
+            }
             let end = whole.min(k.saturating_add(w.left_in_group(col + k).max(K::STEP)));
             while k < end {
-                if TOKENS == 1 && (k * R::BITS / 8).is_multiple_of(LINE) {
-                    for r in 0..ROWS {
-                        S::prefetch(w.address(row + r + AHEAD, col + k));
-                    }
-                }
-                let mut wv = [K::weights(w, row, col + k, groups[0]); ROWS];
-                for r in 1..ROWS {
-                    wv[r] = K::weights(w, row + r, col + k, groups[r]);
-                }
-                for t in 0..TOKENS {
-                    let xv = K::load(x[t].add(k));
-                    for r in 0..ROWS {
-                        acc[t][r] = K::add(acc[t][r], wv[r], xv);
-                    }
-                }
+                step::<S, K, R, ROWS, TOKENS>(w, (row, col), &x, k, &groups, &mut acc);
                 k += K::STEP;
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::arithmetic::Xs;
-use super::dot::leaf_products;
+use super::dot::{WIDEN_FROM, leaf_products};
 use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{load_some, store_some, zip};
 use super::routing::sigmoids;
@@ -16,8 +16,11 @@ use crate::error::{Error, Result};
 use crate::partition::{Fold, Leaves};
 use crate::weights::Matrix;
 
-/// Rows of a weight in one task.
+/// Rows of a weight in one task: many where they are streamed for a few tokens, few where many tokens share them.
 const ROWS: usize = 16;
+const STREAM_ROWS: usize = 128;
+/// Products of down projections that are made before they are summed: they stay in the second-level cache.
+const AT_ONCE: usize = 1 << 15;
 
 thread_local! {
     static BUFFERS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
@@ -72,26 +75,24 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     }
     let tokens: Vec<&[f32]> = x.rows_iter().collect();
     let pairs: Vec<&[f32]> = grouped.tokens.iter().map(|t| tokens[*t]).collect();
-    let mut inner = Tensor::zeros(pairs.len(), experts.fold.width());
-    let jobs: Vec<Inner<'_>> = grouped
-        .runs
-        .iter()
-        .map(|(e, run)| Inner {
-            gate: &experts.routed.gate[*e],
-            up: &experts.routed.up[*e],
-            xs: &pairs[run.clone()],
-            run,
-        })
-        .collect();
-    hidden(cpu, &jobs, &mut inner);
-    let shared = experts.shared.as_ref().map(|shared| {
-        let mut inner = Tensor::zeros(x.rows(), shared.fold.width());
-        let run = 0..x.rows();
-        let job = Inner { gate: shared.gate, up: shared.up, xs: &tokens, run: &run };
-        hidden(cpu, &[job], &mut inner);
-        inner
-    });
-    Ok(outer(cpu, x, routes, experts, &grouped, &inner, shared.as_ref()))
+    let mut inner = Tensor::scratch(pairs.len(), experts.fold.width());
+    let mut shared_inner = experts.shared.as_ref().map(|shared| Tensor::scratch(x.rows(), shared.fold.width()));
+    let to = Shared::new(inner.data_mut());
+    let mut jobs: Vec<Inner<'_>> = Vec::with_capacity(grouped.runs.len() + 1);
+    if let (Some(shared), Some(inner)) = (&experts.shared, &mut shared_inner) {
+        let to = Shared::new(inner.data_mut());
+        jobs.push(Inner { gate: shared.gate, up: shared.up, xs: &tokens, to, first: 0 });
+    }
+    jobs.extend(grouped.runs.iter().map(|(e, run)| Inner {
+        gate: &experts.routed.gate[*e],
+        up: &experts.routed.up[*e],
+        xs: &pairs[run.clone()],
+        to,
+        first: run.start,
+    }));
+    hidden(cpu, &jobs);
+    drop(jobs);
+    Ok(outer(cpu, x, routes, experts, &grouped, &inner, shared_inner.as_ref()))
 }
 
 /// Checks that the matrices of an expert fit the activations, and each other along the columns of `fold`.
@@ -109,25 +110,32 @@ fn check_expert(x: &Tensor, [gate, up, down]: [&Matrix; 3], fold: &Fold) -> Resu
     )))
 }
 
-/// One expert's first half: the activations of its tokens go to the rows `run`.
+/// One expert's first half: the activations of its tokens go to the rows from `first` on.
 struct Inner<'a> {
     gate: &'a Matrix,
     up: &'a Matrix,
     xs: &'a [&'a [f32]],
-    run: &'a Range<usize>,
+    to: Shared,
+    first: usize,
+}
+
+/// Rows of one task among `rows` of all weights, of which a task has at most `most` tokens.
+fn rows_each(cpu: &Cpu, rows: usize, most: usize) -> usize {
+    let few = most < WIDEN_FROM;
+    if few { (rows / (cpu.pool.threads() * 8)).next_multiple_of(ROWS).clamp(ROWS, STREAM_ROWS) } else { ROWS }
 }
 
 /// silu(gate · x) · (up · x) of every job.
-fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
-    let width = to.cols();
-    if width == 0 {
-        return;
-    }
-    let tasks_each = width.div_ceil(ROWS);
-    let shared = Shared::new(to.data_mut());
-    cpu.pool.run(jobs.len() * tasks_each, |task| {
-        let (job, block) = (&jobs[task / tasks_each], task % tasks_each);
-        let rows = block * ROWS..((block + 1) * ROWS).min(width);
+fn hidden(cpu: &Cpu, jobs: &[Inner<'_>]) {
+    let width = |job: &Inner<'_>| job.up.out_features();
+    let most = jobs.iter().map(|job| job.xs.len()).max().unwrap_or(0);
+    let each = rows_each(cpu, jobs.iter().map(width).sum(), most);
+    let blocks = |job: usize| (0..width(&jobs[job])).step_by(each).map(move |start| (job, start));
+    let tasks: Vec<(usize, usize)> = (0..jobs.len()).flat_map(blocks).collect();
+    cpu.pool.run(tasks.len(), |task| {
+        let (job, start) = (&jobs[tasks[task].0], tasks[task].1);
+        let width = width(job);
+        let rows = start..(start + each).min(width);
         let leaves = Leaves::unsharded(job.up.in_features());
         let size = rows.len() * job.xs.len();
         BUFFERS.with_borrow_mut(|(gate, up)| {
@@ -141,9 +149,9 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>], to: &mut Tensor) {
             // SAFETY: the instruction set is available, both slices have one length
             unsafe { dispatch!(cpu.isa, silu_mul(gate: &mut [f32], up: &[f32])) };
             for (t, values) in gate.chunks_exact(rows.len()).enumerate() {
-                let row = (job.run.start + t) * width;
+                let row = (job.first + t) * width;
                 // SAFETY: every (pair, block of columns) belongs to one task
-                unsafe { shared.part(row + rows.start..row + rows.end) }.copy_from_slice(values);
+                unsafe { job.to.part(row + rows.start..row + rows.end) }.copy_from_slice(values);
             }
         });
     });
@@ -167,38 +175,50 @@ fn outer(
     let logits = experts.shared.as_ref().and_then(|shared| shared.weights.as_ref());
     let shared_weights = logits.map(|logits| sigmoids(cpu, logits.data()));
     let to = Shared::new(y.data_mut());
-    cpu.pool.run(hidden.div_ceil(ROWS), |task| {
-        let rows = task * ROWS..((task + 1) * ROWS).min(hidden);
+    let most = grouped.runs.iter().map(|(_, run)| run.len()).chain([shared_rows.len()]).max().unwrap_or(0);
+    let each = rows_each(cpu, hidden, most);
+    cpu.pool.run(hidden.div_ceil(each), |task| {
+        let rows = task * each..((task + 1) * each).min(hidden);
         let (height, size) = (rows.len(), rows.len() * tokens);
+        // the products of a leaf: those of all pairs, then those of the shared expert
+        let leaf_values = (pairs.len() + shared_rows.len()) * height;
+        let at_once = (AT_ONCE / leaf_values.max(1)).clamp(1, fold.leaves.count());
         BUFFERS.with_borrow_mut(|(products, sums)| {
-            products.resize(pairs.len().max(tokens) * height, 0.0);
+            products.resize(at_once * leaf_values, 0.0);
             sums.resize(tree_values(fold.leaves.count(), size), 0.0);
             for (root, node) in fold.roots.iter().enumerate() {
+                let mut made = node.start..node.start;
                 fold_tree(node, sums, size, &mut |leaf, out| {
-                    for (expert, run) in &grouped.runs {
-                        let down = &experts.routed.down[*expert];
-                        let products = &mut products[run.start * height..run.end * height];
-                        let cols = fold.local_columns(leaf);
-                        leaf_products(cpu.isa, down, rows.clone(), Xs::F32(&pairs[run.clone()]), cols, products);
-                    }
-                    for (t, out) in out.chunks_exact_mut(height).enumerate() {
-                        out.fill(0.0);
-                        for pair in t * top_k..(t + 1) * top_k {
-                            let product = &products[grouped.place[pair] * height..][..height];
-                            let (to, weight) = (&mut *out, routes.weights[pair]);
-                            // SAFETY: the instruction set is available, both slices have one length
-                            unsafe { dispatch!(cpu.isa, add_weighted(to: &mut [f32], product: &[f32], weight: f32)) };
+                    if !made.contains(&leaf) {
+                        // an expert's rows are read through before the next one's
+                        made = leaf..(leaf + at_once).min(node.end);
+                        for (expert, run) in &grouped.runs {
+                            let (down, xs) = (&experts.routed.down[*expert], Xs::F32(&pairs[run.clone()]));
+                            for (i, leaf) in made.clone().enumerate() {
+                                let own = run.start * height..run.end * height;
+                                let products = &mut products[i * leaf_values..][own];
+                                leaf_products(cpu.isa, down, rows.clone(), xs, fold.local_columns(leaf), products);
+                            }
+                        }
+                        if let Some(shared) = &experts.shared {
+                            for (i, leaf) in made.clone().enumerate() {
+                                let products = &mut products[i * leaf_values + pairs.len() * height..][..size];
+                                let (cols, xs) = (shared.fold.local_columns(leaf), Xs::F32(&shared_rows));
+                                leaf_products(cpu.isa, shared.down, rows.clone(), xs, cols, products);
+                            }
                         }
                     }
-                    if let Some(shared) = &experts.shared {
-                        let products = &mut products[..size];
-                        let cols = shared.fold.local_columns(leaf);
-                        leaf_products(cpu.isa, shared.down, rows.clone(), Xs::F32(&shared_rows), cols, products);
-                        for (t, out) in out.chunks_exact_mut(height).enumerate() {
-                            let weight = shared_weights.as_ref().map_or(1.0, |weights| weights[t]);
-                            let product = &products[t * height..][..height];
-                            // SAFETY: as above
-                            unsafe { dispatch!(cpu.isa, add_weighted(out: &mut [f32], product: &[f32], weight: f32)) };
+                    let products = &products[(leaf - made.start) * leaf_values..][..leaf_values];
+                    for (t, out) in out.chunks_exact_mut(height).enumerate() {
+                        out.fill(0.0);
+                        let chosen =
+                            (t * top_k..(t + 1) * top_k).map(|pair| (grouped.place[pair], routes.weights[pair]));
+                        let weight = shared_weights.as_ref().map_or(1.0, |weights| weights[t]);
+                        let shared = experts.shared.is_some().then_some((pairs.len() + t, weight));
+                        for (place, weight) in chosen.chain(shared) {
+                            let (to, product) = (&mut *out, &products[place * height..][..height]);
+                            // SAFETY: the instruction set is available, both slices have one length
+                            unsafe { dispatch!(cpu.isa, add_weighted(to: &mut [f32], product: &[f32], weight: f32)) };
                         }
                     }
                 });

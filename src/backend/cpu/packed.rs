@@ -12,6 +12,9 @@ use crate::weights::{Dtype, Numbers, Packed, e4m3};
 /// The values of unsigned codes.
 static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
+/// Those of codes of which eight stands for zero.
+static CENTRED: [f32; LANES] = [-8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.];
+
 /// The values of E2M1 (OCP Microscaling Formats 1.0, table 5).
 static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
 
@@ -22,8 +25,18 @@ static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -
 pub(super) trait Number: Copy {
     /// Whether reading one costs little beside a group of weights.
     const FAST: bool = true;
+    /// How many lie in a line of memory.
+    const IN_LINE: usize;
     fn of(numbers: &Numbers) -> Self;
+    /// Where number `index` is stored; it may lie after the last one.
+    fn address(self, index: usize) -> *const u8;
     unsafe fn at(self, index: usize) -> f32;
+    /// The same in all lanes.
+    #[inline(always)]
+    unsafe fn splat<S: Simd>(self, index: usize) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::splat(self.at(index)) }
+    }
 }
 
 /// The upper halves of f32.
@@ -43,6 +56,10 @@ pub(super) struct E8m0(*const u8);
 pub(super) struct E4m3(*const u8);
 
 impl Number for Bf16 {
+    const IN_LINE: usize = 32;
+    fn address(self, index: usize) -> *const u8 {
+        self.0.wrapping_add(index).cast()
+    }
     fn of(numbers: &Numbers) -> Self {
         Self(numbers.bytes.as_ptr().cast())
     }
@@ -52,10 +69,19 @@ impl Number for Bf16 {
         let bits = unsafe { self.0.add(index).read_unaligned() };
         f32::from_bits(u32::from(u16::from_le(bits)) << 16)
     }
+    #[inline(always)]
+    unsafe fn splat<S: Simd>(self, index: usize) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::splat_bf16(self.address(index)) }
+    }
 }
 
 impl Number for Other {
     const FAST: bool = false;
+    const IN_LINE: usize = 16;
+    fn address(self, index: usize) -> *const u8 {
+        self.0.wrapping_add(index * self.1.width())
+    }
     fn of(numbers: &Numbers) -> Self {
         Self(numbers.bytes.as_ptr(), numbers.dtype)
     }
@@ -72,6 +98,10 @@ impl Number for Other {
 }
 
 impl Number for E8m0 {
+    const IN_LINE: usize = 64;
+    fn address(self, index: usize) -> *const u8 {
+        self.0.wrapping_add(index)
+    }
     fn of(numbers: &Numbers) -> Self {
         Self(numbers.bytes.as_ptr())
     }
@@ -87,6 +117,10 @@ impl Number for E8m0 {
 }
 
 impl Number for E4m3 {
+    const IN_LINE: usize = 64;
+    fn address(self, index: usize) -> *const u8 {
+        self.0.wrapping_add(index)
+    }
     fn of(numbers: &Numbers) -> Self {
         Self(numbers.bytes.as_ptr())
     }
@@ -135,6 +169,15 @@ impl Groups {
         columns - (col + self.origin.1) % columns
     }
 
+    /// Asks for the line of `numbers` that begins at this column's group, if one does.
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd, N: Number>(self, numbers: N, (row, col): (usize, usize)) {
+        if (col >> self.log_columns).is_multiple_of(N::IN_LINE) {
+            // SAFETY: a prefetch of any address is harmless
+            unsafe { S::prefetch(numbers.address(self.index(row, col))) }
+        }
+    }
+
     #[inline(always)]
     fn index(self, row: usize, col: usize) -> usize {
         (row + self.origin.0) * self.groups_per_row + ((col + self.origin.1) >> self.log_columns)
@@ -146,8 +189,14 @@ impl Groups {
 pub(super) struct TableRows<const BITS: usize, N> {
     groups: Groups,
     scales: N,
-    // where they are stored; else the code that stands for zero
-    biases: Result<N, f32>,
+    biases: N,
+}
+
+/// Rows of four bits in groups of 32, eight standing for zero.
+#[derive(Clone, Copy)]
+pub(super) struct CentredRows<N> {
+    groups: Groups,
+    scales: N,
 }
 
 /// Affine rows of more bits.
@@ -173,10 +222,14 @@ pub(super) struct Mxfp8Rows {
 }
 
 impl<const BITS: usize, N: Number> TableRows<BITS, N> {
-    pub(super) fn of(groups: Groups, packed: &Packed) -> Self {
-        let centre = f32::from(packed.centre().unwrap_or(0));
-        let biases = packed.biases.as_ref().map(N::of).ok_or(centre);
-        Self { groups, scales: N::of(&packed.scales), biases }
+    pub(super) fn of(groups: Groups, scales: &Numbers, biases: &Numbers) -> Self {
+        Self { groups, scales: N::of(scales), biases: N::of(biases) }
+    }
+}
+
+impl<N: Number> CentredRows<N> {
+    pub(super) fn of(groups: Groups, scales: &Numbers) -> Self {
+        Self { groups, scales: N::of(scales) }
     }
 }
 
@@ -228,14 +281,19 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     #[inline(always)]
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
         let index = self.groups.index(row, col);
-        // SAFETY: there is a scale (and a bias) for every group by `Matrix::new`
+        // SAFETY: there is a scale and a bias for every group by `Matrix::new`
         unsafe {
-            let scale = self.scales.at(index);
-            let bias = match self.biases {
-                Ok(biases) => biases.at(index),
-                Err(centre) => -centre * scale,
-            };
-            S::fma(S::load(COUNT.as_ptr()), S::splat(scale), S::splat(bias))
+            let (scale, bias) = (self.scales.splat::<S>(index), self.biases.splat::<S>(index));
+            S::fma(S::load(COUNT.as_ptr()), scale, bias)
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe {
+            S::prefetch(self.address(row, col));
+            self.groups.prefetch::<S, N>(self.scales, (row, col));
+            self.groups.prefetch::<S, N>(self.biases, (row, col));
         }
     }
     #[inline(always)]
@@ -255,6 +313,38 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     }
 }
 
+impl<N: Number> Rows for CentredRows<N> {
+    const BITS: usize = 4;
+    const DIRECT: bool = N::FAST;
+    const DIRECT_PAIRS: bool = N::FAST;
+    const GROUP: usize = 32;
+    type Group<S: Simd> = S::V;
+    in_groups!();
+    #[inline(always)]
+    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
+        // SAFETY: there is a scale for every group by `Matrix::new`
+        unsafe { S::mul(S::load(CENTRED.as_ptr()), self.scales.splat::<S>(self.groups.index(row, col))) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe {
+            S::prefetch(self.address(row, col));
+            self.groups.prefetch::<S, N>(self.scales, (row, col));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe { S::lookup(table, S::unpack::<4>(self.address(row, col))) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, table: S::V) -> P::P {
+        // SAFETY: inside the matrix by the trait's contract
+        unsafe { P::nibbles(P::round(table, table), self.address(row, col)) }
+    }
+}
+
 impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 8 && N::FAST;
@@ -265,7 +355,16 @@ impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> (S::V, S::V) {
         let index = self.groups.index(row, col);
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
-        unsafe { (S::splat(self.scales.at(index)), S::splat(self.biases.at(index))) }
+        unsafe { (self.scales.splat::<S>(index), self.biases.splat::<S>(index)) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe {
+            S::prefetch(self.address(row, col));
+            self.groups.prefetch::<S, N>(self.scales, (row, col));
+            self.groups.prefetch::<S, N>(self.biases, (row, col));
+        }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize, (scale, bias): (S::V, S::V)) -> S::V {

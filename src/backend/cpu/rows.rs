@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::arithmetic::Exact;
 use super::dot::widen;
 use super::math::load_some;
-use super::packed::{AffineRows, Bf16, E4m3, E8m0, Fp4Rows, Groups, Mxfp8Rows, Number, Other, TableRows};
+use super::packed::{AffineRows, Bf16, CentredRows, E4m3, E8m0, Fp4Rows, Groups, Mxfp8Rows, Number, Other, TableRows};
 use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
@@ -24,6 +24,8 @@ pub(super) trait Rows: Copy {
     const DIRECT: bool = true;
     /// The same where operands are rounded to bf16.
     const DIRECT_PAIRS: bool = false;
+    /// Columns of a group, where all matrices of the format have as many.
+    const GROUP: usize = 0;
     /// What the values of a group are scaled with.
     type Group<S: Simd>: Copy;
     /// The columns from `col` to the end of its group.
@@ -35,6 +37,12 @@ pub(super) trait Rows: Copy {
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> Self::Group<S>;
     /// Where the weight is stored; the row may lie after the last one.
     fn address(self, row: usize, col: usize) -> *const u8;
+    /// Asks for the line of memory of column `col`, and for what scales it.
+    #[inline(always)]
+    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe { S::prefetch(self.address(row, col)) }
+    }
     /// Sixteen weights from column `col` of row `row`, all of `group`.
     unsafe fn load<S: Simd>(self, row: usize, col: usize, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.
@@ -229,6 +237,8 @@ macro_rules! with_rows {
             StoredRows::Affine5Other($rows) => $body,
             StoredRows::Affine6Other($rows) => $body,
             StoredRows::Affine8Other($rows) => $body,
+            StoredRows::Int4($rows) => $body,
+            StoredRows::Int4Other($rows) => $body,
             StoredRows::Mxfp4($rows) => $body,
             StoredRows::Nvfp4($rows) => $body,
             StoredRows::Mxfp8($rows) => $body,
@@ -255,6 +265,8 @@ pub(super) enum StoredRows {
     Affine5Other(AffineRows<5, Other>),
     Affine6Other(AffineRows<6, Other>),
     Affine8Other(AffineRows<8, Other>),
+    Int4(CentredRows<Bf16>),
+    Int4Other(CentredRows<Other>),
     Mxfp4(Fp4Rows<E8m0>),
     Nvfp4(Fp4Rows<E4m3>),
     Mxfp8(Mxfp8Rows),
@@ -280,23 +292,29 @@ impl StoredRows {
     }
 
     fn packed(packed: &Packed, groups: Groups) -> Self {
-        let (scales, biases) = (&packed.scales, packed.biases.as_ref().unwrap_or(&packed.scales));
-        match (packed.coding, packed.coding.bits(), scales.dtype == Dtype::Bf16) {
-            (Coding::Mxfp4, ..) => Self::Mxfp4(Fp4Rows::of(groups, scales)),
-            (Coding::Nvfp4, ..) => Self::Nvfp4(Fp4Rows::of(groups, scales)),
-            (Coding::Mxfp8, ..) => Self::Mxfp8(Mxfp8Rows::of(groups, scales)),
-            (_, 2, true) => Self::Table2(TableRows::of(groups, packed)),
-            (_, 3, true) => Self::Table3(TableRows::of(groups, packed)),
-            (_, 4, true) => Self::Table4(TableRows::of(groups, packed)),
-            (_, 5, true) => Self::Affine5(AffineRows::of(groups, scales, biases)),
-            (_, 6, true) => Self::Affine6(AffineRows::of(groups, scales, biases)),
-            (_, _, true) => Self::Affine8(AffineRows::of(groups, scales, biases)),
-            (_, 2, false) => Self::Table2Other(TableRows::of(groups, packed)),
-            (_, 3, false) => Self::Table3Other(TableRows::of(groups, packed)),
-            (_, 4, false) => Self::Table4Other(TableRows::of(groups, packed)),
-            (_, 5, false) => Self::Affine5Other(AffineRows::of(groups, scales, biases)),
-            (_, 6, false) => Self::Affine6Other(AffineRows::of(groups, scales, biases)),
-            (_, _, false) => Self::Affine8Other(AffineRows::of(groups, scales, biases)),
+        let (scales, bf16) = (&packed.scales, packed.scales.dtype == Dtype::Bf16);
+        let Some(biases) = &packed.biases else {
+            return match (packed.coding, bf16) {
+                (Coding::Mxfp4, _) => Self::Mxfp4(Fp4Rows::of(groups, scales)),
+                (Coding::Nvfp4, _) => Self::Nvfp4(Fp4Rows::of(groups, scales)),
+                (Coding::Mxfp8, _) => Self::Mxfp8(Mxfp8Rows::of(groups, scales)),
+                (Coding::Affine { .. }, true) => Self::Int4(CentredRows::of(groups, scales)),
+                (Coding::Affine { .. }, false) => Self::Int4Other(CentredRows::of(groups, scales)),
+            };
+        };
+        match (packed.coding.bits(), bf16) {
+            (2, true) => Self::Table2(TableRows::of(groups, scales, biases)),
+            (3, true) => Self::Table3(TableRows::of(groups, scales, biases)),
+            (4, true) => Self::Table4(TableRows::of(groups, scales, biases)),
+            (5, true) => Self::Affine5(AffineRows::of(groups, scales, biases)),
+            (6, true) => Self::Affine6(AffineRows::of(groups, scales, biases)),
+            (_, true) => Self::Affine8(AffineRows::of(groups, scales, biases)),
+            (2, false) => Self::Table2Other(TableRows::of(groups, scales, biases)),
+            (3, false) => Self::Table3Other(TableRows::of(groups, scales, biases)),
+            (4, false) => Self::Table4Other(TableRows::of(groups, scales, biases)),
+            (5, false) => Self::Affine5Other(AffineRows::of(groups, scales, biases)),
+            (6, false) => Self::Affine6Other(AffineRows::of(groups, scales, biases)),
+            (_, false) => Self::Affine8Other(AffineRows::of(groups, scales, biases)),
         }
     }
 }

@@ -95,8 +95,9 @@ fn stored(share: &Share, name: &str) -> u64 {
 /// Which part of its routed experts a token uses, if there are any.
 fn chosen(config: &Value) -> Option<f64> {
     let text = config.get("text_config").unwrap_or(config);
-    let [all, chosen] = ["num_experts", "num_experts_per_tok"].map(|key| text.get(key).and_then(Value::as_f64));
-    Some(chosen? / all.filter(|all| *all > 0.0)?)
+    let first = |keys: &[&str]| keys.iter().find_map(|key| text.get(key).and_then(Value::as_f64));
+    let all = first(&["num_experts", "n_routed_experts"]).filter(|all| *all > 0.0);
+    Some(first(&["num_experts_per_tok", "num_experts_per_token"])? / all?)
 }
 
 #[cfg(test)]

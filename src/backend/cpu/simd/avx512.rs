@@ -59,6 +59,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
+    unsafe fn splat_bf16(from: *const u8) -> __m512 {
+        // SAFETY: see above, for two bytes
+        unsafe {
+            let halves = _mm512_set1_epi16(from.cast::<i16>().read_unaligned());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {
         // SAFETY: see above
         unsafe { _mm512_loadu_ps(from) }

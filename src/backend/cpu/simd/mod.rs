@@ -72,6 +72,12 @@ pub(super) trait Simd: Copy {
     #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}
     unsafe fn splat(x: f32) -> Self::V;
+    /// The bf16 at `from` in all lanes.
+    #[inline(always)]
+    unsafe fn splat_bf16(from: *const u8) -> Self::V {
+        // SAFETY: the caller's promise, for two bytes
+        unsafe { Self::splat(f32::from_bits(u32::from(u16::from_le(from.cast::<u16>().read_unaligned())) << 16)) }
+    }
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn load_bf16(from: *const u8) -> Self::V;
