@@ -235,7 +235,7 @@ impl Show {
                 Event::Stderr(bytes) => drop(self.console.print(rank, Stream::Err, &bytes)),
                 Event::Hungry => hungry = true,
                 Event::Status(Status::Explained) => self.explained |= rank == 0,
-                Event::Status(Status::Loading(percent)) => self.say(rank, format!("loading {percent} %")),
+                Event::Status(Status::Loading(loading)) => self.say(rank, loading.to_string()),
                 Event::Status(Status::Ready) => self.say(rank, "ready".to_owned()),
                 Event::Exited(end) => {
                     self.ends[rank] = Some(end);

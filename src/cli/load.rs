@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fault::LOADING;
+use super::loading::{self, Means, Told};
 use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
 use super::{env, ui};
@@ -26,9 +26,6 @@ const DEFAULT_CONTEXT: usize = 32 * 1024;
 
 /// More threads than this are a slip of the finger, and the standard library aborts where the system refuses one.
 const MAX_THREADS: usize = 1024;
-
-/// Told how many percent of the weights are there.
-pub(super) type Loading<'a> = &'a (dyn Fn(u8) + Sync);
 
 /// Which model, and how it is run.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -237,7 +234,7 @@ impl ModelArgs {
         let opened = self.open()?;
         let plan = Plan::solo(opened.blueprint.geometry.layers);
         let texts = opened.texts()?;
-        opened.load(texts, self, &plan, Ranks::solo(), threads.unwrap_or_else(all_cores), &|_| ())
+        opened.load(texts, self, &plan, Ranks::solo(), Means::whole(threads), &|_| ())
     }
 }
 
@@ -296,38 +293,29 @@ impl Opened {
         })
     }
 
-    /// Loads what this rank of `ranks` owns; `loading` is told how many percent are there.
+    /// Loads what this rank of `ranks` owns; `told` hears how far it is.
     pub(super) fn load(
         self,
         texts: Texts,
         args: &ModelArgs,
         plan: &Plan,
         ranks: Ranks,
-        threads: usize,
-        loading: Loading<'_>,
+        means: Means,
+        told: Told<'_>,
     ) -> Result<Loaded> {
         let context = self.context(args);
         let Self { blueprint, defaults, .. } = self;
-        let bar = ui::bar(0, "loading {bar:20} {pos}/{len} layers", args.quiet);
-        let progress = |done: usize, layers: usize| {
-            bar.set_length(layers as u64);
-            bar.set_position(done as u64);
-            loading((done * 100 / layers.max(1)) as u8);
-            // an end of the run is noticed by what follows
-            let _ = ranks.world.starting(LOADING);
-        };
-        let model = blueprint.load(plan, ranks.world.rank(), &progress)?;
-        bar.finish_and_clear();
+        let model = loading::load(blueprint, (plan, &ranks), means.memory, args.quiet, told)?;
         if context > model.geometry.context && !args.quiet {
             ui::whisper(format_args!(
                 "the model was made for {} positions, --ctx asks for more",
                 model.geometry.context
             ));
         }
-        let cpu = Cpu::new(threads)?.computing(args.arithmetic.into());
+        let cpu = Cpu::new(means.threads)?.computing(args.arithmetic.into());
         let engine = Engine::with_ranks(model, Box::new(cpu), context, args.sequences, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
-        Ok(Loaded { engine, tokenizer, template, defaults, directory, threads, others: None })
+        Ok(Loaded { engine, tokenizer, template, defaults, directory, threads: means.threads, others: None })
     }
 }
 

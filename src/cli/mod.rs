@@ -14,6 +14,7 @@ mod hosts;
 mod interrupt;
 mod launch;
 mod load;
+mod loading;
 mod models;
 mod numbers;
 mod others;

@@ -11,7 +11,7 @@ use super::ui;
 use crate::cluster::agent::End;
 use crate::cluster::fleet::{Event, Fleet};
 use crate::cluster::local::Processes;
-use crate::cluster::run::{Reporter, Status};
+use crate::cluster::run::{Loading, Reporter, Status};
 use crate::comm::control::{CauseKind, Monitor};
 use crate::error::{Error, Kind, Result};
 
@@ -57,11 +57,11 @@ impl Others {
 
 impl Crew {
     /// Shows how much of rank 0's weights is there, if more than its own bar is to show it.
-    pub(super) fn loading(&self, percent: u8) {
+    pub(super) fn loading(&self, loading: Loading) {
         match self {
             Self::Local(_) => {}
-            Self::Hosts(keeper) => keeper.lines.say(0, format!("loading {percent} %")),
-            Self::Launched(launcher) => launcher.say(Status::Loading(percent)),
+            Self::Hosts(keeper) => keeper.lines.say(0, loading.to_string()),
+            Self::Launched(launcher) => launcher.say(Status::Loading(loading)),
         }
     }
 
@@ -165,8 +165,8 @@ fn keep(mut fleet: Fleet, mut console: Console, lines: &Lines, shared: &Shared) 
                 console.print(rank, Stream::Err, &bytes);
                 continue;
             }
-            Event::Status(Status::Loading(percent)) => {
-                lines.say(rank, format!("loading {percent} %"));
+            Event::Status(Status::Loading(loading)) => {
+                lines.say(rank, loading.to_string());
                 continue;
             }
             Event::Status(Status::Ready) => {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::bench::time_all_reduce;
 use super::caught::caught;
 use super::fault::{FINISH, Fault, JOIN};
+use super::loading::Means;
 use super::task::{Task, start};
 use super::{LOST, Outcome, terminal, ui};
-use crate::cluster::run::{Reporter, Run, Status};
+use crate::cluster::run::{Loading, Reporter, Run, Status};
 use crate::cluster::ticket::Ticket;
 use crate::comm::Communicator;
 use crate::comm::control::Monitor;
@@ -97,7 +98,7 @@ pub(super) fn run() -> Result<Outcome> {
     })?;
     let (ticket, reporter) = (run.ticket().clone(), run.reporter()?);
     let (rank, fault) = (ticket.rank, ticket.fault.as_deref().map(str::parse).transpose()?);
-    let threads = pin(ticket.share, ticket.threads)?;
+    let means = Means::shared(pin(ticket.share, ticket.threads)?, ticket.share.1);
     Fault::at(fault.as_ref(), rank, JOIN)?;
     let watched = Arc::new(AtomicBool::new(false));
     let orphan = Arc::clone(&watched);
@@ -108,7 +109,7 @@ pub(super) fn run() -> Result<Outcome> {
     let world = joined.world;
     Fault::arm(fault.as_ref(), &world, &monitor);
     let result = caught(|| {
-        follow(&ticket, &world, threads, &reporter)?;
+        follow(&ticket, &world, means, &reporter)?;
         Fault::at(fault.as_ref(), rank, FINISH)
     });
     let error = match result.and_then(|()| monitor.finish()) {
@@ -124,12 +125,12 @@ pub(super) fn run() -> Result<Outcome> {
 }
 
 /// Hears from rank 0 what is to be done, and does it.
-fn follow(ticket: &Ticket, world: &Communicator, threads: usize, reporter: &Reporter) -> Result<()> {
+fn follow(ticket: &Ticket, world: &Communicator, means: Means, reporter: &Reporter) -> Result<()> {
     match Task::hear(world)? {
         Task::Model { mut model, plan } => {
             model.place(&ticket.models);
-            let loading = |percent: u8| reporter.say(Status::Loading(percent));
-            let mut loaded = start(model.open()?, &model, &plan, world.clone(), threads, &loading)?;
+            let told = |loading: Loading| reporter.say(Status::Loading(loading));
+            let mut loaded = start(model.open()?, &model, &plan, world.clone(), means, &told)?;
             reporter.say(Status::Ready);
             loaded.engine.follow()
         }

@@ -11,7 +11,8 @@ use clap::{Args, ValueEnum};
 use super::caught::caught;
 use super::fault::{Fault, JOIN};
 use super::hosts::{self, HostsArgs, Machines};
-use super::load::{Loaded, ModelArgs, Opened, all_cores, threads};
+use super::load::{Loaded, ModelArgs, Opened, threads};
+use super::loading::Means;
 use super::others::{Crew, Others};
 use super::table::aligned;
 use super::task::{Task, start};
@@ -226,7 +227,7 @@ impl RankArgs {
         let Prepared { party, asked: model, model: mut own, opened, plan, threads } = prepared;
         if let Party::Local(1) = party {
             let texts = opened.texts()?;
-            return opened.load(texts, &own, &plan, Ranks::solo(), threads.unwrap_or_else(all_cores), &|_| ());
+            return opened.load(texts, &own, &plan, Ranks::solo(), Means::whole(threads), &|_| ());
         }
         let spinner = ui::spinner(format!("starting {} ranks ({})", plan.world_size(), plan.describe()), model.quiet);
         if matches!(party, Party::Hosts(_)) {
@@ -234,16 +235,16 @@ impl RankArgs {
         }
         let Started { world, others, share, threads } = caught(|| self.assemble(party, threads, model.quiet))?;
         spinner.finish_and_clear();
-        let threads = rank::pin(share, threads)?;
+        let means = Means::shared(rank::pin(share, threads)?, share.1);
         // progress is rank 0's to show
         let theirs = ModelArgs { quiet: true, ..model.for_elsewhere() };
         let task = Task::Model { model: theirs, plan: plan.clone() };
         // where lines tell of all ranks, no bar tells of this one
         own.quiet |= matches!(others.crew, Crew::Hosts(_));
-        let loading = |percent| others.crew.loading(percent);
+        let told = |loading| others.crew.loading(loading);
         let begun = caught(|| {
             task.announce(&world)?;
-            start(opened, &own, &plan, world, threads, &loading)
+            start(opened, &own, &plan, world, means, &told)
         });
         match begun {
             Ok(mut loaded) => {
@@ -336,7 +337,8 @@ impl Loaded {
 
 /// What every rank did, as a table.
 fn statistics(reports: &[Report]) -> String {
-    let header = ["rank", "weights", "prompt tok/s", "busy", "tok/s", "compute", "wait", "wire", "sent/token"];
+    let header =
+        ["rank", "weights", "cache/token", "prompt tok/s", "busy", "tok/s", "compute", "wait", "wire", "sent/token"];
     let mut rows = vec![header.map(str::to_owned)];
     for (rank, report) in reports.iter().enumerate() {
         let (prompt, decode) = (report.usage.prompt, report.usage.decode);
@@ -346,6 +348,7 @@ fn statistics(reports: &[Report]) -> String {
         rows.push([
             rank.to_string(),
             format!("{:.1} MB", report.bytes as f64 / 1e6),
+            format!("{:.1} KiB", report.position as f64 / 1024.0),
             rate(prompt.tokens, prompt.total),
             format!("{:.0} %", busy * 100.0),
             rate(decode.tokens, decode.total),
@@ -355,5 +358,11 @@ fn statistics(reports: &[Report]) -> String {
             format!("{:.1} KiB", decode.sent as f64 / decode.tokens.max(1) as f64 / 1024.0),
         ]);
     }
-    aligned(&rows, &[1, 2, 3, 4, 5, 6, 7, 8])
+    let mut text = aligned(&rows, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let (held, whole) = (reports.iter().map(|report| report.bytes).sum::<u64>(), reports[0].whole);
+    if held > whole {
+        let (more, part) = ((held - whole) as f64, (held - whole) as f64 * 100.0 / whole as f64);
+        text.push_str(&format!("\n{:.1} MB ({part:.1} %) of weights are held more than once", more / 1e6));
+    }
+    text
 }

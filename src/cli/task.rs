@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::fault::{HELLO, LOADING, SELF_TEST};
-use super::load::{Loaded, Loading, ModelArgs, Opened};
+use super::load::{Loaded, ModelArgs, Opened};
+use super::loading::{Means, Told};
 use crate::backend::Arithmetic;
 use crate::comm::{Communicator, Hello, Ranks, self_test};
 use crate::error::{Error, Result};
@@ -44,8 +45,8 @@ pub(super) fn start(
     model: &ModelArgs,
     plan: &Plan,
     world: Communicator,
-    threads: usize,
-    loading: Loading<'_>,
+    means: Means,
+    told: Told<'_>,
 ) -> Result<Loaded> {
     let hello = Hello::new([
         ("version of tbshard", env!("CARGO_PKG_VERSION").to_owned()),
@@ -62,7 +63,7 @@ pub(super) fn start(
     world.starting(LOADING)?;
     let ranks = Ranks::new(world.clone(), plan)?;
     let texts = opened.texts()?;
-    let loaded = opened.load(texts, model, plan, ranks, threads, loading)?;
+    let loaded = opened.load(texts, model, plan, ranks, means, told)?;
     world.barrier()?;
     world.busy(false)?;
     Ok(loaded)

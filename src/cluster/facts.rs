@@ -77,6 +77,11 @@ fn cpu() -> String {
     name.map(str::to_owned).or_else(|| sysctl("machdep.cpu.brand_string")).unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// Bytes of memory that can be had without swapping; where the system does not say, three quarters of all.
+pub fn free_memory() -> Option<u64> {
+    memory("MemAvailable:").or_else(|| Some(sysctl("hw.memsize")?.parse::<u64>().ok()? / 4 * 3))
+}
+
 /// A line of /proc/meminfo, in bytes.
 fn memory(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

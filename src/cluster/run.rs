@@ -38,12 +38,35 @@ enum News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// So many percent of its weights are there.
-    Loading(u8),
+    /// How far it is with its weights.
+    Loading(Loading),
     /// It waits for work.
     Ready,
     /// It told the user why the run ended.
     Explained,
+}
+
+/// How far a rank is with its weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loading {
+    /// How many percent are there.
+    pub percent: u8,
+    /// Bytes of all that it reads; 0 where they are not read but made.
+    pub bytes: u64,
+    /// Bytes a second so far.
+    pub rate: u64,
+}
+
+impl std::fmt::Display for Loading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { percent, bytes, rate } = *self;
+        write!(f, "loading {percent} %")?;
+        if bytes > 0 && rate > 0 {
+            let left = bytes / 100 * u64::from(100 - percent.min(100)) / rate;
+            write!(f, " of {:.1} GB at {:.1} GB/s, {left} s left", bytes as f64 / 1e9, rate as f64 / 1e9)?;
+        }
+        Ok(())
+    }
 }
 
 /// The starter's end of the line.

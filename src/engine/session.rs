@@ -161,7 +161,12 @@ impl Engine {
         if self.ranks.world.rank() == 0 {
             self.tell(&Command::Report)?;
         }
-        let own = Report { bytes: self.model.share.bytes(), usage: self.usage };
+        let own = Report {
+            bytes: self.model.share.bytes(),
+            whole: self.model.whole,
+            position: self.model.decoder.position_bytes(),
+            usage: self.usage,
+        };
         self.ranks.world.busy(true)?;
         let all = self.ranks.world.gather_bytes(&own.encode()?, MAX_BYTES)?;
         self.ranks.world.busy(false)?;

@@ -57,6 +57,10 @@ impl Usage {
 pub struct Report {
     /// Bytes of weights that it owns.
     pub bytes: u64,
+    /// Bytes of the whole model's weights.
+    pub whole: u64,
+    /// Bytes that a position of a sequence takes of its KV cache.
+    pub position: u64,
     /// What it did.
     pub usage: Usage,
 }

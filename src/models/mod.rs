@@ -1,5 +1,6 @@
 //! The architectures: one file each, and one line in the register below.
 
+mod ahead;
 pub mod catalogue;
 mod common;
 mod deepseek;

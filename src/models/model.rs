@@ -12,7 +12,10 @@ use super::{Architecture, Geometry, demo, read_config};
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader, refuse_unused};
 use crate::partition::{Group, Layout, Plan, Sizes};
-use crate::weights::{Checkpoint, Coding, Compressed, Formats, Invented, Mlx, Outline, Random, Share, Source, hex};
+use crate::weights::{
+    Checkpoint, Coding, Compressed, Formats, Invented, Listing, Mlx, Outline, Random, Share, Source, Stored,
+    TensorInfo, hex,
+};
 
 /// A model before it is loaded: what it is, and where its weights are.
 pub struct Blueprint {
@@ -37,7 +40,9 @@ pub struct Model {
     pub digest: String,
     /// What this rank owns of the weights; the rows of an embedding that are looked up come on top of its bytes.
     pub share: Share,
-    source: Box<dyn Source>,
+    /// Bytes of all weights, those that several ranks own counted once.
+    pub whole: u64,
+    pub(super) source: Box<dyn Source>,
 }
 
 /// Told how many layers of how many are loaded.
@@ -235,6 +240,35 @@ impl Blueprint {
         Ok((decoder, loader.share()))
     }
 
+    /// Every tensor that it is made of, as it is stored. Nothing is read but headers.
+    ///
+    /// # Errors
+    /// Naming the file and tensor that is wrong.
+    pub fn tensors(&self) -> Result<Vec<TensorInfo>> {
+        let listing = Listing::new(self.source.as_ref());
+        let plan = Plan::solo(self.geometry.layers);
+        self.architecture.load(&Loader::new(&listing, (&plan, 0), &|_, _| ())).context(&self.place)?;
+        Ok(listing.seen())
+    }
+
+    /// Whether its weights are made in memory rather than mapped.
+    pub fn is_in_memory(&self) -> bool {
+        self.source.kind().is_in_memory()
+    }
+
+    /// The model's config.json, cut to the layers that it has.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The stored tensor `info`.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub fn tensor(&self, info: &TensorInfo) -> Result<Stored> {
+        self.source.get(&info.name, &info.shape)
+    }
+
     /// Loads what rank `rank` of `plan` owns.
     ///
     /// # Errors
@@ -244,11 +278,12 @@ impl Blueprint {
         let decoder = self.architecture.load(&loader).context(&self.place)?;
         let share = loader.share();
         // a stage of a pipeline does not meet the tensors of the others
-        let others = plan.stages().len() > 1 && !self.source.names().is_empty();
+        let others = plan.world_size() > 1;
         let whole = others.then(|| self.share(&Plan::solo(self.geometry.layers), 0)).transpose()?;
         let skips = |name: &str| self.architecture.skips(name);
         refuse_unused(self.source.as_ref(), whole.as_ref().unwrap_or(&share), &skips).context(&self.place)?;
-        Ok(Model { decoder, geometry: self.geometry, digest: self.digest, share, source: self.source })
+        let whole = whole.as_ref().unwrap_or(&share).bytes();
+        Ok(Model { decoder, geometry: self.geometry, digest: self.digest, share, whole, source: self.source })
     }
 
     /// Loads all of it.

@@ -1,7 +1,7 @@
 //! The pre-norm residual stack that every architecture fills with its own layers.
 
 use super::{Embedding, Head, RmsNorm, Rotary};
-use crate::backend::{Backend, Batch, LayerState, Tensor};
+use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
 use crate::comm::{Place, Ranks};
 use crate::error::{Error, Result};
 
@@ -129,6 +129,11 @@ impl Decoder {
         }
         let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(wanted), &cx));
         self.head.forward(x.as_ref(), wanted.len(), &mut cx)
+    }
+
+    /// Bytes that a position of a sequence takes of the cache, all layers of this rank together.
+    pub fn position_bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| block.mixer.state_bytes(1, 0)).sum::<u64>() / PAGE as u64
     }
 
     /// Empty states for all layers.

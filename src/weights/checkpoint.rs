@@ -1,6 +1,6 @@
 //! A directory of safetensors: the index, the mapped files, and where every tensor lies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     files: Vec<Shard>,
     // tensor name → file and entry
-    tensors: BTreeMap<String, (usize, Entry)>,
+    tensors: HashMap<String, (usize, Entry)>,
 }
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ struct Shard {
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: BTreeMap<String, String>,
+    weight_map: HashMap<String, String>,
 }
 
 impl Checkpoint {
@@ -46,11 +46,11 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self> {
         let index = read_index(dir)?;
         let names: Vec<String> = match &index {
-            Some(index) => index.weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            Some(index) => index.weight_map.values().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
             None => list(dir)?,
         };
         let mut files = Vec::new();
-        let mut tensors = BTreeMap::new();
+        let mut tensors = HashMap::new();
         for name in names {
             let path = dir.join(&name);
             let bytes = map(&path)?;
@@ -159,7 +159,9 @@ impl Source for Checkpoint {
     }
 
     fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
+        let mut names: Vec<String> = self.tensors.keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     fn find_nan(&self, names: &[String]) -> Option<String> {

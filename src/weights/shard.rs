@@ -36,18 +36,21 @@ pub struct NewShard {
     file: File,
     // where tensors begin
     places: BTreeMap<String, u64>,
+    len: u64,
 }
 
 impl NewShard {
-    /// Begins the file `path` of `tensors`, in place of what an earlier attempt left of it.
+    /// Begins the file `path` of `tensors`, in place of what an earlier attempt left of it. `format` is whose conventions
+    /// it follows: `mlx` or `pt`.
     ///
     /// # Errors
     /// Naming the file that cannot be written.
-    pub fn create(path: &Path, tensors: &[NewTensor]) -> Result<Self> {
+    pub fn create(path: &Path, tensors: &[NewTensor], format: &str) -> Result<Self> {
         let partial = partial(path);
         let file = File::create(&partial).map_err(|error| Error::io(&partial, error))?;
-        let (header, places) = header(tensors);
-        let shard = Self { path: path.to_owned(), partial, file, places };
+        let (header, places) = header(tensors, format);
+        let len = header.len() as u64 + tensors.iter().map(NewTensor::bytes).sum::<u64>();
+        let shard = Self { path: path.to_owned(), partial, file, places, len };
         shard.write_at(&header, 0)?;
         Ok(shard)
     }
@@ -59,6 +62,14 @@ impl NewShard {
     /// If it cannot be written, as on a full disk.
     pub fn write(&self, name: &str, at: u64, bytes: &[u8]) -> Result<()> {
         self.places.get(name).map_or(Ok(()), |place| self.write_at(bytes, place + at))
+    }
+
+    /// Makes what was not written read as zeros, without room on the disk where the file system can do so.
+    ///
+    /// # Errors
+    /// If the file system has no files of that length.
+    pub fn fill_with_holes(&self) -> Result<()> {
+        self.file.set_len(self.len).map_err(|error| Error::io(&self.partial, error))
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<()> {
@@ -103,7 +114,7 @@ pub fn remove_partial(path: &Path) -> Result<()> {
 
 /// Bytes of a file of `tensors`.
 pub fn shard_bytes(tensors: &[NewTensor]) -> u64 {
-    header(tensors).0.len() as u64 + tensors.iter().map(NewTensor::bytes).sum::<u64>()
+    header(tensors, "mlx").0.len() as u64 + tensors.iter().map(NewTensor::bytes).sum::<u64>()
 }
 
 fn partial(path: &Path) -> PathBuf {
@@ -120,11 +131,11 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The header, and where tensors begin in the file: wide types first, so that all are aligned.
-fn header(tensors: &[NewTensor]) -> (Vec<u8>, BTreeMap<String, u64>) {
+fn header(tensors: &[NewTensor], format: &str) -> (Vec<u8>, BTreeMap<String, u64>) {
     let mut order: Vec<&NewTensor> = tensors.iter().collect();
     order.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.width()));
     let mut table = Map::new();
-    table.insert("__metadata__".to_owned(), json!({"format": "mlx"}));
+    table.insert("__metadata__".to_owned(), json!({"format": format}));
     let (mut places, mut at) = (BTreeMap::new(), 0);
     for tensor in order {
         let end = at + tensor.bytes();

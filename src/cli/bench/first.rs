@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::load::{Loaded, ModelArgs};
+use crate::cli::loading::Means;
 use crate::cli::prompt::{plain, render};
 use crate::cli::{Outcome, ui};
 use crate::comm::Ranks;
@@ -61,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let texts = opened.texts()?;
     clock.lap();
     let plan = Plan::solo(opened.blueprint.geometry.layers);
-    let mut loaded = opened.load(texts, &ask.model, &plan, Ranks::solo(), ask.threads, &|_| ())?;
+    let mut loaded = opened.load(texts, &ask.model, &plan, Ranks::solo(), Means::whole(Some(ask.threads)), &|_| ())?;
     clock.lap();
     let prompt = tokens(&loaded, &ask.prompt)?;
     let mut sequence = loaded.engine.start()?;

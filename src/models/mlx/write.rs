@@ -154,7 +154,7 @@ impl Conversion {
         target: Target<'_>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let file = NewShard::create(&target.dir.join(&shard.name), &shard.tensors)?;
+        let file = NewShard::create(&target.dir.join(&shard.name), &shard.tensors, "mlx")?;
         let jobs = self.jobs(shard);
         in_parallel(target.threads, jobs.len(), |job, scratch: &mut Scratch| {
             let (entry, rows) = &jobs[job];

@@ -1,0 +1,66 @@
+//! Reads what a rank owns of mapped files before it is needed.
+
+use super::Model;
+use crate::error::{Error, Result};
+use crate::weights::{Mapped, Piece, joined, read_mapped};
+
+/// Rows that are longer are read one by one where only some of their columns are needed.
+const LONG_ROW: u64 = 256 << 10;
+
+impl Model {
+    /// The parts of mapped files that this rank needs in memory.
+    ///
+    /// # Errors
+    /// If a tensor is missing, which would be a bug.
+    fn mapped(&self) -> Result<Vec<Mapped>> {
+        let mut parts = Vec::new();
+        for (name, pieces) in self.share.tensors() {
+            let mut ranges: Vec<_> = pieces.iter().filter(|piece| !piece.looked_up).flat_map(spans).collect();
+            ranges.sort_by_key(|range| range.start);
+            if ranges.is_empty() {
+                continue;
+            }
+            let bytes = self.source.get(name, &[])?.bytes;
+            for range in joined(ranges) {
+                let bytes = bytes.slice(range.start as usize..range.end as usize);
+                parts.push(Mapped { name: name.to_owned(), bytes });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reads all weights that lie in files, if they are no more than `room` bytes; `progress` is told how many bytes of how
+    /// many are there, and says whether to go on. Returns whether there is room.
+    ///
+    /// # Errors
+    /// Naming the tensor that cannot be read.
+    pub fn read_ahead(&self, room: u64, progress: &dyn Fn(u64, u64) -> bool) -> Result<bool> {
+        if self.source.kind().is_in_memory() {
+            return Ok(true);
+        }
+        let parts = self.mapped()?;
+        let total = parts.iter().map(|part| part.bytes.len() as u64).sum();
+        if total > room {
+            return Ok(false);
+        }
+        read_mapped(parts, &|done| progress(done, total)).map_err(|(name, error)| {
+            let place = self.source.info(&name, &[]).map_or(name, |info| info.place());
+            Error::from_std(error).context(place).hint("look at the disk, or fetch the file again")
+        })?;
+        Ok(true)
+    }
+}
+
+/// The bytes of a piece, and what lies between them if that is little.
+fn spans(piece: &Piece) -> Vec<std::ops::Range<u64>> {
+    let row = piece.stride as u64 * piece.dtype.width() as u64;
+    if row > LONG_ROW || piece.bytes() == 0 {
+        return piece.byte_ranges().collect();
+    }
+    let whole = Piece { columns: 0..piece.stride, ..piece.clone() };
+    let cut = (
+        piece.columns.start as u64 * piece.dtype.width() as u64,
+        piece.columns.end as u64 * piece.dtype.width() as u64,
+    );
+    whole.byte_ranges().map(|range| range.start + cut.0..range.end - (row - cut.1)).collect()
+}
