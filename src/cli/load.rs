@@ -327,6 +327,7 @@ impl Opened {
         let cpu = Cpu::new(threads)?.computing(args.arithmetic.into());
         let engine = Engine::with_ranks(model, Box::new(cpu), context, args.sequences, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
+        let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());
         Ok(Loaded { engine, tokenizer, template, defaults, directory, threads, others: None })
     }
 }

@@ -12,6 +12,10 @@ use super::{Stream, tiktoken};
 use crate::error::{Context, Error, Result};
 
 const FILE: &str = "tokenizer.json";
+/// What marks turns in Kimi's format, and in no other.
+const KIMI_TURN: &str = "<|im_middle|>";
+/// What ends an answer in it.
+const KIMI_ENDS: [&str; 2] = ["[EOS]", "<|im_end|>"];
 pub(super) const AGAIN: &str = "fetch the file again from the model's repository";
 
 /// Turns text into token ids and back, exactly as the model was trained with.
@@ -102,6 +106,16 @@ impl Tokenizer {
     /// Returns whether `id` is an added token marked `special`.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
+    }
+
+    /// Returns the tokens that end an answer whatever the checkpoint's configuration says. Only Kimi's have any: answers
+    /// end at either of two, and their files name the one or the other.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let special = |token: &&str| self.token_id(token).filter(|id| self.is_special(*id));
+        if special(&KIMI_TURN).is_none() {
+            return Vec::new();
+        }
+        KIMI_ENDS.iter().filter_map(special).collect()
     }
 
     /// Returns a detokeniser that takes one id at a time.
