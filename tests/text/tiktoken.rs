@@ -158,7 +158,9 @@ fn tiny_checkpoints_are_encoded_as_their_fixtures_say() {
 fn a_long_text_takes_no_longer_than_its_length() {
     let tokenizer = open(&texts(&fixture()));
     for piece in ["a", "A", " ", " \n", "\n", "7", "!", "漢", "é", "aA", "'s", "\u{301}", "<|im_end|>"] {
-        let text = piece.repeat((1 << 20) / piece.len());
+        // a regular expression that looks back gives up on a million spaces
+        let length = if piece == " " { 1 << 20 } else { 1 << 18 };
+        let text = piece.repeat(length / piece.len());
         for text in [text.clone(), text + "x"] {
             let started = Instant::now();
             let ids = tokenizer.encode(&text, true).unwrap();
