@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support;
 
@@ -298,13 +298,13 @@ fn a_vocabulary_of_kimi_is_read_and_ends_answers_where_no_config_says_so() {
             "chat_template": "{{ messages[0].content }}<|im_middle|>",
         });
         std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-        let args = [&["generate", "--model", &model, "-n", "8", "--temperature", "0", "--json"][..], &prompt].concat();
+        let args = [&["generate", "--model", &model, "-n", "8", "--temp", "0", "--json"][..], &prompt].concat();
         serde_json::from_str::<Value>(&stdout(&run(&args))).unwrap()
     };
     let ended = said("<|im_end|>", ["--prompt-tokens", &ids]);
-    assert_eq!((ended["tokens"].as_array().unwrap().len(), &ended["finish"]), (4, &json!("stop")), "{ended}");
+    assert_eq!((ended["tokens"].as_array().unwrap().len(), &ended["finish_reason"]), (4, &json!("stop")), "{ended}");
     let full = said("<|im_user|>", ["--prompt-tokens", &ids]);
-    assert_eq!((full["tokens"].as_array().unwrap(), &full["finish"]), (greedy, &json!("length")), "{full}");
+    assert_eq!((full["tokens"].as_array().unwrap(), &full["finish_reason"]), (greedy, &json!("length")), "{full}");
     let text = said("<|im_end|>", ["--prompt", "hé"]);
     assert_eq!(text["prompt_tokens"], 4, "{text}");
     std::fs::write(dir.path().join("tiktoken.model"), "AA== 1").unwrap();

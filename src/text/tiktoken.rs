@@ -101,17 +101,12 @@ struct Config {
     added_tokens_decoder: BTreeMap<String, Added>,
 }
 
+/// What a special token is; tiktoken looks for its text as it stands, whatever else is said of spaces around it.
 #[derive(Deserialize)]
 struct Added {
     content: String,
     #[serde(default)]
     special: bool,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
 }
 
 /// Returns the special tokens in the order of their ids, which begin at `first`.
@@ -136,14 +131,7 @@ fn specials(config: &[u8], first: usize) -> Result<Vec<AddedToken>> {
         if added.content.is_empty() {
             return Err(wrong(format!("with the id {id} is empty")));
         }
-        let token = AddedToken {
-            content: added.content,
-            single_word: added.single_word,
-            lstrip: added.lstrip,
-            rstrip: added.rstrip,
-            normalized: false,
-            special: added.special,
-        };
+        let token = AddedToken::from(added.content, added.special).normalized(false);
         if let Some(other) = named.insert(id, token) {
             return Err(Error::msg(format_args!("the id {id} is given twice, once to `{}`", other.content)));
         }

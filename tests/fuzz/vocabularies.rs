@@ -72,12 +72,13 @@ fn damage(text: &str, edits: &[Edit]) -> Vec<u8> {
             Edit::Drop(at, count) => drop(bytes.drain(place(at)..bytes.len().min(place(at) + count))),
             Edit::Cut(at) => bytes.truncate(place(at)),
             Edit::Swap(one, other) => {
-                lines.swap(one.index(lines.len()), other.index(lines.len()));
+                let count = lines.len();
+                lines.swap(one.index(count), other.index(count));
                 bytes = lines.concat();
             }
             Edit::Repeat(at) => {
-                let line = lines[at.index(lines.len())].clone();
-                lines.insert(at.index(lines.len()), line);
+                let at = at.index(lines.len());
+                lines.insert(at, lines[at].clone());
                 bytes = lines.concat();
             }
         }
