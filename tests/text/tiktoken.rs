@@ -209,7 +209,7 @@ fn a_damaged_vocabulary_is_an_error_that_names_the_line() {
     }
     refused(b"", &config, &["tiktoken.model: no token is the byte 0x00 alone"]);
     refused(b"\xff\x00\xfe 0", &config, &["tiktoken.model: line 1"]);
-    refused(model[..model.len() / 2].as_bytes(), &config, &["tiktoken.model: "]);
+    refused(&model.as_bytes()[..model.len() / 2], &config, &["tiktoken.model: "]);
     refused(lines[..419].join("\n").as_bytes(), &config, &["[PAD]` has the id 675, beyond the 675"]);
     let spaced = model.replace('\n', "\r\n\n");
     assert_eq!(Tokenizer::from_tiktoken(spaced.as_bytes(), config.as_bytes()).unwrap().vocab_size(), 676);
@@ -309,5 +309,16 @@ fn the_keys_of_tools_are_sorted_for_kimi_alone() {
             let options = RenderOptions { tools: Some(tools.clone()), ..RenderOptions::default() };
             assert_eq!(template.render(&[], &options).unwrap(), expected);
         }
+    }
+}
+
+#[test]
+fn thinking_is_said_in_the_words_of_both_families() {
+    let source =
+        "{{ thinking is defined and thinking is false }} {{ enable_thinking is defined and enable_thinking is false }}";
+    let template = Template::from_source(source, &[]).unwrap();
+    for (thinking, expected) in [(None, "False False"), (Some(true), "False False"), (Some(false), "True True")] {
+        let options = RenderOptions { thinking, ..RenderOptions::default() };
+        assert_eq!(template.render(&[], &options).unwrap(), expected);
     }
 }
