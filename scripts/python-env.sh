@@ -53,6 +53,7 @@ safetensors==0.8.0
 sentencepiece==0.2.3
 shellingham==1.5.4
 sympy==1.14.0
+tiktoken==0.12.0
 torch==2.15.0
 transformers==5.23.0
 truststore==0.10.5

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support;
 
@@ -270,15 +270,51 @@ fn models_print_tables_and_json() {
     assert!(stdout(&run(&["models"])).lines().any(|line| line.starts_with("qwen3.6-27b ") && line.contains("55.6 GB")));
 }
 
-#[test]
-fn a_model_without_a_tokenizer_takes_token_ids() {
+/// A copy of a tiny checkpoint without its tokenizer.
+fn without_tokenizer(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(tiny("qwen2")).unwrap() {
+    for entry in std::fs::read_dir(tiny(name)).unwrap() {
         let path = entry.unwrap().path();
         if !path.ends_with("tokenizer.json") {
             std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
     }
+    dir
+}
+
+#[test]
+fn a_vocabulary_of_kimi_is_read_and_ends_answers_where_no_config_says_so() {
+    let dir = without_tokenizer("qwen3_5");
+    let prompt = &fixture("qwen3_5")["prompts"][0];
+    let (ids, greedy) = (list(&prompt["input_ids"]), prompt["greedy"].as_array().unwrap());
+    assert_eq!(greedy[4], 273);
+    // the bytes are the ranks, and what the model says at last is a special token
+    std::fs::write(dir.path().join("tiktoken.model"), support::byte_ranks()).unwrap();
+    let model = dir.path().display().to_string();
+    let said = |end: &str, prompt: [&str; 2]| {
+        let added = |text: &str| json!({"content": text, "special": true});
+        let config = json!({
+            "added_tokens_decoder": {"256": added("<|im_middle|>"), "257": added("[EOS]"), "273": added(end)},
+            "chat_template": "{{ messages[0].content }}<|im_middle|>",
+        });
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let args = [&["generate", "--model", &model, "-n", "8", "--temp", "0", "--json"][..], &prompt].concat();
+        serde_json::from_str::<Value>(&stdout(&run(&args))).unwrap()
+    };
+    let ended = said("<|im_end|>", ["--prompt-tokens", &ids]);
+    assert_eq!((ended["tokens"].as_array().unwrap().len(), &ended["finish_reason"]), (4, &json!("stop")), "{ended}");
+    let full = said("<|im_user|>", ["--prompt-tokens", &ids]);
+    assert_eq!((full["tokens"].as_array().unwrap(), &full["finish_reason"]), (greedy, &json!("length")), "{full}");
+    let text = said("<|im_end|>", ["--prompt", "hé"]);
+    assert_eq!(text["prompt_tokens"], 4, "{text}");
+    std::fs::write(dir.path().join("tiktoken.model"), "AA== 1").unwrap();
+    let broken = run(&["generate", "--model", &model, "--prompt", "x"]);
+    refused(&broken, 1, &[&model, "tiktoken.model: line 1: the rank is `1`, where 0 follows"]);
+}
+
+#[test]
+fn a_model_without_a_tokenizer_takes_token_ids() {
+    let dir = without_tokenizer("qwen2");
     let (bare, whole) = (dir.path().display().to_string(), tiny("qwen2"));
     let tokens = |model: &str| {
         let args = ["generate", "--model", model, "--prompt-tokens", "5,6,7", "-n", "5", "--ignore-eos", "--json"];

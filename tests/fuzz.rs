@@ -8,6 +8,7 @@ mod clusters;
 mod configs;
 mod headers;
 mod mutation;
+mod vocabularies;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use tbshard::cluster::hub::{Hub, Progress, default_cache, home};
 use tbshard::error::Error;
+use tbshard::text::Tokenizer;
 
 use crate::fake_hub::{Entry, FakeHub, Repo, Seen};
 
 const TINY: &str = "acme/tiny";
 const NEW: &str = "1111111111111111111111111111111111111111";
 const OLD: &str = "2222222222222222222222222222222222222222";
+const KIMI_RANKS: &str = include_str!("fixtures/tiktoken/tiktoken.model");
+const KIMI_CONFIG: &str = include_str!("fixtures/tiktoken/tokenizer_config.json");
 const WEIGHTS: usize = 300_000;
 const INDEX: &str = r#"{"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
 
@@ -174,6 +177,27 @@ fn fetches_what_a_model_needs_into_the_shared_layout() {
         let bytes: u64 = wanted.iter().map(|file| file.bytes.len() as u64).sum();
         assert_eq!(tally.sums(), [bytes, bytes, bytes, 1]);
         assert_eq!(tally.files.lock().unwrap().len(), wanted.len());
+    });
+}
+
+#[test]
+fn a_vocabulary_of_kimi_is_fetched_and_can_be_opened() {
+    bounded(|| {
+        let files = vec![
+            Entry::small("chat_template.jinja", "{{ x }}"),
+            Entry::small("config.json", "{}"),
+            Entry::large("model.safetensors", 100, 1),
+            Entry::small("tiktoken.model", KIMI_RANKS),
+            Entry::small("tokenization_kimi.py", "import tiktoken"),
+            Entry::small("tokenizer_config.json", KIMI_CONFIG),
+        ];
+        let repo = Repo { name: "acme/kimi", commits: [(NEW, files)].into(), refs: [("main", NEW)].into(), gate: None };
+        let bench = Bench::new(repo);
+        let directory = bench.ok("acme/kimi");
+        let wanted =
+            ["chat_template.jinja", "config.json", "model.safetensors", "tiktoken.model", "tokenizer_config.json"];
+        assert_eq!(names(&directory), wanted.map(str::to_owned).into());
+        assert_eq!(Tokenizer::open(&directory).unwrap().encode("x<|im_end|>", false).unwrap(), [87, 422]);
     });
 }
 

@@ -37,6 +37,13 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
     dirs
 }
 
+/// The ranks of a `tiktoken.model` that knows bytes alone.
+pub fn byte_ranks() -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |at: usize| char::from(DIGITS[at]);
+    (0..256).map(|byte| format!("{}{}== {byte}\n", digit(byte >> 2), digit((byte & 3) << 4))).collect()
+}
+
 /// Loads the checkpoint in `dir`.
 pub fn model(dir: &Path) -> Model {
     Model::open(dir, &|_, _| ()).unwrap_or_else(|error| panic!("{}: {error:?}", dir.display()))

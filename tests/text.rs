@@ -3,6 +3,7 @@
 
 mod reasoning;
 mod template;
+mod tiktoken;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -252,8 +253,7 @@ fn a_tokenizer_that_cannot_be_read_is_an_error_that_names_the_file() {
     let gap = r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 5,
         "content": "<x>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}]}"#;
     for (files, words) in [
-        (&[][..], "tokenizer.json` does not exist"),
-        (&[("tiktoken.model", "YQ== 0")], "tiktoken vocabularies are not supported yet"),
+        (&[][..], "tokenizer.json` does not exist, nor does `tiktoken.model` beside it"),
         (&[("tokenizer.json", "{\"version\"")], "tokenizer.json`: "),
         (&[("tokenizer.json", gap)], "tokenizer.json`: added token `<x>` cannot have the id 5"),
     ] {

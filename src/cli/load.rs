@@ -315,6 +315,7 @@ impl Opened {
         let cpu = Cpu::new(means.threads)?.computing(args.arithmetic.into());
         let engine = Engine::with_ranks(model, Box::new(cpu), context, args.sequences, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
+        let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());
         Ok(Loaded { engine, tokenizer, template, defaults, directory, threads: means.threads, others: None })
     }
 }

@@ -15,7 +15,7 @@ const AGAIN: &str = "the file is damaged or was edited, fetch it again";
 pub struct Defaults {
     /// Sampling values; greedy unless `do_sample` is set.
     pub sampling: Sampling,
-    /// End tokens.
+    /// Tokens that end an answer.
     pub eos: Vec<u32>,
 }
 
@@ -35,6 +35,13 @@ impl Defaults {
         let text = std::fs::read(&config_path).map_err(|error| Error::io(&config_path, error).hint(AGAIN))?;
         let config = parse_json(&config_path, &text)?;
         Self::from_values(&generation, &config)
+    }
+
+    /// Adds tokens that end an answer, as far as they are not among those that do.
+    #[must_use]
+    pub fn ending_at(mut self, tokens: &[u32]) -> Self {
+        self.eos.extend(tokens.iter().filter(|token| !self.eos.contains(token)).copied().collect::<Vec<_>>());
+        self
     }
 
     /// As [`Defaults::open`], from parsed files; `generation` may be null.
@@ -106,6 +113,7 @@ mod tests {
         let defaults = Defaults::from_values(&json!({"temperature": 0.7}), &nested).unwrap();
         assert_eq!(defaults.eos, [4]);
         assert_eq!(defaults.sampling, Sampling::default());
+        assert_eq!(defaults.ending_at(&[5, 4]).eos, [4, 5]);
         assert!(Defaults::from_values(&json!({"eos_token_id": "x"}), &nested).is_err());
     }
 }

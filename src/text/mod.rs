@@ -1,5 +1,6 @@
 //! Text on both sides of the model: tokenizer, chat template, streaming detokeniser, reasoning splitter.
 
+mod alphabet;
 mod clock;
 mod message;
 mod python;
@@ -7,6 +8,7 @@ mod reasoning;
 mod stop;
 mod stream;
 mod template;
+mod tiktoken;
 mod tokenizer;
 
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};

@@ -1,6 +1,7 @@
 //! The streaming detokeniser: one id in, the text it completes out.
 
 use super::Tokenizer;
+use super::alphabet::byte_of;
 use crate::error::Result;
 
 /// Most tokens a window holds back: no UTF-8 character has more bytes.
@@ -87,19 +88,6 @@ fn push_bytes(bytes: &mut Vec<u8>, token: &str) {
         Some(decoded) => bytes.extend(decoded),
         None => bytes.extend_from_slice(token.as_bytes()),
     }
-}
-
-/// Returns the byte a character of the byte-level alphabet stands for: bytes that print as themselves in
-/// Latin-1 are themselves, the other 68 are numbered from U+0100 on.
-fn byte_of(character: char) -> Option<u8> {
-    let byte = match u32::from(character) {
-        code @ (33..=126 | 161..=172 | 174..=255) => code,
-        code @ 256..=288 => code - 256,
-        code @ 289..=322 => code - 289 + 127,
-        323 => 173,
-        _ => return None,
-    };
-    u8::try_from(byte).ok()
 }
 
 /// Takes everything out of `bytes` but the start of a character that more bytes could complete.

@@ -16,6 +16,9 @@ use crate::error::{Context, Error, Result};
 /// The special tokens a template may name.
 const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
+/// The class whose templates get the keys of tools in alphabetical order: Kimi's.
+const SORTING: &str = "TikTokenTokenizer";
+
 const AGAIN: &str = "fetch the file again from the model's repository";
 
 /// What to render besides the messages.
@@ -34,6 +37,7 @@ pub struct RenderOptions {
 pub struct Template {
     environment: Environment<'static>,
     special: BTreeMap<String, String>,
+    sorts_tools: bool,
 }
 
 impl Template {
@@ -42,15 +46,16 @@ impl Template {
     pub fn open(dir: &Path) -> Result<Option<Self>> {
         let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let special: Vec<_> = SPECIAL.iter().filter_map(|key| Some((*key, token(config.get(key)?)?))).collect();
+        let sorts_tools = config.get("tokenizer_class").and_then(Value::as_str) == Some(SORTING);
+        let compile = |source: &str| Ok(Self { sorts_tools, ..Self::from_source(source, &special)? });
         let path = dir.join("chat_template.jinja");
         if let Some(source) = read(&path)? {
-            return Self::from_source(&source, &special).with_context(|| format!("`{}`", path.display())).map(Some);
+            return compile(&source).with_context(|| format!("`{}`", path.display())).map(Some);
         }
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let path = dir.join(name);
             let json = read_json(&path)?.unwrap_or_default();
             let Some(value) = json.get("chat_template").filter(|value| !value.is_null()) else { continue };
-            let compile = |source| Self::from_source(source, &special);
             return choose(value).and_then(compile).with_context(|| format!("`{}`", path.display())).map(Some);
         }
         Ok(None)
@@ -72,14 +77,18 @@ impl Template {
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| failure(error).hint("the template uses something this Jinja engine does not know"))?;
         let special = special.iter().map(|(key, token)| ((*key).to_owned(), (*token).to_owned())).collect();
-        Ok(Self { environment, special })
+        Ok(Self { environment, special, sorts_tools: false })
     }
 
     /// Renders a conversation into a prompt. Fails with the template's own words when it refuses the conversation.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        let mut tools = options.tools.clone();
+        if let Some(tools) = tools.as_mut().filter(|_| self.sorts_tools) {
+            tools.sort_all_objects();
+        }
         let mut context = json!({
             "messages": messages,
-            "tools": options.tools,
+            "tools": tools,
             "add_generation_prompt": options.add_generation_prompt,
         });
         if let (Some(thinking), Some(context)) = (options.thinking, context.as_object_mut()) {

@@ -1,4 +1,4 @@
-//! A model's vocabulary: `tokenizer.json` read into an encoder and a decoder.
+//! A model's vocabulary: `tokenizer.json`, or Kimi's `tiktoken.model`, read into an encoder and a decoder.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -8,32 +8,40 @@ use std::path::Path;
 use serde::Deserialize;
 use tokenizers::DecoderWrapper;
 
-use super::Stream;
+use super::{Stream, tiktoken};
 use crate::error::{Context, Error, Result};
 
 const FILE: &str = "tokenizer.json";
-const TIKTOKEN: &str = "tiktoken.model";
-const AGAIN: &str = "fetch the file again from the model's repository";
+/// What marks turns in Kimi's format, and in no other.
+const KIMI_TURN: &str = "<|im_middle|>";
+/// What ends an answer in it.
+const KIMI_ENDS: [&str; 2] = ["[EOS]", "<|im_end|>"];
+pub(super) const AGAIN: &str = "fetch the file again from the model's repository";
 
 /// Turns text into token ids and back, exactly as the model was trained with.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: HashSet<u32>,
     size: usize,
+    /// Texts are cut as Kimi's tokenizer cuts them.
+    is_kimi: bool,
 }
 
 impl Tokenizer {
-    /// Whether `dir` holds a `tokenizer.json`.
+    /// Whether `dir` holds a `tokenizer.json` or a `tiktoken.model`.
     pub fn is_in(dir: &Path) -> bool {
-        dir.join(FILE).exists()
+        [FILE, tiktoken::FILE].iter().any(|name| dir.join(name).exists())
     }
 
-    /// Reads `tokenizer.json` in `dir`. Any truncation or padding the file asks for is switched off.
+    /// Reads `tokenizer.json` in `dir`, or `tiktoken.model` and `tokenizer_config.json` where it is absent. Any
+    /// truncation or padding the file asks for is switched off.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(absent(dir)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return if Self::is_in(dir) { tiktoken::open(dir).map(Self::kimi) } else { Err(absent(&path)) };
+            }
             Err(error) => return Err(Error::io(&path, error).hint(AGAIN)),
         };
         Self::from_bytes(&bytes).with_context(|| format!("`{}`", path.display())).map_err(|error| error.hint(AGAIN))
@@ -43,18 +51,35 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut inner = parse(bytes)?;
         inner.with_padding(None).with_truncation(None).map_err(foreign)?;
+        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self::new(inner, size, false))
+    }
+
+    /// Reads the texts of a `tiktoken.model` and the `tokenizer_config.json` that goes with it.
+    pub fn from_tiktoken(model: &[u8], config: &[u8]) -> Result<Self> {
+        tiktoken::build(model, config).map(Self::kimi)
+    }
+
+    fn kimi(inner: tokenizers::Tokenizer) -> Self {
+        let size = inner.get_vocab_size(true);
+        Self::new(inner, size, true)
+    }
+
+    fn new(inner: tokenizers::Tokenizer, size: usize, is_kimi: bool) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Self { inner, special, size })
+        Self { inner, special, size, is_kimi }
     }
 
     /// Returns the ids of `text`. Special tokens written out in the text become their ids;
     /// `add_special` also adds what the file's post-processor puts around a text (a BOS, say).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, add_special).map_err(foreign).context("cannot tokenise the text")?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = if self.is_kimi {
+            tiktoken::encode(&self.inner, text)
+        } else {
+            self.inner.encode_fast(text, add_special).map(|encoding| encoding.get_ids().to_vec())
+        };
+        ids.map_err(foreign).context("cannot tokenise the text")
     }
 
     /// Returns the text of `ids`, leaving special tokens out if `skip_special`. Ids outside the vocabulary
@@ -81,6 +106,16 @@ impl Tokenizer {
     /// Returns whether `id` is an added token marked `special`.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
+    }
+
+    /// Returns the tokens that end an answer whatever the checkpoint's configuration says. Only Kimi's have any: answers
+    /// end at either of two, and their files name the one or the other.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let special = |token: &&str| self.token_id(token).filter(|id| self.is_special(*id));
+        if special(&KIMI_TURN).is_none() {
+            return Vec::new();
+        }
+        KIMI_ENDS.iter().filter_map(special).collect()
     }
 
     /// Returns a detokeniser that takes one id at a time.
@@ -132,18 +167,11 @@ fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     Ok(tokenizer)
 }
 
-fn foreign(error: impl Display) -> Error {
+pub(super) fn foreign(error: impl Display) -> Error {
     Error::msg(error)
 }
 
-fn absent(dir: &Path) -> Error {
-    if dir.join(TIKTOKEN).exists() {
-        return Error::msg(format_args!(
-            "`{}` has only `{TIKTOKEN}`, and tiktoken vocabularies are not supported yet",
-            dir.display()
-        ))
-        .hint(format_args!("put a `{FILE}` made from the same vocabulary beside it"));
-    }
-    Error::msg(format_args!("`{}` does not exist", dir.join(FILE).display()))
+fn absent(path: &Path) -> Error {
+    Error::msg(format_args!("`{}` does not exist, nor does `{}` beside it", path.display(), tiktoken::FILE))
         .hint(format_args!("fetch `{FILE}` from the model's repository, or check the path"))
 }

@@ -140,7 +140,7 @@ fn check_sane(cluster: &Cluster) -> Outcome {
 
 #[test]
 fn cluster_files_are_refused_or_sane() {
-    fuzz(0.15, damaged(), |bytes| {
+    fuzz(0.1, damaged(), |bytes| {
         let Ok(text) = String::from_utf8(bytes) else { return Ok(false) };
         match watch(1 << 20, || Cluster::parse(&text, "cluster.yaml"))? {
             Ok(cluster) => {

@@ -51,6 +51,7 @@ fn a_prompt_tells_whether_the_reply_starts_with_reasoning() {
         ("<|im_start|>assistant\n<think>\n", true),
         ("<|im_assistant|>assistant<|im_middle|><think>", true),
         ("<|im_start|>assistant\n<think>\n\n</think>\n\n", false),
+        ("<|im_assistant|>assistant<|im_middle|><think></think>", false),
         ("<|im_start|>user\nwhat is <think>?<|im_end|>\n<|im_start|>assistant\n", false),
         ("", false),
     ] {
