@@ -1,5 +1,6 @@
 //! Loading a rank's weights: what it may use of its machine, and how far it is, for a bar and for a launcher.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use super::fault::LOADING;
@@ -69,12 +70,15 @@ pub(super) fn load(
         return Ok(model);
     }
     let bar = ui::bar(0, "reading {bar:20} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", quiet);
-    let start = Instant::now();
+    let (start, last) = (Instant::now(), Cell::new(0));
     let read = model.read_ahead(memory.unwrap_or(0), &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
-        let rate = (done as f64 / start.elapsed().as_secs_f64().max(1e-9)) as u64;
-        told(Loading { percent: percent(done, total), bytes: total, rate });
+        let (percent, rate) = (percent(done, total), (done as f64 / start.elapsed().as_secs_f64().max(1e-9)) as u64);
+        // not at every step: a line that nobody reads holds a few hundred of them, and then its writer
+        if last.replace(percent) != percent {
+            told(Loading { percent, bytes: total, rate });
+        }
         goes_on()
     });
     bar.finish_and_clear();

@@ -1,41 +1,33 @@
 //! A directory of safetensors: the index, the mapped files, and where every tensor lies.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use memmap2::Mmap;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::digest::hex;
 use super::header::{Entry, parse_header};
+use super::index::Index;
 use super::stored::{Dtype, Source, SourceKind, Stored, TensorInfo};
 use crate::error::{Context, Error, Result};
-
-/// The name of the index of a checkpoint in several files.
-const INDEX: &str = "model.safetensors.index.json";
 
 /// Mapped safetensors files. Nothing is copied: tensors are slices of the mappings.
 #[derive(Debug)]
 pub struct Checkpoint {
     files: Vec<Shard>,
     // tensor name → file and entry
-    tensors: HashMap<String, (usize, Entry)>,
+    tensors: BTreeMap<String, (usize, Entry)>,
 }
 
 #[derive(Debug)]
-struct Shard {
-    path: PathBuf,
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
     bytes: Bytes,
     header: usize,
     mlx: bool,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: HashMap<String, String>,
 }
 
 impl Checkpoint {
@@ -44,46 +36,32 @@ impl Checkpoint {
     /// # Errors
     /// Naming the file (and the tensor) that is missing, unreadable, damaged, or not what the index says.
     pub fn open(dir: &Path) -> Result<Self> {
-        let index = read_index(dir)?;
+        let index = Index::read(dir)?;
         let names: Vec<String> = match &index {
-            Some(index) => index.weight_map.values().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
+            Some(index) => index.files.clone(),
             None => list(dir)?,
         };
-        let mut files = Vec::new();
-        let mut tensors = HashMap::new();
-        for name in names {
-            let path = dir.join(&name);
+        let (mut files, mut found) = (Vec::new(), Vec::new());
+        for name in &names {
+            let path = dir.join(name);
             let bytes = map(&path)?;
             let header = parse_header(&bytes).with_context(|| format!("`{}`", path.display()))?;
-            for (tensor, entry) in header.tensors {
-                let listed = index.as_ref().map(|index| index.weight_map.get(&tensor));
-                match listed {
-                    Some(Some(file)) if *file != name => continue,
-                    Some(None) => {
-                        let error = format!("`{}`: tensor `{tensor}` is not in the index", path.display());
-                        return Err(Error::msg(error).hint(format!("`{INDEX}` and the files do not belong together")));
-                    }
-                    _ => {}
-                }
-                if let Some((other, _)) = tensors.insert(tensor.clone(), (files.len(), entry)) {
-                    let other: &Shard = &files[other];
-                    let error = format!("tensor `{tensor}` is in `{}` and `{}`", other.path.display(), path.display());
-                    return Err(Error::msg(error).hint("keep one checkpoint in a directory"));
-                }
-            }
+            let file = files.len();
+            found.extend(header.tensors.into_iter().map(|(tensor, entry)| (tensor, (file, entry))));
             let mlx = header.metadata.get("format").is_some_and(|format| format == "mlx");
             files.push(Shard { path, bytes, header: header.len, mlx });
         }
-        let missing = |index: &Index| {
-            let mut listed = index.weight_map.iter();
-            listed
-                .find(|(tensor, _)| !tensors.contains_key(*tensor))
-                .map(|(tensor, file)| (tensor.clone(), dir.join(file)))
-        };
-        if let Some((tensor, file)) = index.as_ref().and_then(missing) {
-            let error = format!("tensor `{tensor}` is not in `{}`, where the index puts it", file.display());
-            return Err(Error::msg(error).hint("fetch that file again"));
+        if let Some(index) = &index {
+            index.compare(&mut found, &files)?;
         }
+        // the tensors of a file are in order already
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some([(tensor, (first, _)), (_, (second, _))]) = found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let [first, second] = [first, second].map(|file| files[*file].path.display());
+            let error = format!("tensor `{tensor}` is in `{first}` and `{second}`");
+            return Err(Error::msg(error).hint("keep one checkpoint in a directory"));
+        }
+        let tensors = BTreeMap::from_iter(found);
         Ok(Self { files, tensors })
     }
 
@@ -159,36 +137,13 @@ impl Source for Checkpoint {
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.tensors.keys().cloned().collect();
-        names.sort_unstable();
-        names
+        self.tensors.keys().cloned().collect()
     }
 
     fn find_nan(&self, names: &[String]) -> Option<String> {
         let mut all = names.iter().filter_map(|name| self.get(name, &[]).ok());
         all.find(Stored::has_nan).map(|stored| stored.info.place())
     }
-}
-
-fn read_index(dir: &Path) -> Result<Option<Index>> {
-    let path = dir.join(INDEX);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(&path, error).hint("fetch that file again")),
-    };
-    let index: Index = serde_json::from_slice(&text).map_err(|error| {
-        Error::msg(format!("`{}` is not an index: {error}", path.display())).hint("fetch that file again")
-    })?;
-    if index.weight_map.is_empty() {
-        return Err(Error::msg(format!("`{}` names no tensors", path.display())).hint("fetch that file again"));
-    }
-    let strange = |file: &&String| Path::new(file.as_str()).file_name() != Some(file.as_str().as_ref());
-    if let Some(file) = index.weight_map.values().find(strange) {
-        let error = format!("`{}` names the file `{file}` outside its directory", path.display());
-        return Err(Error::msg(error).hint("do not use this checkpoint"));
-    }
-    Ok(Some(index))
 }
 
 fn list(dir: &Path) -> Result<Vec<String>> {

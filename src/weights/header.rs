@@ -3,14 +3,21 @@
 //! The `safetensors` crate's own check names no tensor in most of its errors and adds untrusted lengths unchecked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use safetensors::tensor::{Dtype, TensorInfo};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
 const AGAIN: &str = "the file is damaged or its download was cut off, fetch it again";
+
+/// The entry that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// How the stand-in begins that git leaves where git-lfs did not put the file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
@@ -37,6 +44,29 @@ pub struct Entry {
     pub bytes: Range<usize>,
 }
 
+/// The entries of a header as they are written: a large file has thousands, and a tree of each costs more than reading it.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Entries<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(List)
+    }
+}
+
 /// Reads and checks the header of `file`, the content of a safetensors file.
 ///
 /// # Errors
@@ -54,26 +84,33 @@ pub fn parse_header(file: &[u8]) -> Result<Header> {
         let error = format!("the header says it has {length} bytes in a file of {}", file.len());
         return Err(Error::msg(error).hint(AGAIN));
     };
-    let mut json: Map<String, Value> = serde_json::from_slice(json)
+    let entries: Entries<'_> = serde_json::from_slice(json)
         .map_err(|error| Error::msg(format!("the header is not a JSON object: {error}")).hint(AGAIN))?;
-    let metadata = match json.shift_remove("__metadata__") {
-        None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(table)) if table.values().all(Value::is_string) => table,
-        Some(_) => return Err(Error::msg("the header's `__metadata__` is not a table of strings").hint(AGAIN)),
-    };
-    let tensors: BTreeMap<String, Entry> =
-        json.into_iter().map(|(name, info)| Ok((name.clone(), entry(&name, info, len)?))).collect::<Result<_>>()?;
+    let (mut tensors, mut metadata) = (BTreeMap::new(), Map::new());
+    for (name, info) in entries.0 {
+        if name != METADATA {
+            let entry = entry(&name, info.get(), len)?;
+            tensors.insert(name, entry);
+            continue;
+        }
+        metadata = match serde_json::from_str(info.get()) {
+            Ok(Value::Null) => Map::new(),
+            Ok(Value::Object(table)) if table.values().all(Value::is_string) => table,
+            _ => return Err(Error::msg("the header's `__metadata__` is not a table of strings").hint(AGAIN)),
+        };
+    }
     check_cover(&tensors, len, file.len())?;
     Ok(Header { tensors, metadata, len })
 }
 
-fn entry(name: &str, info: Value, header: usize) -> Result<Entry> {
-    let unknown = info.get("dtype").filter(|dtype| serde_json::from_value::<Dtype>((*dtype).clone()).is_err());
-    if let Some(dtype) = unknown {
-        let error = Error::msg(format!("tensor `{name}` has the unknown dtype {dtype}"));
-        return Err(error.hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights"));
-    }
-    let TensorInfo { dtype, shape, data_offsets: (start, end) } = serde_json::from_value(info).map_err(|error| {
+fn entry(name: &str, info: &str, header: usize) -> Result<Entry> {
+    let TensorInfo { dtype, shape, data_offsets: (start, end) } = serde_json::from_str(info).map_err(|error| {
+        let info: Value = serde_json::from_str(info).unwrap_or_default();
+        let unknown = info.get("dtype").filter(|dtype| serde_json::from_value::<Dtype>((*dtype).clone()).is_err());
+        if let Some(dtype) = unknown {
+            let error = Error::msg(format!("tensor `{name}` has the unknown dtype {dtype}"));
+            return error.hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights");
+        }
         Error::msg(format!("the header's entry for tensor `{name}` is malformed: {error}")).hint(AGAIN)
     })?;
     let values = shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));

@@ -5,6 +5,7 @@ mod compressed;
 mod digest;
 mod format;
 mod header;
+mod index;
 mod listing;
 mod matrix;
 mod mlx;
