@@ -20,6 +20,7 @@ class Model:
     shapes: dict = field(default_factory=dict)
     zero_centred_norms: bool = False  # stored norm weights are (w - 1)
     fp8: bool = False
+    int4: bool = False  # experts in compressed-tensors' pack-quantized format
     file_per_layer: bool = False  # `layers-N.safetensors`, as in the Qwen3.5 FP8 checkpoints
 
 
@@ -152,6 +153,14 @@ def qwen3(ids, fp8):
     return Model("qwen2", text, decoder("model.", text, qk_norm=True), fp8=fp8)
 
 
+def qwen3_yarn(ids):
+    """Positions stretched by YaRN beyond 16, which both prompts but the first few tokens exceed."""
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 16, "rope_type": "yarn"}
+    text = common(ids, 32, architectures=["Qwen3ForCausalLM"], model_type="qwen3", **QWEN3, **heads(3, 1, 16))
+    text |= {"intermediate_size": 24, "num_hidden_layers": 2, "rope_scaling": yarn, "rope_theta": ROPE_THETA, "tie_word_embeddings": True}
+    return Model("qwen2", text, decoder("model.", text, qk_norm=True))
+
+
 def qwen3_moe(ids, fp8):
     """6 experts, 2 a token."""
     shape = heads(6, 2, 24) if fp8 else heads(6, 2, 16)
@@ -216,6 +225,7 @@ MODELS = {
     "llama": llama,
     "qwen2": qwen2,
     "qwen3": lambda ids: qwen3(ids, fp8=False),
+    "qwen3-yarn": qwen3_yarn,
     "qwen3-fp8": lambda ids: qwen3(ids, fp8=True),
     "qwen3_moe": lambda ids: qwen3_moe(ids, fp8=False),
     "qwen3_moe-fp8": lambda ids: qwen3_moe(ids, fp8=True),

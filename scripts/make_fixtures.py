@@ -27,9 +27,12 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+import fixture_latent
 import fixture_models
 import fixture_tokenizer
 from fixture_models import BLOCK
+
+MODELS = fixture_models.MODELS | fixture_latent.MODELS
 
 PROMPTS = ("The lamp turns.", "At dusk ships ask for\n3 lamps & café: 灯塔.")
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the lamp on?"}]
@@ -53,7 +56,9 @@ def initial(model, seed, name, shape):
         return np.log(np.abs(x) * 4 + 0.5)
     if name.endswith("dt_bias"):
         return x * 0.5 - 1.0
-    if "visual" in name or name.startswith("mtp."):
+    if name.endswith("e_score_correction_bias"):
+        return x * 0.15
+    if "visual" in name or name.startswith(("mtp.", "vision_tower.", "mm_projector.")):
         return x * 0.1
     if name.endswith("norm.weight") and "linear_attn" in name:
         return 1 + x * 0.3
@@ -68,7 +73,7 @@ def initial(model, seed, name, shape):
         return x * 0.8
     if "embed_tokens" in name:
         return x * (0.15 if tied else 1.0)
-    gain = 3.0 if name.startswith("lm_head") else 1.5 if name.endswith(("mlp.gate.weight", "in_proj_qkv.weight", "in_proj_qkvz.weight")) else 1.0
+    gain = 3.0 if name.startswith("lm_head") else 1.5 if name.endswith(("mlp.gate.weight", "moe.gate.weight", "in_proj_qkv.weight", "in_proj_qkvz.weight")) else 1.0
     return x * gain / math.sqrt(shape[-1])
 
 
@@ -92,6 +97,22 @@ def quantise(name, weight, seed):
     return {name: torch.from_numpy(scaled).float().to(torch.float8_e4m3fn), name + "_scale_inv": scale}
 
 
+def pack(name, weight):
+    """Returns compressed-tensors' {packed, scale, shape} of a matrix: eight codes q + 8 a word, a bf16 scale for 32 columns."""
+    rows, cols = weight.shape
+    groups = torch.from_numpy(weight).float().view(rows, cols // 32, 32)
+    scale = (groups.abs().amax(-1) / 7.5).to(torch.bfloat16)
+    codes = (torch.round(groups / scale.float()[..., None]).clamp(-8, 7).to(torch.int64) + 8).view(rows, cols // 8, 8)
+    words = (codes << (4 * torch.arange(8))).sum(-1)
+    words = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+    return {name + "_packed": words, name + "_scale": scale, name + "_shape": torch.tensor([rows, cols], dtype=torch.int32)}
+
+
+def is_f32(model, name):
+    """Returns whether the checkpoints hold this tensor in f32."""
+    return name.endswith("e_score_correction_bias") or model.config["model_type"] == "kimi_linear" and name.endswith(("A_log", "dt_bias"))
+
+
 def checkpoint(model, seed):
     """Returns every tensor as stored."""
     out = {}
@@ -99,6 +120,10 @@ def checkpoint(model, seed):
         value = initial(model, seed, name, shape)
         if model.fp8 and is_quantised(name, shape):
             out |= quantise(name, value, seed)
+        elif model.int4 and ".experts." in name:
+            out |= pack(name, value)
+        elif is_f32(model, name):
+            out[name] = torch.from_numpy(value).float()
         else:
             out[name] = torch.from_numpy(value).to(torch.bfloat16)
     return out
@@ -132,6 +157,8 @@ def write_checkpoint(out, name, model, tokenizer, ids, seed):
         if name != "qwen3-fp8":
             kept = [n for n, t in tensors.items() if t.dtype == torch.bfloat16 and t.ndim > 1 and not n.endswith("_scale_inv")]
             config["quantization_config"]["modules_to_not_convert"] = sorted(n.removesuffix(".weight") for n in kept)
+    if model.int4:
+        config["text_config"] = config["text_config"] | {"quantization_config": fixture_latent.INT4}
     dump(out / "config.json", dict(sorted(config.items())), indent=2)
     eos, end = ids[fixture_tokenizer.IM_END], ids[fixture_tokenizer.END_OF_TEXT]
     bos = ids.get(fixture_tokenizer.LLAMA_BOS, end)
@@ -148,11 +175,20 @@ def write_checkpoint(out, name, model, tokenizer, ids, seed):
 
 
 def router_margin(net, ids):
-    """Returns the smallest gap between chosen and passed-over experts, inf for a dense model."""
+    """Returns the smallest gap between chosen and passed-over experts, or groups of them; inf for a dense model."""
     gaps, text = [math.inf], net.config.get_text_config()
+    def gap(values, count):
+        best = values.sort(descending=True).values
+        return float((best[:, count - 1] - best[:, count]).min()) if count < best.shape[1] else math.inf
     def watch(module, inputs, _):
-        best = torch.nn.functional.linear(inputs[0], module.weight).view(-1, text.num_experts).sort(descending=True).values
-        gaps.append(float((best[:, text.num_experts_per_tok - 1] - best[:, text.num_experts_per_tok]).min()))
+        logits = torch.nn.functional.linear(inputs[0], module.weight).view(-1, module.weight.shape[0])
+        if not hasattr(module, "e_score_correction_bias"):
+            return gaps.append(gap(logits, text.num_experts_per_tok))
+        wanted = (logits.sigmoid() + module.e_score_correction_bias).view(len(logits), text.n_group, -1)
+        sums = wanted.topk(2, -1).values.sum(-1)
+        closed = torch.ones_like(sums).scatter(1, sums.topk(text.topk_group).indices, 0).bool()
+        open_only = wanted.masked_fill(closed[..., None], -1e3).flatten(1)
+        gaps.extend((gap(sums, text.topk_group), gap(open_only, text.num_experts_per_tok)))
     hooks = [m.register_forward_hook(watch) for n, m in net.named_modules() if n.endswith("mlp.gate")]
     reference.prefill(net, ids)
     for hook in hooks:
@@ -166,8 +202,9 @@ def weakest_tensor(net, zero_centred, prompts):
     norm is replaced by one that does not scale, anything else by zeros."""
     run = lambda: torch.cat([reference.prefill(net, ids)[0] for ids in prompts])
     before, effects = run(), []
-    for name, parameter in net.named_parameters():
-        if ".visual." in name:
+    biases = [(n, b) for n, b in net.named_buffers() if n.endswith("e_score_correction_bias")]
+    for name, parameter in [*net.named_parameters(), *biases]:
+        if any(part in name for part in (".visual.", "vision_tower.", "mm_projector.")):
             continue
         plain_norm = "norm" in name and not (zero_centred and "linear_attn" not in name)
         for part, piece in enumerate(parameter if ".experts." in name and parameter.ndim == 3 else [parameter]):
@@ -240,7 +277,7 @@ def make(name, out):
     start = time.time()
     family = fixture_models.family_of(name)
     tokenizer, ids = fixture_tokenizer.build(family)
-    model = fixture_models.MODELS[name](ids)
+    model = MODELS[name](ids)
     for seed in range(1000):
         write_checkpoint(out, name, model, tokenizer, ids, seed)
         fixture = Fixture(out, tokenizer)
@@ -251,7 +288,7 @@ def make(name, out):
             break
     else:
         raise SystemExit(f"error: no seed below 1000 makes a good {name}")
-    fixture.save({"arch": name.removesuffix("-fp8"), "seed": seed, "quant": "fp8" if model.fp8 else "none",
+    fixture.save({"arch": name.split("-")[0], "seed": seed, "quant": "fp8" if model.fp8 else "int4" if model.int4 else "none",
                   "transformers": transformers.__version__, "torch": torch.__version__})
     for file in out.iterdir():
         file.chmod(0o644)
@@ -264,14 +301,14 @@ def make(name, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(fixture_models.MODELS)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)}; default all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests/fixtures/tiny")
     args = parser.parse_args()
-    if unknown := set(args.names) - set(fixture_models.MODELS):
+    if unknown := set(args.names) - set(MODELS):
         parser.error(f"no fixture is called {', '.join(sorted(unknown))}")
     torch.set_num_threads(reference.THREADS)
     torch.use_deterministic_algorithms(True)
-    total = sum(make(name, args.out / name) for name in args.names or fixture_models.MODELS)
+    total = sum(make(name, args.out / name) for name in args.names or MODELS)
     print(f"total: {total / 1000:.0f} kB")
 
 

@@ -6,8 +6,8 @@
     reference.py MODEL_DIR --prompt-tokens 1,2,3 --logits OUT.safetensors
                                                               logits [T,V] of the prompt, f32
 
-Several may be asked for at once. Attention is the eager implementation. Block-FP8 weights are
-multiplied out to fp32 first (transformers itself would round them to bf16).
+Several may be asked for at once. Attention is the eager implementation. Block-FP8 and INT4 weights
+are multiplied out to fp32 first (transformers itself would round them to bf16).
 """
 
 import argparse
@@ -29,15 +29,29 @@ THREADS = 2
 transformers.utils.logging.disable_progress_bar()
 
 
+# What transformers calls the classes that the hub's configs name otherwise.
+CLASSES = {"KimiK25ForConditionalGeneration": "Kimi_K25ForConditionalGeneration"}
+
+
+def unpack(words, scale):
+    """Returns an INT4 matrix of compressed-tensors: w = (code - 8) * scale, eight codes a word, 32 columns a scale."""
+    codes = (words.to(torch.int64)[..., None] >> (4 * torch.arange(8))) & 15
+    return (codes.flatten(1) - 8).float() * scale.float().repeat_interleave(32, 1)
+
+
 def read_tensors(directory):
-    """Returns every tensor of a checkpoint, FP8 blocks multiplied out: w = fp8 * weight_scale_inv."""
+    """Returns every tensor of a checkpoint, FP8 blocks (w = fp8 * weight_scale_inv) and INT4 groups multiplied out."""
     raw = {}
     for path in sorted(Path(directory).glob("*.safetensors")):
         if path.name != "fixture.safetensors":
             raw |= load_file(path)
     out = {}
     for name, tensor in raw.items():
-        if name.endswith("_scale_inv"):
+        if name.endswith(("_scale_inv", ".weight_scale", ".weight_shape")):
+            continue
+        if name.endswith(".weight_packed"):
+            name = name.removesuffix("_packed")
+            out[name] = unpack(tensor, raw[name + "_scale"])
             continue
         scale = raw.get(name + "_scale_inv")
         if scale is not None:
@@ -51,13 +65,15 @@ def read_tensors(directory):
 def load(directory):
     """Returns the model of a checkpoint directory, fp32, eager; fails if a tensor is missing or left over."""
     config = json.loads(Path(directory, "config.json").read_text())
-    quantised = config.pop("quantization_config", None)
-    model_class = getattr(transformers, config["architectures"][0])
+    quantised = config.pop("quantization_config", None) or config.get("text_config", {}).pop("quantization_config", None)
+    name = config["architectures"][0]
+    model_class = getattr(transformers, CLASSES.get(name, name))
     with tempfile.TemporaryDirectory() as tmp:
         source = directory
         if quantised:
-            if quantised.get("quant_method") != "fp8" or quantised.get("weight_block_size") != [128, 128]:
-                sys.exit(f"error: quantisation {quantised} is not the 128 x 128 block FP8 known here")
+            is_fp8 = quantised.get("quant_method") == "fp8" and quantised.get("weight_block_size") == [128, 128]
+            if not is_fp8 and quantised.get("format") != "pack-quantized":
+                sys.exit(f"error: quantisation {quantised} is neither the 128 x 128 block FP8 nor the INT4 known here")
             Path(tmp, "config.json").write_text(json.dumps(config))
             save_file(read_tensors(directory), Path(tmp, "model.safetensors"), metadata={"format": "pt"})
             source = tmp

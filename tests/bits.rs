@@ -26,7 +26,7 @@ fn logits(engine: &mut Engine, tokens: &[u32], chunk: usize) -> Vec<u32> {
 fn committed() -> Vec<std::path::PathBuf> {
     let mut dirs = support::tiny_checkpoints();
     dirs.retain(|dir| dir.starts_with(support::fixtures()));
-    assert!(dirs.len() >= 12);
+    assert!(dirs.len() >= 16);
     dirs
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod files;
 mod header;
+mod kimi;
 mod packed;
 mod running;
 mod tensors;

@@ -11,6 +11,8 @@ mod embed;
 mod experts;
 mod fast;
 mod guard;
+mod heads;
+mod latent;
 mod linear;
 mod order;
 mod packed;

@@ -97,7 +97,8 @@ fn logits_and_greedy_tokens_are_the_references() {
         println!("{name}: max |Δ| {worst:.1e}");
         names.push(name);
     }
-    for kind in ["llama", "qwen2", "qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_next"] {
+    let qwen = ["qwen2", "qwen3", "qwen3-yarn", "qwen3_moe", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_next"];
+    for kind in ["llama", "deepseek_v3", "kimi_k25-int4", "kimi_linear"].into_iter().chain(qwen) {
         assert!(names.iter().any(|name| name == kind), "no fixture of {kind} was tried: {names:?}");
     }
 }

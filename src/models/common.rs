@@ -148,11 +148,15 @@ impl Common {
                 "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
             )));
         }
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
+        // latent attention has sizes of its own for that
+        let derived = self.head_dim.is_none() && self.rotated.is_none();
+        if derived && !self.hidden_size.is_multiple_of(heads) {
             let hidden = self.hidden_size;
             return Err(bad_config(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}")));
         }
-        check_size("head_dim", self.head_dim())?;
+        if derived || self.head_dim.is_some() {
+            check_size("head_dim", self.head_dim())?;
+        }
         check_positive("rms_norm_eps", self.rms_norm_eps)?;
         self.rope.validate()?;
         if self.hidden_act != "silu" {
@@ -162,6 +166,9 @@ impl Common {
             return Err(bad_config("use_sliding_window is not supported".to_owned()));
         }
         let rotated = self.rope_dim();
+        if self.rotated.is_some() && !rotated.is_multiple_of(2) {
+            return Err(bad_config(format!("qk_rope_head_dim {rotated} is not an even number")));
+        }
         if rotated == 0 || !rotated.is_multiple_of(2) || (self.rotated.is_none() && rotated > self.head_dim()) {
             let (dim, factor) = (self.head_dim(), self.rope.partial_rotary_factor());
             let error = format!("head_dim {dim} times partial_rotary_factor {factor} rotates {rotated} values");

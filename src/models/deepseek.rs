@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::common::{Common, PLAIN, bad_config, read};
-use super::mla::{Experts, LatentKeys};
+use super::mla::{ExpertKeys, Experts, LatentKeys};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
@@ -18,6 +18,14 @@ const VISION: [&str; 2] = ["vision_tower.", "mm_projector."];
 
 /// Buffers that some checkpoints hold: they follow from config.json.
 const BUFFER: &str = ".rotary_emb.inv_freq";
+
+/// What config.json calls the numbers of experts.
+const KEYS: ExpertKeys = ExpertKeys {
+    count: "n_routed_experts",
+    chosen: "num_experts_per_tok",
+    shared: "n_shared_experts",
+    groups: "n_group",
+};
 
 #[derive(Debug, Deserialize)]
 struct DeepSeek {
@@ -108,6 +116,7 @@ impl DeepSeek {
             normalise: self.norm_topk_prob,
             scale: self.routed_scaling_factor,
             names: ("mlp", MoeConfig::PROJECTIONS),
+            keys: KEYS,
         }
     }
 

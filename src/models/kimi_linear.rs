@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::common::{Common, PLAIN, bad_config, check_size, read};
-use super::mla::{Experts, LatentKeys};
+use super::mla::{ExpertKeys, Experts, LatentKeys};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
 use crate::error::Result;
@@ -12,6 +12,14 @@ use crate::nn::{Centre, Decoder, KdaConfig, KimiDeltaAttention, Loader, Mixer};
 
 /// The module of a layer's experts, and an expert's gate, up and down projections.
 const EXPERTS: (&str, [&str; 3]) = ("block_sparse_moe", ["w1", "w3", "w2"]);
+
+/// What config.json calls the numbers of experts.
+const KEYS: ExpertKeys = ExpertKeys {
+    count: "num_experts",
+    chosen: "num_experts_per_token",
+    shared: "num_shared_experts",
+    groups: "num_expert_group",
+};
 
 #[derive(Debug, Deserialize)]
 struct KimiLinear {
@@ -21,7 +29,9 @@ struct KimiLinear {
     latent: LatentKeys,
     #[serde(default)]
     mla_use_nope: bool,
-    linear_attn_config: LinearAttention,
+    // read apart, so that errors name its keys
+    #[serde(skip)]
+    linear: LinearAttention,
     intermediate_size: usize,
     moe_intermediate_size: usize,
     num_experts: usize,
@@ -43,7 +53,7 @@ struct KimiLinear {
 }
 
 /// Which layers are what, counted from one.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct LinearAttention {
     full_attn_layers: Vec<usize>,
     kda_layers: Vec<usize>,
@@ -67,6 +77,10 @@ fn unscaled() -> f32 {
 /// Reads a `kimi_linear` config.
 pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
     let mut model: KimiLinear = read(config)?;
+    let Some(linear) = config.get("linear_attn_config").filter(|linear| linear.is_object()) else {
+        return Err(bad_config("there is no table `linear_attn_config`".to_owned()));
+    };
+    model.linear = read(linear)?;
     model.common = model.common.rotating(model.latent.qk_rope_head_dim);
     model.latent.validate()?;
     model.common.validate()?;
@@ -80,7 +94,7 @@ pub(super) fn read_config(config: &Value) -> Result<Box<dyn Architecture>> {
         return Err(bad_config(format!("moe_router_activation_func `{func}` is not supported, only `sigmoid`")));
     }
     model.experts().validate()?;
-    model.linear_attn_config.validate(model.common.num_hidden_layers)?;
+    model.linear.validate(model.common.num_hidden_layers)?;
     Ok(Box::new(model))
 }
 
@@ -95,10 +109,14 @@ impl LinearAttention {
                 self.head_dim
             )));
         }
-        let is_both_or_none = |layer: &usize| self.full_attn_layers.contains(layer) == self.kda_layers.contains(layer);
-        match (1..=layers).find(is_both_or_none) {
+        let named = |layer: &usize| [&self.full_attn_layers, &self.kda_layers].map(|layers| layers.contains(layer));
+        let wrong = |layer: &usize| match named(layer) {
+            [full, delta] if *layer == 0 => full || delta,
+            [full, delta] => full == delta,
+        };
+        match (0..=layers).find(wrong) {
             Some(layer) => Err(bad_config(format!(
-                "layer {layer} is not in one of kda_layers and full_attn_layers, which count from one"
+                "layer {layer} is not in one of kda_layers and full_attn_layers, which count from 1 to {layers}"
             ))),
             None => Ok(()),
         }
@@ -120,11 +138,12 @@ impl KimiLinear {
             normalise: self.moe_renormalize,
             scale: self.routed_scaling_factor,
             names: EXPERTS,
+            keys: KEYS,
         }
     }
 
     fn mixer(&self, loader: &Loader<'_>, layer: usize, prefix: &str) -> Result<Box<dyn Mixer>> {
-        let linear = &self.linear_attn_config;
+        let linear = &self.linear;
         if linear.full_attn_layers.contains(&(layer + 1)) {
             return self.latent.attention(loader, prefix, &self.common, false);
         }

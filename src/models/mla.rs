@@ -72,6 +72,17 @@ pub(super) struct Experts {
     pub(super) scale: f32,
     /// The module of a layer's experts, and what their projections are called.
     pub(super) names: (&'static str, [&'static str; 3]),
+    /// What the config calls them.
+    pub(super) keys: ExpertKeys,
+}
+
+/// The keys that architectures do not share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExpertKeys {
+    pub(super) count: &'static str,
+    pub(super) chosen: &'static str,
+    pub(super) shared: &'static str,
+    pub(super) groups: &'static str,
 }
 
 impl Experts {
@@ -80,17 +91,24 @@ impl Experts {
         check_size("intermediate_size", self.dense_inner)?;
         check_size("moe_intermediate_size", self.inner)?;
         check_size("moe_layer_freq", self.every)?;
-        check_size("the number of experts", self.count)?;
-        check_size("the number of groups of experts", self.groups)?;
-        let Self { count, chosen, groups, top_groups, shared, .. } = *self;
+        let Self { count, chosen, groups, top_groups, shared, keys, .. } = *self;
+        check_size(keys.count, count)?;
+        check_size(keys.chosen, chosen)?;
+        check_size(keys.groups, groups)?;
+        check_size("topk_group", top_groups)?;
+        let all = format!("{count} ({})", keys.count);
         if shared > count {
-            return Err(bad_config(format!("{shared} shared experts beside {count} are not supported")));
+            return Err(bad_config(format!("{} {shared} is more than {all}", keys.shared)));
         }
-        if !count.is_multiple_of(groups) || top_groups == 0 || top_groups > groups {
-            return Err(bad_config(format!("{top_groups} of {groups} groups cannot be chosen among {count} experts")));
+        if !count.is_multiple_of(groups) {
+            return Err(bad_config(format!("{} {groups} does not divide {all}", keys.groups)));
         }
-        if chosen == 0 || chosen > count / groups * top_groups {
-            let error = format!("{chosen} experts cannot be chosen among {count}, in {top_groups} of {groups} groups");
+        if top_groups > groups {
+            return Err(bad_config(format!("topk_group {top_groups} is more than {groups} ({})", keys.groups)));
+        }
+        let open = count / groups * top_groups;
+        if chosen > open {
+            let error = format!("{} {chosen} is more than the {open} experts of topk_group {top_groups}", keys.chosen);
             return Err(bad_config(error));
         }
         if !self.scale.is_finite() {

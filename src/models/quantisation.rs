@@ -50,11 +50,13 @@ impl Quantisation {
 /// Refuses all that compressed-tensors can say but the one format that kernels read.
 fn packed_int4(declared: &Value) -> Result<Quantisation> {
     let format = declared.get("format").and_then(Value::as_str).unwrap_or("");
-    let groups = declared.get("config_groups").and_then(Value::as_object);
-    let Some(groups) = groups.filter(|groups| format == "pack-quantized" && !groups.is_empty()) else {
-        return Err(bad_config(format!(
-            "the compressed-tensors format `{format}` is not supported, only pack-quantized"
-        )));
+    if format != "pack-quantized" {
+        let error = format!("the compressed-tensors format `{format}` is not supported, only pack-quantized");
+        return Err(bad_config(error));
+    }
+    let groups = declared.get("config_groups").and_then(Value::as_object).filter(|groups| !groups.is_empty());
+    let Some(groups) = groups else {
+        return Err(bad_config("config_groups of quantization_config does not say how weights are packed".to_owned()));
     };
     let expected: [(&str, Value); 4] =
         [("num_bits", 4.into()), ("type", "int".into()), ("symmetric", true.into()), ("group_size", 32.into())];

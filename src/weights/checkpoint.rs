@@ -109,7 +109,7 @@ impl Checkpoint {
         };
         let shard = &self.files[*file];
         let origin = format!("`{}`", shard.path.display());
-        let Some(dtype) = Dtype::of_file(entry.dtype) else {
+        let Some(dtype) = Dtype::of_file(name, entry.dtype) else {
             let error = format!("{origin}: tensor `{name}` is stored as {:?}", entry.dtype);
             return Err(Error::msg(error)
                 .hint("tbshard reads F32, F16, BF16 and F8_E4M3 weights, and packed ones in U32 with scales in U8"));

@@ -64,9 +64,8 @@ impl Random {
 
     fn is_fp8(&self, name: &str) -> bool {
         let kept = ["in_proj_a.", "in_proj_b.", "in_proj_ba.", "conv1d", "norm"];
-        self.kind == Invented::BlockFp8
-            && name.ends_with("_proj.weight")
-            && !kept.iter().any(|part| name.contains(part))
+        let projects = ["_proj.weight", "_proj_with_mqa.weight"].iter().any(|end| name.ends_with(end));
+        self.kind == Invented::BlockFp8 && projects && !kept.iter().any(|part| name.contains(part))
     }
 
     /// Whether the matrix `name`, or the tensor that belongs to it, is packed.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use safetensors::tensor::Dtype as FileDtype;
 
+use super::compressed::PACKED;
 use super::format;
 use super::matrix::Matrix;
 use super::numbers::Numbers;
@@ -50,15 +51,17 @@ impl Dtype {
         }
     }
 
-    /// The type that a safetensors header names, if weights can be in it.
-    pub(super) fn of_file(dtype: FileDtype) -> Option<Self> {
+    /// The type that a safetensors header names for the tensor `name`, if weights can be in it.
+    pub(super) fn of_file(name: &str, dtype: FileDtype) -> Option<Self> {
         match dtype {
             FileDtype::F32 => Some(Self::F32),
             FileDtype::F16 => Some(Self::F16),
             FileDtype::BF16 => Some(Self::Bf16),
             FileDtype::F8_E4M3 => Some(Self::Fp8),
             FileDtype::U8 => Some(Self::U8),
-            FileDtype::U32 | FileDtype::I32 => Some(Self::U32),
+            FileDtype::U32 => Some(Self::U32),
+            // the same words by another name
+            FileDtype::I32 if name.ends_with(PACKED) => Some(Self::U32),
             _ => None,
         }
     }

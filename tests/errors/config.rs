@@ -7,8 +7,19 @@ use tbshard::models::{Model, architectures, read_config};
 use crate::damage::{Specimen, refused, refused_with_hint};
 use crate::fuzz::allocations;
 
-const FIXTURES: [&str; 8] =
-    ["llama", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe"];
+const FIXTURES: [&str; 11] = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe",
+    "deepseek_v3",
+    "kimi_k25-int4",
+    "kimi_linear",
+];
 
 /// Sizes that every architecture's config names.
 const SIZES: [&str; 5] =
@@ -21,6 +32,9 @@ const DELTA: [&str; 5] = [
     "linear_num_key_heads",
     "linear_num_value_heads",
 ];
+/// Sizes of latent attention.
+const LATENT: [&str; 5] =
+    ["kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "moe_intermediate_size"];
 /// Sizes of the experts.
 const MOE: [&str; 3] = ["num_experts", "num_experts_per_tok", "moe_intermediate_size"];
 
@@ -50,6 +64,17 @@ fn sizes(fixture: &str) -> Vec<&'static str> {
     let hybrid = fixture.starts_with("qwen3_5") || fixture == "qwen3_next";
     let moe = fixture.contains("moe") || fixture == "qwen3_next";
     let mut sizes = SIZES.to_vec();
+    if ["deepseek_v3", "kimi_k25-int4", "kimi_linear"].contains(&fixture) {
+        sizes.extend(LATENT);
+        sizes.push("intermediate_size");
+        sizes.extend(match fixture {
+            "kimi_linear" => ["num_experts", "num_experts_per_token"],
+            _ => ["n_routed_experts", "num_experts_per_tok"],
+        });
+        // this one calls its context otherwise
+        sizes.retain(|key| fixture != "kimi_linear" || *key != "max_position_embeddings");
+        return sizes;
+    }
     sizes.extend(hybrid.then_some(DELTA).into_iter().flatten());
     sizes.extend(moe.then_some(MOE).into_iter().flatten());
     if fixture != "qwen3_5_moe" {

@@ -13,6 +13,8 @@ use crate::support;
 
 /// No size of a config is larger.
 const MAX_SIZE: usize = 1 << 24;
+/// What configs call the number of positions.
+const CONTEXT: [&str; 2] = ["max_position_embeddings", "model_max_length"];
 /// Parts of a config that are about something else.
 const ASIDE: [&str; 2] = ["/vision_config", "/quantization_config"];
 
@@ -49,6 +51,7 @@ fn value() -> impl Strategy<Value = Value> {
         json!([0]),
         json!({}),
         json!({"rope_type": "default", "rope_theta": 1.0}),
+        json!({"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}),
     ];
     let powers = (0..64_u32, -1..2_i64).prop_map(|(exponent, by)| json!((1_u64 << exponent).wrapping_add_signed(by)));
     prop_oneof![
@@ -131,7 +134,7 @@ fn fixtures() -> Vec<(String, Value)> {
         found.push((path.file_name().unwrap().to_string_lossy().into_owned(), config));
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(found.len() >= 12);
+    assert!(found.len() >= 16);
     found
 }
 
@@ -195,7 +198,7 @@ fn is_small(config: &Value) -> bool {
     pointers(config, "", &mut all, &mut numbers);
     let most = |at: &str| match at.rsplit('/').next() {
         Some("vocab_size") => 512,
-        Some(key) if key.ends_with("_id") || key == "max_position_embeddings" || key == "rope_theta" => u64::MAX,
+        Some(key) if key.ends_with("_id") || CONTEXT.contains(&key) || key == "rope_theta" => u64::MAX,
         _ => 96,
     };
     numbers.iter().all(|at| config.pointer(at).and_then(Value::as_u64).is_some_and(|number| number <= most(at)))

@@ -103,13 +103,16 @@ fn rule(case: usize) -> Rule {
         let scale = rng.pick(&[1.0, 1.0, 5.0, 1e-4]);
         qkv.row_mut(row)[..2 * keys].iter_mut().for_each(|x| *x *= scale);
     }
-    let mut gate = |least: f32| {
-        let mut gate = rng.tensor(rows, v_heads, 1.0);
+    // a decay a head, or one a channel of its key
+    let decays = if case / 2 % 2 == 0 { 1 } else { key_dim };
+    let mut gate = |columns: usize, least: f32| {
+        let mut gate = rng.tensor(rows, columns, 1.0);
         gate.data_mut().iter_mut().for_each(|x| *x = least + (1.0 - least) * x.abs());
         gate
     };
-    let gates = DeltaGates { decay: gate(0.5), beta: gate(0.0) };
+    let gates = DeltaGates { decay: gate(v_heads * decays, 0.5), beta: gate(v_heads, 0.0) };
     let what = format!("case {case}: {rows} rows, {k_heads} to {v_heads} heads of {key_dim} x {value_dim}");
+    let what = format!("{what}, {decays} decays");
     Rule { what, schedule, shape, qkv, gates }
 }
 
@@ -146,7 +149,7 @@ impl Rule {
         };
         let (q, k) = ((unit(0)? * (key_dim as f64).powf(-0.5))?, unit(keys)?);
         let v = qkv.narrow(1, 2 * keys, v_heads * value_dim)?.reshape((rows, v_heads, 1, value_dim))?;
-        let gate = |x: &Tensor| exact(x).reshape((rows, v_heads, 1, 1));
+        let gate = |x: &Tensor| exact(x).reshape((rows, v_heads, x.cols() / v_heads, 1));
         let (decay, beta) = (gate(&self.gates.decay)?, gate(&self.gates.beta)?);
 
         let state = Exact::zeros((v_heads, key_dim, value_dim), DType::F64, &Device::Cpu)?;

@@ -2,7 +2,7 @@
 
 use tbshard::backend::{
     AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, ExpertWeights, Experts, HeadGroups, KvStore,
-    Routes, SharedExpert, Tensor,
+    LatentShape, LatentStore, Routes, SharedExpert, Tensor,
 };
 use tbshard::partition::{Fold, Leaves};
 use tbshard::weights::Matrix;
@@ -40,6 +40,16 @@ fn a_rank_without_leaves_sums_nothing() {
 fn a_rank_without_heads_attends_to_nothing() {
     let (empty, shape) = (Tensor::zeros(3, 0), AttentionShape { heads: HeadGroups::whole(4, 2).run(2..2), scale: 1.0 });
     let y = cpu().attention(&empty, &empty, &empty, &mut KvStore::new(1, 0, 64).unwrap(), &batch(3), &shape);
+    assert_eq!((y.rows(), y.cols()), (3, 0));
+}
+
+#[test]
+fn a_rank_without_heads_keeps_latent_vectors_and_makes_nothing_of_them() {
+    let shape = LatentShape { heads: 0, width: 24, values: 16, scale: 1.0 };
+    let (latent, mut store) = (Tensor::zeros(3, 24), LatentStore::new(1, 24).unwrap());
+    let q = cpu().per_head(&Tensor::zeros(3, 0), &[], true).unwrap();
+    let y = cpu().latent_attention(&q, &latent, &mut store, &batch(3), &shape);
+    let y = cpu().per_head(&y, &[], false).unwrap();
     assert_eq!((y.rows(), y.cols()), (3, 0));
 }
 

@@ -1,14 +1,15 @@
 //! Packed formats: every coding against its definition, on every instruction set, up to the edges of its bytes.
 
-use tbshard::backend::{Backend, Cpu};
+use half::{bf16, f16};
+use tbshard::backend::{Arithmetic, Backend, Cpu};
 use tbshard::partition::{Fold, Leaves};
 use tbshard::weights::{Coding, Dtype, Matrix, Numbers, Packed, Values};
 
-use super::check::{cpu, same, same_everywhere};
+use super::check::{cpu, same, same_everywhere, same_everywhere_in};
 use super::guard::Edge;
 use super::order;
 use super::random::Rng;
-use super::stored::{Format, PACKED, PLAIN, Stored, encoded};
+use super::stored::{CENTRED, Format, PACKED, PLAIN, Stored, coded, encoded};
 
 /// Groups of a row: odd numbers too, so that rows start anywhere in a cache line.
 const GROUPS: [usize; 5] = [9, 1, 3, 4, 2];
@@ -19,10 +20,10 @@ fn ids(count: usize) -> Vec<u32> {
 
 #[test]
 fn rows_are_by_definition() {
-    for (case, format) in PACKED.iter().enumerate() {
+    for (case, format) in coded().enumerate() {
         let mut rng = Rng::new(case as u64);
         for (groups, edge) in GROUPS.into_iter().flat_map(|groups| [(groups, Edge::Start), (groups, Edge::End)]) {
-            let stored = Stored::random(&mut rng, *format, 5, format.width(1) * groups);
+            let stored = Stored::random(&mut rng, format, 5, format.width(1) * groups);
             let (table, what) =
                 (stored.matrix_at(edge), format!("{format:?}, {groups} groups, guarded at the {edge:?}"));
             let got = same_everywhere(&what, |cpu| cpu.embed(&table, &ids(5)).unwrap().data().to_vec());
@@ -33,12 +34,12 @@ fn rows_are_by_definition() {
 
 #[test]
 fn products_are_by_definition_for_any_number_of_tokens() {
-    for (case, format) in PACKED.iter().enumerate() {
+    for (case, format) in coded().enumerate() {
         let mut rng = Rng::new(case as u64);
         for (turn, tokens) in (1..=9).chain([64]).enumerate() {
             let (groups, out) = (GROUPS[(case + turn) % GROUPS.len()], rng.pick(&[1, 3, 4, 5, 7, 33]));
             let (inner, edge) = (format.width(1) * groups, if rng.below(4) == 0 { Edge::Start } else { Edge::End });
-            let (x, w) = (rng.tensor(tokens, inner, 1.0), Stored::random(&mut rng, *format, out, inner));
+            let (x, w) = (rng.tensor(tokens, inner, 1.0), Stored::random(&mut rng, format, out, inner));
             let fold = Fold::whole(Leaves::of_units(inner, format.width(1) * rng.pick(&[1, 2, 9])));
             let what = format!("{format:?} [{tokens}, {inner}] x [{out}, {inner}], guarded at the {edge:?}");
             let (values, matrix) = (w.widened(), w.matrix_at(edge));
@@ -57,11 +58,11 @@ fn products_are_by_definition_for_any_number_of_tokens() {
 /// What a rank holds is a part of what is mapped.
 #[test]
 fn parts_are_read_where_they_lie() {
-    for (case, format) in PACKED.iter().chain(&PLAIN).enumerate() {
+    for (case, format) in coded().chain(PLAIN).enumerate() {
         let mut rng = Rng::new(case as u64);
         // parts of plain formats start at any column
-        let unit = if PLAIN.contains(format) { 20 } else { format.width(1) };
-        let w = Stored::random(&mut rng, *format, 11, 9 * unit);
+        let unit = if PLAIN.contains(&format) { 20 } else { format.width(1) };
+        let w = Stored::random(&mut rng, format, 11, 9 * unit);
         let (whole, values) = (w.matrix(), w.widened());
         for _ in 0..6 {
             let mut run = |count: usize| {
@@ -115,6 +116,53 @@ fn every_code_with_every_scale_of_eight_bits() {
     }
 }
 
+/// The same codes and scales with biases that make the middle code zero.
+fn with_biases(stored: &Stored) -> Stored {
+    let Format::Centred(coding, dtype) = stored.format else { panic!("{:?}", stored.format) };
+    let scales = stored.scales.chunks(dtype.width()).map(|scale| match dtype {
+        Dtype::F32 => f32::from_le_bytes(scale.try_into().unwrap()),
+        Dtype::F16 => f16::from_le_bytes(scale.try_into().unwrap()).to_f32(),
+        _ => bf16::from_le_bytes(scale.try_into().unwrap()).to_f32(),
+    });
+    let centre = (1 << (coding.bits() - 1)) as f32;
+    let biases = scales.flat_map(|scale| encoded(dtype, -centre * scale)).collect();
+    let (bytes, scales) = (stored.bytes.clone(), stored.scales.clone());
+    Stored { format: Format::Packed(coding, dtype), bytes, scales, biases, ..*stored }
+}
+
+#[test]
+fn codes_without_biases_have_the_bits_of_those_with_the_biases_that_centre_them() {
+    for (case, format) in CENTRED.into_iter().enumerate() {
+        let mut rng = Rng::new(case as u64);
+        for (tokens, edge) in [(1, Edge::End), (2, Edge::Start), (5, Edge::End), (64, Edge::Start)] {
+            let inner = format.width(1) * 3;
+            let (x, w) = (rng.tensor(tokens, inner, 1.0), Stored::random(&mut rng, format, 37, inner));
+            let (fold, what) = (Fold::whole(Leaves::unsharded(inner)), format!("{format:?}, {tokens} tokens"));
+            let (alone, both) = (w.matrix_at(edge), with_biases(&w).matrix_at(edge));
+            for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+                let product = |w: &Matrix| {
+                    let run = |cpu: &Cpu| cpu.linear(&x, w, &fold).unwrap().data().to_vec();
+                    same_everywhere_in(arithmetic, &what, run)
+                };
+                same(&what, &product(&alone), &product(&both));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_of_kimis_experts_is_its_code_less_eight_times_its_scale() {
+    let words = [0x7654_3210_u32, 0xfedc_ba98, 0x8888_8888, 0x0f0f_0f0f];
+    let scale = bf16::from_f32(0.37);
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let stored =
+        Stored { format: CENTRED[0], out: 1, inner: 32, bytes, scales: scale.to_le_bytes().to_vec(), biases: vec![] };
+    let (matrix, scale) = (stored.matrix(), scale.to_f32());
+    let codes = (0..16).chain([8; 8]).chain([15, 0, 15, 0, 15, 0, 15, 0]);
+    let want: Vec<f32> = codes.map(|code| (code - 8) as f32 * scale).collect();
+    same("INT4", &same_everywhere("INT4", |cpu| cpu.embed(&matrix, &[0]).unwrap().data().to_vec()), &want);
+}
+
 #[test]
 fn every_code_with_odd_scales_and_biases() {
     let odd = [0.0, -0.0, 1.0, -0.37, 1e-5, 6.1e4, -3e38, 1e-40, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
@@ -138,9 +186,9 @@ fn every_code_with_odd_scales_and_biases() {
 #[test]
 fn leaves_that_cut_a_group_are_errors() {
     let mut rng = Rng::new(5);
-    for format in PACKED.iter() {
+    for format in coded() {
         let (group, whole) = (format.width(1), |unit| Fold::whole(Leaves::of_units(512, unit)));
-        let (x, w) = (rng.tensor(2, 512, 1.0), Stored::random(&mut rng, *format, 4, 512).matrix());
+        let (x, w) = (rng.tensor(2, 512, 1.0), Stored::random(&mut rng, format, 4, 512).matrix());
         assert!(cpu().linear(&x, &w, &whole(group)).is_ok() && cpu().linear(&x, &w, &whole(2 * group)).is_ok());
         // no leaf has fewer than sixteen of 512 columns, and a group of sixteen is not cut by those
         for unit in [group / 2, group * 3 / 2, 1].into_iter().filter(|unit| group > 16 || *unit > 16) {

@@ -77,7 +77,8 @@ const OPS: [Op; 11] = [
     },
     Op {
         name: "delta_gates: decay",
-        run: |cpu, i| cpu.delta_gates(&i.x, &i.y, i.one.data(), &bias(i)).decay,
+        // as many as channels, where there is but one of the others a head
+        run: |cpu, i| cpu.delta_gates(&i.x, &a_head(i), i.one.data(), &bias(i)).decay,
         reference: |i| {
             let (rows, cols) = (i.x.rows(), i.x.cols());
             let broadcast = |values: &[f32]| exact_of(values, 1, cols).broadcast_as((rows, cols));
@@ -102,6 +103,12 @@ const OPS: [Op; 11] = [
         reference: |i| Bound::input(&times(&i.x, 60.0)).silu()?.times(&Bound::input(&i.y)),
     },
 ];
+
+/// The first column of every head.
+fn a_head(inputs: &Inputs) -> Tensor {
+    let first = |head: usize| head * inputs.head_dim..head * inputs.head_dim + 1;
+    inputs.y.columns(&(0..inputs.y.cols() / inputs.head_dim).map(first).collect::<Vec<_>>())
+}
 
 fn bias(inputs: &Inputs) -> Vec<f32> {
     inputs.one.data().iter().map(|x| 3.0 * x).collect()

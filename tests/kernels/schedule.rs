@@ -7,6 +7,7 @@ use tbshard::backend::{Batch, PAGE};
 use super::random::Rng;
 
 /// Consecutive positions of one sequence.
+#[derive(Clone)]
 pub struct Run {
     pub sequence: usize,
     /// The position of the first row; zero starts the sequence anew.
@@ -25,6 +26,7 @@ pub struct Pass {
 }
 
 /// Calls, each of some runs.
+#[derive(Clone)]
 pub struct Schedule {
     calls: Vec<Vec<Run>>,
     rows: usize,

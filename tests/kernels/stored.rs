@@ -20,6 +20,8 @@ pub enum Format {
     Fp8,
     /// Codes, and scales of a type.
     Packed(Coding, Dtype),
+    /// Affine codes without biases: the middle one is zero.
+    Centred(Coding, Dtype),
 }
 
 pub const PLAIN: [Format; 4] = [Format::Bf16, Format::Fp8, Format::F32, Format::F16];
@@ -35,10 +37,24 @@ pub static PACKED: LazyLock<Vec<Format>> = LazyLock::new(|| {
     all
 });
 
+/// Affine formats without biases; Kimi's experts are in the first one.
+pub const CENTRED: [Format; 4] = [
+    Format::Centred(Coding::Affine { bits: 4, group: 32 }, Dtype::Bf16),
+    Format::Centred(Coding::Affine { bits: 4, group: 128 }, Dtype::F32),
+    Format::Centred(Coding::Affine { bits: 3, group: 32 }, Dtype::F16),
+    Format::Centred(Coding::Affine { bits: 2, group: 64 }, Dtype::Bf16),
+];
+
+/// All formats of codes.
+pub fn coded() -> impl Iterator<Item = Format> {
+    CENTRED.into_iter().chain(PACKED.iter().copied())
+}
+
 impl Format {
     /// A format for a case: plain and packed ones in turn.
     pub fn of(case: usize) -> Self {
-        if case.is_multiple_of(2) { PLAIN[case / 2 % PLAIN.len()] } else { PACKED[case / 2 % PACKED.len()] }
+        let packed = || coded().nth(case / 2 % coded().count()).unwrap();
+        if case.is_multiple_of(2) { PLAIN[case / 2 % PLAIN.len()] } else { packed() }
     }
 
     /// At least `width` columns, as many as rows can have.
@@ -58,7 +74,7 @@ impl Format {
 
     /// Columns that must not be cut.
     fn group(self) -> usize {
-        if let Self::Packed(coding, _) = self { coding.group() } else { 1 }
+        if let Self::Packed(coding, _) | Self::Centred(coding, _) = self { coding.group() } else { 1 }
     }
 
     fn bits(self) -> usize {
@@ -66,7 +82,7 @@ impl Format {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
             Self::Fp8 => 8,
-            Self::Packed(coding, _) => coding.bits(),
+            Self::Packed(coding, _) | Self::Centred(coding, _) => coding.bits(),
         }
     }
 
@@ -78,7 +94,7 @@ impl Format {
     fn scales(self) -> Option<(Dtype, [usize; 2])> {
         match self {
             Self::Fp8 => Some((Dtype::F32, [FP8_BLOCK; 2])),
-            Self::Packed(coding, dtype) => Some((dtype, [1, coding.group()])),
+            Self::Packed(coding, dtype) | Self::Centred(coding, dtype) => Some((dtype, [1, coding.group()])),
             _ => None,
         }
     }
@@ -104,7 +120,9 @@ impl Stored {
             Format::F16 => (0..count).flat_map(|_| f16::from_f32(rng.value()).to_le_bytes()).collect(),
             Format::Bf16 => (0..count).flat_map(|_| bf16::from_f32(rng.value()).to_le_bytes()).collect(),
             Format::Fp8 | Format::Packed(Coding::Mxfp8, _) => (0..count).map(|_| finite(rng.byte())).collect(),
-            Format::Packed(coding, _) => (0..count * coding.bits() / 8).map(|_| rng.byte()).collect(),
+            Format::Packed(coding, _) | Format::Centred(coding, _) => {
+                (0..count * coding.bits() / 8).map(|_| rng.byte()).collect()
+            }
         };
         let mut stored = Self { format, out, inner, bytes, scales: Vec::new(), biases: Vec::new() };
         let Some((dtype, [rows, columns])) = format.scales() else { return stored };
@@ -116,7 +134,9 @@ impl Stored {
                 _ => {
                     let mut number = || rng.value() / (1 << rng.below(9)) as f32;
                     stored.scales.extend(encoded(dtype, number()));
-                    stored.biases.extend(encoded(dtype, number()));
+                    if format.is_affine() {
+                        stored.biases.extend(encoded(dtype, number()));
+                    }
                 }
             }
         }
@@ -137,7 +157,7 @@ impl Stored {
             Format::F16 => Values::F16(bytes),
             Format::Bf16 => Values::Bf16(bytes),
             Format::Fp8 => Values::Fp8 { values: bytes, scales: numbers(Dtype::F32, &self.scales) },
-            Format::Packed(coding, dtype) => {
+            Format::Packed(coding, dtype) | Format::Centred(coding, dtype) => {
                 let biases = self.format.is_affine().then(|| numbers(dtype, &self.biases));
                 Values::Packed(Packed { coding, values: bytes, scales: numbers(dtype, &self.scales), biases })
             }
@@ -152,7 +172,7 @@ impl Stored {
             Format::F32 => raw(DType::F32),
             Format::F16 => raw(DType::F16),
             Format::Bf16 => raw(DType::BF16),
-            Format::Fp8 | Format::Packed(..) => {
+            Format::Fp8 | Format::Packed(..) | Format::Centred(..) => {
                 let values: Vec<f64> = (0..self.out * self.inner).map(|i| self.value(i)).collect();
                 Exact::from_vec(values, (self.out, self.inner), &Device::Cpu).unwrap()
             }
@@ -171,6 +191,10 @@ impl Stored {
         match self.format {
             Format::Packed(Coding::Affine { .. }, _) => {
                 nearest(number(&self.scales) * f64::from(code), number(&self.biases))
+            }
+            Format::Centred(coding, _) => {
+                let (scale, centre) = (number(&self.scales), f64::from(1 << (coding.bits() - 1)));
+                nearest(scale * f64::from(code), -centre * scale)
             }
             Format::Packed(Coding::Mxfp4, _) => finite_value(code, 2, 1) * e8m0(self.scales[block]),
             Format::Packed(Coding::Mxfp8, _) => e4m3(code as u8) * e8m0(self.scales[block]),

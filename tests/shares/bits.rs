@@ -11,7 +11,7 @@ use crate::transport::fabric::Fabric;
 #[test]
 fn any_model_on_any_layout_has_the_bits_of_one_rank() {
     let several = cases(true).prop_filter("one rank is the other side", |(_, layout)| layout.world_size > 1);
-    check(120, several, |(shape, layout)| {
+    check(160, several, |(shape, layout)| {
         let blueprint = || shape.blueprint();
         println!("{shape:?} on {layout:?}");
         let alone = Layout { world_size: 1, ..Layout::default() };

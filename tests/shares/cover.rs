@@ -25,21 +25,29 @@ pub enum Spread {
     Table,
 }
 
-/// By the last names of a tensor; one that is not here is a failure.
-pub fn spread(name: &str) -> Spread {
+/// By the last names of a tensor of the model `whole`; one that is not here is a failure.
+pub fn spread(whole: &Share, name: &str) -> Spread {
     let parts: Vec<&str> = name.rsplit('.').collect();
     let (last, layer) = (parts[0], parts.get(1).copied().unwrap_or(""));
     // of a packed weight, as it is itself
-    let last = if ["scales", "biases"].contains(&last) { "weight" } else { last };
+    let last = if ["scales", "biases", "weight_packed", "weight_scale"].contains(&last) { "weight" } else { last };
+    // the keys of a Kimi Delta Attention are not shared
+    let module = name.rsplitn(3, '.').last().unwrap();
+    let alone = ["k_conv1d", "k_conv.conv"].iter().any(|conv| whole.knows(&format!("{module}.{conv}.weight")));
     match (last, layer) {
-        ("weight", "o_proj" | "out_proj" | "down_proj") | ("down_proj", "experts") => Spread::Columns,
+        ("weight", "o_proj" | "out_proj" | "down_proj" | "w2") | ("down_proj", "experts") => Spread::Columns,
         ("weight", "q_proj" | "gate_proj" | "up_proj" | "in_proj_z" | "in_proj_a" | "in_proj_b" | "lm_head")
+        | (
+            "weight",
+            "embed_q" | "unembed_out" | "q_b_proj" | "kv_b_proj" | "w1" | "w3" | "b_proj" | "f_b_proj" | "g_b_proj",
+        )
         | ("gate_up_proj", "experts") => Spread::Rows,
+        ("weight", "k_proj" | "v_proj") if alone => Spread::Rows,
         ("weight", "k_proj" | "v_proj" | "in_proj_qkv" | "in_proj_qkvz" | "in_proj_ba") => Spread::Groups,
         ("weight", "embed_tokens") => Spread::Table,
-        ("weight", "gate" | "shared_expert_gate" | "conv1d")
-        | ("bias" | "A_log" | "dt_bias" | "weight_scale_inv", _) => Spread::Whole,
-        ("weight", norm) if norm.ends_with("norm") => Spread::Whole,
+        ("weight", "gate" | "shared_expert_gate" | "q_a_proj" | "kv_a_proj_with_mqa" | "f_a_proj" | "g_a_proj")
+        | ("bias" | "e_score_correction_bias" | "A_log" | "dt_bias" | "weight_scale_inv", _) => Spread::Whole,
+        ("weight", kept) if kept.ends_with("norm") || kept.ends_with("conv1d") || kept == "conv" => Spread::Whole,
         _ => panic!("how is `{name}` spread?"),
     }
 }
@@ -65,7 +73,7 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
     let world = 0..plan.world_size();
     let mut covered = 0;
     for (name, all) in whole.tensors() {
-        let spread = spread(name);
+        let spread = spread(whole, name);
         let knowing: Vec<usize> = world.clone().filter(|rank| shares[*rank].knows(name)).collect();
         let len = whole.byte_ranges(name).last().unwrap().end;
         covered += len;
@@ -148,9 +156,14 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
 pub fn check_groups(shares: &[Share]) {
     for share in shares {
         let pieces = |name: &str| share.tensors().find(|(other, _)| *other == name).map(|(_, pieces)| pieces);
-        for (name, values) in share.tensors().filter(|(name, _)| name.ends_with(".weight")) {
-            let module = name.strip_suffix("weight").unwrap();
-            let Some(scales) = pieces(&format!("{module}scales")) else { continue };
+        for (name, values) in share.tensors() {
+            // as mlx_lm names them, or as compressed-tensors does
+            let (module, scales) = match (name.strip_suffix("weight"), name.strip_suffix("weight_packed")) {
+                (Some(module), _) => (module, "scales"),
+                (_, Some(module)) => (module, "weight_scale"),
+                _ => continue,
+            };
+            let Some(scales) = pieces(&format!("{module}{scales}")) else { continue };
             assert_eq!(values.len(), scales.len(), "{name}");
             for (values, scales) in values.iter().zip(scales) {
                 assert_eq!((&values.rows, values.looked_up), (&scales.rows, scales.looked_up), "{name}");
@@ -167,31 +180,48 @@ pub fn check_groups(shares: &[Share]) {
 }
 
 /// That no piece starts or ends inside a unit that must not be cut, nor inside a canonical leaf.
-fn check_cuts(shape: &Shape, name: &str, pieces: &[Piece]) {
+fn check_cuts(shape: &Shape, spread: Spread, name: &str, pieces: &[Piece]) {
     let units = |inner: usize| inner.div_ceil(128);
-    let shared =
-        |inner: usize| if shape.is_hybrid() { units(inner).min(units(shape.shared_inner)) } else { MAX_LEAVES };
+    let shared = |inner: usize| shape.shared_columns().map_or(MAX_LEAVES, |shared| units(inner).min(units(shared)));
     let experts = |inner: usize| Leaves::into_parts(inner, 128, shared(shape.expert_inner).min(MAX_LEAVES));
     let heads = |count: usize, width: usize| Leaves::of_units(count * width, width);
     let v_heads = heads(shape.key_heads * shape.v_group, shape.value_dim);
-    let q_heads = heads(shape.heads(), shape.head_dim);
-    // the leaves along the cut dimension, what one of their features is there, and a unit
+    let layer = name.split_once("layers.").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
+    let is_kda = layer.is_some_and(|layer| shape.is_kda(layer));
+    let kda = ["o_proj", "q_proj", "k_proj", "v_proj", "f_b_proj", "g_b_proj"];
+    let is = |module: &str| name.ends_with(&format!(".{module}.weight"));
+    let key_dim = shape.latent.plain_dim + shape.latent.rope_dim;
+    // the leaves along the cut dimension, of which a feature is `scale` rows there, and a unit
     let (leaves, scale, unit) = match () {
-        () if name.ends_with("o_proj.weight") => (q_heads, 1, shape.head_dim),
-        () if name.ends_with("q_proj.weight") => {
+        () if is_kda && kda.into_iter().any(is) => (heads(shape.key_heads, shape.value_dim), 1, shape.value_dim),
+        () if is_kda && is("b_proj") => (heads(shape.key_heads, 1), 1, 1),
+        () if shape.is_latent() && (is("q_proj") || is("q_b_proj")) => (heads(shape.heads(), key_dim), 1, key_dim),
+        () if is("o_proj") => (heads(shape.heads(), shape.head_dim), 1, shape.head_dim),
+        () if is("q_proj") => {
             let gated = if shape.is_hybrid() && shape.gated { 2 } else { 1 };
-            (q_heads, gated, gated * shape.head_dim)
+            (heads(shape.heads(), shape.head_dim), gated, gated * shape.head_dim)
         }
-        () if name.ends_with("out_proj.weight") || name.ends_with("in_proj_z.weight") => (v_heads, 1, shape.value_dim),
-        () if name.contains(".shared_expert.") => (experts(shape.shared_inner), 1, 128),
+        () if is("out_proj") || is("in_proj_z") => (v_heads, 1, shape.value_dim),
+        () if name.contains(".shared_expert") => (experts(shape.shared_columns().unwrap()), 1, 128),
         () if name.contains(".experts.") => (experts(shape.expert_inner), 1, 128),
         () if name.contains(".mlp.") => (Leaves::of_units(shape.inner, 128), 1, 128),
         () => return,
     };
+    // columns of codes are words, those of their scales are groups
+    let columns = if name.ends_with("_packed") {
+        8
+    } else if name.ends_with("_scale") {
+        32
+    } else {
+        1
+    };
     for piece in pieces {
-        let run = if spread(name) == Spread::Columns { &piece.columns } else { &piece.rows };
+        let edges = match spread {
+            Spread::Columns => [piece.columns.start * columns, piece.columns.end * columns],
+            _ => [piece.rows.start, piece.rows.end],
+        };
         let end = leaves.len() * scale;
-        for edge in [run.start, run.end] {
+        for edge in edges {
             assert!(edge.is_multiple_of(unit) || edge == end, "{name} is cut at {edge}, inside a unit of {unit}");
             let whole = edge == end || (0..leaves.count()).any(|leaf| leaves.columns(leaf).start * scale == edge);
             assert!(whole, "{name} is cut at {edge}, inside a leaf");
@@ -207,12 +237,14 @@ fn any_model_on_any_layout_is_owned_once() {
         let whole = blueprint.share(&Plan::solo(shape.layers), 0).unwrap();
         let shares: Vec<Share> = (0..plan.world_size()).map(|rank| blueprint.share(&plan, rank).unwrap()).collect();
         check_cover(&plan, &whole, &shares);
+        check_groups(&shares);
         for (name, pieces) in shares.iter().flat_map(Share::tensors) {
-            if matches!(spread(name), Spread::Rows | Spread::Columns) {
-                check_cuts(&shape, name, pieces);
+            let spread = spread(&whole, name);
+            if matches!(spread, Spread::Rows | Spread::Columns) {
+                check_cuts(&shape, spread, name, pieces);
             }
             // rows of the vocabulary, at multiples of what a kernel does at a time
-            let is_head = spread(name) == Spread::Table || name == "lm_head.weight";
+            let is_head = spread == Spread::Table || name.ends_with("lm_head.weight");
             if let Some(head) = pieces.iter().find(|piece| is_head && !piece.looked_up) {
                 let edges = [head.rows.start, head.rows.end];
                 assert!(edges.iter().all(|edge| edge.is_multiple_of(16) || *edge == shape.vocab), "{name} {edges:?}");

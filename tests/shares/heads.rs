@@ -46,6 +46,30 @@ fn check_attention(shape: &Shape, share: &Share, prefix: &str) {
     }
 }
 
+/// That all per-head matrices of an attention without shared keys have the heads of `o_proj`, of `width` columns each.
+fn check_heads(share: &Share, prefix: &str, count: usize, width: usize, matrices: &[(&str, usize)]) {
+    let own = heads(share, &format!("{prefix}.o_proj.weight"), width);
+    for (name, height) in matrices {
+        let all = rows(share, &format!("{prefix}.{name}.weight"), count * height);
+        for (row, owned) in all.into_iter().enumerate() {
+            assert_eq!(owned, own.contains(&(row / height)), "{prefix}: row {row} of {name} with heads {own:?}");
+        }
+    }
+}
+
+fn check_latent(shape: &Shape, share: &Share, prefix: &str) {
+    let (keys, values) = (shape.latent.plain_dim, shape.head_dim);
+    let queries = if shape.latent.q_rank.is_some() { "q_b_proj" } else { "q_proj" };
+    let matrices = [(queries, keys + shape.latent.rope_dim), ("kv_b_proj", keys + values)];
+    check_heads(share, prefix, shape.heads(), values, &matrices);
+}
+
+fn check_kda(shape: &Shape, share: &Share, prefix: &str) {
+    let dim = shape.value_dim;
+    let wide = ["q_proj", "k_proj", "v_proj", "f_b_proj", "g_b_proj"].map(|name| (name, dim));
+    check_heads(share, prefix, shape.key_heads, dim, &[&wide[..], &[("b_proj", 1)]].concat());
+}
+
 fn check_delta(shape: &Shape, share: &Share, prefix: &str) {
     let Shape { key_heads, v_group: group, key_dim, value_dim, .. } = *shape;
     let own = heads(share, &format!("{prefix}.out_proj.weight"), value_dim);
@@ -84,10 +108,13 @@ fn key_heads_are_where_their_groups_are() {
         for rank in 0..plan.world_size() {
             let share = blueprint.share(&plan, rank).unwrap();
             let (mut attention, mut delta) = (0, 0);
-            let names: Vec<String> = share.tensors().map(|(name, _)| name.to_owned()).collect();
-            for name in names {
+            for (name, pieces) in share.tensors() {
                 if let Some(prefix) = name.strip_suffix(".o_proj.weight") {
-                    check_attention(&shape, &share, prefix);
+                    match pieces[0].layer.unwrap() {
+                        layer if shape.is_kda(layer) => check_kda(&shape, &share, prefix),
+                        _ if shape.is_latent() => check_latent(&shape, &share, prefix),
+                        _ => check_attention(&shape, &share, prefix),
+                    }
                     attention += 1;
                 }
                 if let Some(prefix) = name.strip_suffix(".out_proj.weight") {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use tbshard::weights::{FP8_BLOCK, Invented, Matrix, Random, Source, Values};
+use tbshard::weights::{FP8_BLOCK, Invented, Matrix, Packed, Random, Source, Values};
 
 use super::shapes::check;
 
@@ -20,6 +20,10 @@ fn content(matrix: &Matrix) -> Vec<(Vec<u8>, f32)> {
                     let scale = row / FP8_BLOCK * stride.div_ceil(FP8_BLOCK) + column / FP8_BLOCK;
                     (values[at..=at].to_vec(), scales.to_f32()[scale])
                 }
+                Values::Packed(Packed { coding, values, scales, biases: None }) => {
+                    let scale = scales.to_f32()[at / coding.group()];
+                    (vec![values[at / 2] >> (at % 2 * 4) & 15], scale)
+                }
                 other => panic!("{other:?} is not invented"),
             });
         }
@@ -31,6 +35,7 @@ fn made(matrix: &Matrix) -> usize {
     match matrix.values() {
         Values::Bf16(bytes) => bytes.len() / 2,
         Values::Fp8 { values, .. } => values.len(),
+        Values::Packed(packed) => packed.values.len() * 2,
         other => panic!("{other:?} is not invented"),
     }
 }
@@ -41,23 +46,33 @@ fn run(len: usize) -> impl Strategy<Value = Range<usize>> {
 
 #[test]
 fn a_part_is_what_the_whole_has_there() {
-    let shapes = (1..=400usize, 1..=700usize, any::<u64>(), any::<bool>());
-    let cases = shapes.prop_flat_map(|(out, inner, seed, fp8)| {
-        let columns = prop_oneof![run(inner), Just(0..inner)];
-        (Just((out, inner, seed, fp8)), run(out), columns)
+    let kinds = prop::sample::select(vec![Invented::Bf16, Invented::BlockFp8, Invented::Int4Experts]);
+    let shapes = (1..=400usize, 1..=700usize, any::<u64>(), kinds);
+    let cases = shapes.prop_flat_map(|(out, inner, seed, kind)| {
+        // groups are not cut
+        let unit = if kind == Invented::Int4Experts { 32 } else { 1 };
+        let units = inner.div_ceil(unit);
+        let columns = prop_oneof![run(units), Just(0..units)];
+        let columns = columns.prop_map(move |units| units.start * unit..units.end * unit);
+        (Just((out, units * unit, seed, kind)), run(out), columns)
     });
-    check(150, cases, |((out, inner, seed, fp8), rows, columns)| {
-        let source = Random::new(seed, if fp8 { Invented::BlockFp8 } else { Invented::Bf16 });
-        let name = "model.layers.3.mlp.up_proj.weight";
+    check(150, cases, |((out, inner, seed, kind), rows, columns)| {
+        let source = Random::new(seed, kind);
+        let name = "model.layers.3.mlp.experts.1.up_proj.weight";
         let whole = source.part(name, &[out, inner], 0..out, 0..inner).unwrap();
-        let stored = source.get(name, &[out, inner]).unwrap();
-        let (Values::Bf16(bytes) | Values::Fp8 { values: bytes, .. }) = whole.values() else { panic!("a format") };
-        assert_eq!(*bytes, stored.bytes);
+        let (Values::Bf16(bytes) | Values::Fp8 { values: bytes, .. } | Values::Packed(Packed { values: bytes, .. })) =
+            whole.values()
+        else {
+            panic!("a format")
+        };
+        let told = source.info(name, &[out, inner]).unwrap();
+        assert_eq!(*bytes, source.get(&told.name, &told.shape).unwrap().bytes);
         let part = source.part(name, &[out, inner], rows.clone(), columns.clone()).unwrap();
         assert_eq!((part.out_features(), part.in_features()), (rows.len(), columns.len()));
         let expected = whole.part(rows.clone(), columns.clone()).unwrap();
         assert!(content(&part) == content(&expected), "[{rows:?}, {columns:?}] of [{out}, {inner}]");
         // whole blocks at most
+        let fp8 = kind == Invented::BlockFp8;
         let around = |run: &Range<usize>, all: usize| match (fp8, run.is_empty()) {
             (_, true) => 0,
             (false, _) => run.len(),

@@ -105,8 +105,17 @@ fn state(shape: &Shape, share: &Share, pages: usize, slots: usize) -> u64 {
     let mut values = 0;
     for (name, pieces) in share.tensors() {
         let rows: usize = pieces.iter().map(|piece| piece.rows.len()).sum();
+        let is_kda = pieces[0].layer.is_some_and(|layer| shape.is_kda(layer));
         if name.ends_with(".k_proj.weight") {
-            values += pages * PAGE * 2 * rows;
+            values += match is_kda {
+                // as many queries and values, and a square a head
+                true => slots * ((shape.kernel - 1) * 3 * rows + rows * shape.value_dim),
+                false => pages * PAGE * 2 * rows,
+            };
+        }
+        // on every rank, whatever heads it has
+        if name.ends_with(".kv_a_layernorm.weight") {
+            values += pages * PAGE * (shape.latent.kv_rank + shape.latent.rope_dim);
         }
         if name.ends_with(".out_proj.weight") {
             let own = pieces[0].columns.start / shape.value_dim..pieces[0].columns.end / shape.value_dim;

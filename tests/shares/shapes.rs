@@ -5,12 +5,13 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use tbshard::models::{Blueprint, architectures};
 use tbshard::partition::Layout;
+use tbshard::weights::Invented;
 
 /// The sizes of a model; an architecture uses those it has.
 #[derive(Debug, Clone)]
 pub struct Shape {
     pub kind: &'static str,
-    pub fp8: bool,
+    pub format: Invented,
     pub tied: bool,
     pub layers: usize,
     pub hidden: usize,
@@ -32,11 +33,47 @@ pub struct Shape {
     pub value_dim: usize,
     pub kernel: usize,
     pub interval: usize,
+    pub latent: Latent,
+}
+
+/// What only the architectures with latent attention have.
+#[derive(Debug, Clone)]
+pub struct Latent {
+    pub q_rank: Option<usize>,
+    pub kv_rank: usize,
+    pub plain_dim: usize,
+    pub rope_dim: usize,
+    pub yarn: bool,
+    // groups of `experts` experts each, and how many of them may be chosen from
+    pub groups: usize,
+    pub top_groups: usize,
+    // experts that every row uses
+    pub shared: usize,
+    // layers without experts
+    pub dense: usize,
 }
 
 impl Shape {
     pub fn heads(&self) -> usize {
         self.kv_heads * self.group
+    }
+
+    /// Whether attention keeps latent vectors.
+    pub fn is_latent(&self) -> bool {
+        self.kind.contains("kimi") || self.kind == "deepseek_v3"
+    }
+
+    /// Whether layer `layer` of Kimi-Linear is a Kimi Delta Attention, of `key_heads` heads of `value_dim`.
+    pub fn is_kda(&self, layer: usize) -> bool {
+        self.kind == "kimi_linear" && !(layer + 1).is_multiple_of(self.interval)
+    }
+
+    /// Columns of the experts that every row uses.
+    pub fn shared_columns(&self) -> Option<usize> {
+        match self.is_latent() {
+            true => Some(self.latent.shared * self.expert_inner).filter(|columns| *columns > 0),
+            false => self.is_hybrid().then_some(self.shared_inner),
+        }
     }
 
     pub fn has_experts(&self) -> bool {
@@ -78,16 +115,52 @@ impl Shape {
                 add(json!({ "shared_expert_intermediate_size": self.shared_inner }));
             }
         }
-        let fp8 = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
-        let quantisation = if self.fp8 { fp8 } else { Value::Null };
-        if ["qwen3_5", "qwen3_5_moe"].contains(&self.kind) {
-            text["model_type"] = format!("{}_text", self.kind).into();
-            let kind = self.kind;
-            return json!({ "model_type": kind, "text_config": text, "quantization_config": quantisation,
-                "tie_word_embeddings": self.tied });
+        if self.is_latent() {
+            add(self.latent_keys());
+            text.as_object_mut().unwrap().shift_remove("head_dim");
         }
-        text["quantization_config"] = quantisation;
-        text
+        text["quantization_config"] = match self.format {
+            Invented::Bf16 => Value::Null,
+            Invented::BlockFp8 => json!({ "quant_method": "fp8", "weight_block_size": [128, 128] }),
+            Invented::Int4Experts => {
+                let weights = json!({ "num_bits": 4, "type": "int", "symmetric": true, "group_size": 32 });
+                json!({ "quant_method": "compressed-tensors", "format": "pack-quantized",
+                    "config_groups": { "group_0": { "weights": weights } } })
+            }
+        };
+        let inner_kind = match self.kind {
+            "qwen3_5" | "qwen3_5_moe" => format!("{}_text", self.kind),
+            "kimi_k25" => "kimi_k2".to_owned(),
+            _ => return text,
+        };
+        text["model_type"] = inner_kind.into();
+        json!({ "model_type": self.kind, "text_config": text, "tie_word_embeddings": self.tied })
+    }
+
+    /// The keys of DeepSeek-V3, or Kimi-Linear's names for them.
+    fn latent_keys(&self) -> Value {
+        let Latent { q_rank, kv_rank, plain_dim, rope_dim, groups, top_groups, shared, dense, yarn } = self.latent;
+        let (count, chosen) = (self.experts * groups, (self.experts * top_groups).div_ceil(2));
+        let mut keys = json!({
+            "q_lora_rank": q_rank, "kv_lora_rank": kv_rank, "qk_nope_head_dim": plain_dim,
+            "qk_rope_head_dim": rope_dim, "v_head_dim": self.head_dim, "num_key_value_heads": self.heads(),
+            "moe_intermediate_size": self.expert_inner, "first_k_dense_replace": dense,
+            "moe_layer_freq": self.sparse_step, "topk_group": top_groups, "routed_scaling_factor": 2.5,
+        });
+        let more = if self.kind == "kimi_linear" {
+            let (kda, full): (Vec<usize>, Vec<usize>) = (1..=self.layers).partition(|layer| self.is_kda(layer - 1));
+            json!({ "num_experts": count, "num_experts_per_token": chosen, "num_shared_experts": shared,
+                "num_expert_group": groups, "moe_renormalize": true, "mla_use_nope": true,
+                "linear_attn_config": { "kda_layers": kda, "full_attn_layers": full, "num_heads": self.key_heads,
+                    "head_dim": self.value_dim, "short_conv_kernel_size": self.kernel } })
+        } else {
+            let stretched = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16,
+                "mscale": 1.0, "mscale_all_dim": 1.0 });
+            json!({ "n_routed_experts": count, "num_experts_per_tok": chosen, "n_shared_experts": shared,
+                "n_group": groups, "norm_topk_prob": true, "rope_scaling": yarn.then_some(stretched) })
+        };
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        keys
     }
 
     pub fn blueprint(&self) -> Blueprint {
@@ -109,23 +182,34 @@ pub fn shapes(small: bool) -> impl Strategy<Value = Shape> {
     let (heads, hidden) =
         if small { (1..=4usize, times(8, 2..=24).boxed()) } else { (1..=9, times(8, 2..=96).boxed()) };
     let values = if small { times(16, 1..=2).boxed() } else { times(16, 1..=8).boxed() };
+    let formats = prop::sample::select(vec![Invented::Bf16, Invented::BlockFp8, Invented::Int4Experts]);
+    let latent = (
+        (prop::option::of(1..=70usize), 1..=70usize, 1..=40usize, times(2, 1..=12), any::<bool>()),
+        (1..=3usize, 1..=3usize, 0..=2usize, 0..=2usize),
+    );
     (
-        (prop::sample::select(kinds), any::<bool>(), any::<bool>(), 1..=5usize, hidden, vocab),
+        (prop::sample::select(kinds), formats, any::<bool>(), 1..=5usize, hidden, vocab),
         (heads.clone(), 1..=6usize, prop::sample::select(widths.clone()), any::<bool>()),
         (inner.clone(), experts, inner.clone(), inner, 1..=3usize),
         (heads, 1..=4usize, prop::sample::select(widths), values, 2..=4usize, 1..=3usize),
+        latent,
     )
-        .prop_map(|(model, attention, mlp, delta)| {
-            let (kind, fp8, tied, layers, hidden, vocab) = model;
+        .prop_map(|(model, attention, mlp, delta, (mla, routing))| {
+            let (kind, format, tied, layers, hidden, vocab) = model;
             let (kv_heads, group, head_dim, gated) = attention;
             let (inner, experts, expert_inner, shared_inner, sparse_step) = mlp;
             let (key_heads, v_group, key_dim, value_dim, kernel, interval) = delta;
+            let (q_rank, kv_rank, plain_dim, rope_dim, yarn) = mla;
+            let (groups, top_groups, shared, dense) = routing;
+            // whole groups in the rows of experts
+            let whole =
+                |columns: usize| if format == Invented::Int4Experts { columns.next_multiple_of(32) } else { columns };
             Shape {
                 kind,
-                fp8,
+                format,
                 tied,
                 layers,
-                hidden,
+                hidden: whole(hidden),
                 vocab,
                 kv_heads,
                 group,
@@ -133,7 +217,7 @@ pub fn shapes(small: bool) -> impl Strategy<Value = Shape> {
                 gated,
                 inner,
                 experts,
-                expert_inner,
+                expert_inner: whole(expert_inner),
                 shared_inner,
                 sparse_step,
                 key_heads,
@@ -142,6 +226,17 @@ pub fn shapes(small: bool) -> impl Strategy<Value = Shape> {
                 value_dim,
                 kernel,
                 interval,
+                latent: Latent {
+                    q_rank,
+                    kv_rank,
+                    plain_dim,
+                    rope_dim,
+                    yarn,
+                    groups,
+                    top_groups: top_groups.min(groups),
+                    shared: shared.min(experts * groups),
+                    dense,
+                },
             }
         })
 }

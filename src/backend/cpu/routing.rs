@@ -19,8 +19,12 @@ pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router<'_>) -> Routes {
                 (p.clone(), p, 0.0)
             }
             Scores::Sigmoid { bias, groups, top_groups } => {
-                let p = sigmoids(cpu, row);
-                let wanted = p.iter().zip(bias).map(|(p, bias)| p + bias).collect();
+                let mut p = sigmoids(cpu, row);
+                let wanted: Vec<f32> = p.iter().zip(bias).map(|(p, bias)| p + bias).collect();
+                if wanted.iter().any(|wanted| wanted.is_nan()) {
+                    // it may rank last and stay unseen; a softmax has it in every weight
+                    p.fill(f32::NAN);
+                }
                 (p, in_best_groups(wanted, groups, top_groups), TINY)
             }
         };
