@@ -305,7 +305,7 @@ impl Opened {
     ) -> Result<Loaded> {
         let context = self.context(args);
         let Self { blueprint, defaults, .. } = self;
-        let model = loading::load(blueprint, (plan, &ranks), means.memory, args.quiet, told)?;
+        let model = loading::load(blueprint, (plan, &ranks), means, args.quiet, told)?;
         if context > model.geometry.context && !args.quiet {
             ui::whisper(format_args!(
                 "the model was made for {} positions, --ctx asks for more",

@@ -20,8 +20,10 @@ pub(super) type Told<'a> = &'a (dyn Fn(Loading) + Sync);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Means {
     pub(super) threads: usize,
-    /// Bytes of memory for weights, where the system says what is free.
+    /// Bytes of memory for the weights of all ranks on this machine, where the system says what is free.
     pub(super) memory: Option<u64>,
+    /// How many ranks those are.
+    ranks: u64,
 }
 
 impl Means {
@@ -32,8 +34,7 @@ impl Means {
 
     /// Those of one of `ranks` ranks on this machine. A tenth of the memory is left for everything else.
     pub(super) fn shared(threads: usize, ranks: usize) -> Self {
-        let memory = free_memory().map(|free| free / 10 * 9 / ranks.max(1) as u64);
-        Self { threads, memory }
+        Self { threads, memory: free_memory().map(|free| free / 10 * 9), ranks: ranks.max(1) as u64 }
     }
 }
 
@@ -41,14 +42,14 @@ impl Means {
 pub(super) fn load(
     blueprint: Blueprint,
     (plan, ranks): (&Plan, &Ranks),
-    memory: Option<u64>,
+    means: Means,
     quiet: bool,
     told: Told<'_>,
 ) -> Result<Model> {
     let (rank, made) = (ranks.world.rank(), blueprint.is_in_memory());
     if made {
         let needed = blueprint.share(plan, rank)?.bytes();
-        if let Some(memory) = memory.filter(|memory| needed > *memory) {
+        if let Some(memory) = means.memory.map(|memory| memory / means.ranks).filter(|memory| needed > *memory) {
             let error = format!("{} of weights are to be made in {} of free memory", gb(needed), gb(memory));
             return Err(Error::msg(error).hint("take fewer layers (--layers), or a checkpoint in files"));
         }
@@ -71,7 +72,9 @@ pub(super) fn load(
     }
     let bar = ui::bar(0, "reading {bar:20} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", quiet);
     let (start, last) = (Instant::now(), Cell::new(0));
-    let read = model.read_ahead(memory.unwrap_or(0), &|done, total| {
+    // ranks of one machine map the same files
+    let room = means.memory.map_or(0, |memory| if model.whole <= memory { memory } else { memory / means.ranks });
+    let unread = model.read_ahead(room, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
         let (percent, rate) = (percent(done, total), (done as f64 / start.elapsed().as_secs_f64().max(1e-9)) as u64);
@@ -82,8 +85,8 @@ pub(super) fn load(
         goes_on()
     });
     bar.finish_and_clear();
-    if let (false, Some(memory), false) = (read?, memory, quiet) {
-        let (bytes, free) = (gb(model.share.bytes()), gb(memory));
+    if let (Some(bytes), Some(_), false) = (unread?, means.memory, quiet) {
+        let (bytes, free) = (gb(bytes), gb(room));
         ui::whisper(format_args!(
             "{bytes} of weights do not fit {free} of free memory: they are read as they are needed"
         ));

@@ -30,24 +30,24 @@ impl Model {
     }
 
     /// Reads all weights that lie in files, if they are no more than `room` bytes; `progress` is told how many bytes of how
-    /// many are there, and says whether to go on. Returns whether there is room.
+    /// many are there, and says whether to go on. Returns how many they are if there is no room.
     ///
     /// # Errors
     /// Naming the tensor that cannot be read.
-    pub fn read_ahead(&self, room: u64, progress: &dyn Fn(u64, u64) -> bool) -> Result<bool> {
+    pub fn read_ahead(&self, room: u64, progress: &dyn Fn(u64, u64) -> bool) -> Result<Option<u64>> {
         if self.source.kind().is_in_memory() {
-            return Ok(true);
+            return Ok(None);
         }
         let parts = self.mapped()?;
         let total = parts.iter().map(|part| part.bytes.len() as u64).sum();
         if total > room {
-            return Ok(false);
+            return Ok(Some(total));
         }
         read_mapped(parts, &|done| progress(done, total)).map_err(|(name, error)| {
             let place = self.source.info(&name, &[]).map_or(name, |info| info.place());
             Error::from_std(error).context(place).hint("look at the disk, or fetch the file again")
         })?;
-        Ok(true)
+        Ok(None)
     }
 }
 
