@@ -6,7 +6,7 @@
 #     scripts/bench-peers.sh --install                    installs and builds the peers, and no more
 #
 #     --quick              two rounds, fewer formats, no batches, SmolLM2 alone
-#     --models A,B         of smollm2, qwen3-1b, qwen3.6-8l (all)
+#     --models A,B         of smollm2, qwen3-1b, qwen3-moe, qwen3.6-8l (all)
 #     --engines A,B        of tbshard, llama.cpp, mlx-lm, transformers (all)
 #     --bits 16,8,4        which widths of weights
 #     --reps N             rounds (5)

@@ -63,9 +63,20 @@ QWEN36_TEXT = {
 QWEN36_8L = {"architectures": ["Qwen3_5ForConditionalGeneration"], "dtype": "bfloat16", "language_model_only": False,
              "model_type": "qwen3_5", "text_config": QWEN36_TEXT, "tie_word_embeddings": False}
 
+# Qwen3-MoE's proportions at 1.2 billion parameters, 0.2 billion of which a token uses.
+QWEN3_MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False, "attention_dropout": 0.0,
+    "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "decoder_sparse_step": 1, "hidden_size": 1024, "intermediate_size": 3072,
+    "moe_intermediate_size": 512, "num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": True, "mlp_only_layers": [],
+    "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128, "initializer_range": 0.02,
+    "max_position_embeddings": 32768, "max_window_layers": 12, "output_router_logits": False, "router_aux_loss_coef": 0.001,
+    "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None, "use_sliding_window": False,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 49152}
+
 MODELS = {
     "smollm2": ("SmolLM2-135M-Instruct", None),
     "qwen3-1b": ("Qwen3 of 1.1B parameters, random weights", QWEN3_1B),
+    "qwen3-moe": ("Qwen3-MoE of 1.2B parameters, 64 experts of which 8 work, random weights", QWEN3_MOE),
     "qwen3.6-8l": ("Qwen3.6-27B, 8 of 64 layers, random weights", QWEN36_8L),
 }
 
@@ -207,7 +218,8 @@ def prepare(name, settings):
 
 
 def bytes_per_token(path):
-    """Returns how many bytes of weights one token of an answer reads: all but an embedding that is not the head too."""
+    """Returns how many bytes of weights one token of an answer reads: all but an embedding that is not the head too, and of
+    experts those that are chosen."""
     path = Path(path)
     if path.suffix == ".gguf":
         from gguf import GGUFReader
@@ -221,5 +233,15 @@ def bytes_per_token(path):
                 header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
             sizes |= {k: v["data_offsets"][1] - v["data_offsets"][0] for k, v in header.items() if k != "__metadata__"}
         embedding, head = "embed_tokens.", "lm_head."
+    config = path / "config.json"
+    if config.exists():
+        text = json.loads(config.read_text())
+        part = text.get("num_experts_per_tok", 1) / text.get("num_experts", 1)
+    else:
+        fields = GGUFReader(path).fields
+        number = lambda end: next((f.contents() for key, f in fields.items() if key.endswith(end)), 1)
+        part = number(".expert_used_count") / number(".expert_count")
+    experts = (".experts.", ".switch_mlp.", "_exps.")
+    sizes = {name: size * (part if any(module in name for module in experts) else 1) for name, size in sizes.items()}
     untied = any(name.startswith(head) or f".{head}" in name for name in sizes)
-    return sum(size for name, size in sizes.items() if not (untied and embedding in name))
+    return round(sum(size for name, size in sizes.items() if not (untied and embedding in name)))
