@@ -77,9 +77,9 @@ impl LatentAttention {
         let fold = loader.group().fold(Leaves::of_units(width, unit));
         let own = fold.columns().start / value_dim..fold.columns().end / value_dim;
         let head_dim = plain_dim + rope_dim;
-        let rows = [own.start * head_dim..own.end * head_dim];
+        let rows = own.start * head_dim..own.end * head_dim;
         let queries = |module: &str, inner: usize| {
-            ColumnLinear::load(loader, &name(module), (heads * head_dim, inner), &rows, false)
+            ColumnLinear::load(loader, &name(module), (heads * head_dim, inner), std::slice::from_ref(&rows), false)
         };
         let norm = |module: &str, len| RmsNorm::load(loader, &name(module), len, eps, Centre::Zero);
         let queries = match q_rank {

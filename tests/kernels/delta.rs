@@ -104,7 +104,7 @@ fn rule(case: usize) -> Rule {
         qkv.row_mut(row)[..2 * keys].iter_mut().for_each(|x| *x *= scale);
     }
     // a decay a head, or one a channel of its key
-    let decays = if case / 2 % 2 == 0 { 1 } else { key_dim };
+    let decays = if (case / 2).is_multiple_of(2) { 1 } else { key_dim };
     let mut gate = |columns: usize, least: f32| {
         let mut gate = rng.tensor(rows, columns, 1.0);
         gate.data_mut().iter_mut().for_each(|x| *x = least + (1.0 - least) * x.abs());

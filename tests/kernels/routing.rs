@@ -72,7 +72,7 @@ struct Grouped {
 fn grouped(case: usize) -> Grouped {
     let mut rng = Rng::new(case as u64);
     let (groups, size) = ([1, 4, 8, 3, 5, 2][case % 6], [4, 2, 1, 7, 16, 3, 32][case % 7]);
-    let top_groups = if case % 5 == 0 { groups } else { 1 + rng.below(groups) };
+    let top_groups = if case.is_multiple_of(5) { groups } else { 1 + rng.below(groups) };
     let top_k = 1 + rng.below((size * top_groups).min(8));
     let experts = groups * size;
     let mut logits = rng.tensor(ROWS[case % ROWS.len()], experts, 4.0);
