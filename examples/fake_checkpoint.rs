@@ -5,6 +5,8 @@
 //!
 //! Random weights are those of `--weights random`. There is no tokenizer: prompts are given with `--prompt-tokens`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is its work")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -13,6 +13,7 @@ mod control;
 mod damage;
 mod demo;
 mod errors;
+mod fake_checkpoint;
 mod fake_hub;
 mod fuzz;
 mod hub;

@@ -97,7 +97,7 @@ fn every_architecture_is_registered_and_has_a_fixture() {
     let files = all(&["src/models"], &["rs"]).into_iter();
     for (name, _) in files.filter(|(name, _)| !name.starts_with("src/models/mlx/")) {
         let stem = Path::new(&name).file_stem().unwrap().to_string_lossy().into_owned();
-        let shared = ["mod", "model", "demo", "common", "hybrid", "catalogue", "quantisation", "mla", "rope"];
+        let shared = ["mod", "model", "demo", "common", "hybrid", "catalogue", "quantisation", "mla", "rope", "ahead"];
         // the one file whose architectures all have other names
         let shared = shared.contains(&stem.as_str()) || stem == "deepseek";
         assert!(shared || registered.contains(&stem.as_str()), "{name} is not registered");

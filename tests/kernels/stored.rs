@@ -37,13 +37,10 @@ pub static PACKED: LazyLock<Vec<Format>> = LazyLock::new(|| {
     all
 });
 
-/// Affine formats without biases; Kimi's experts are in the first one.
-pub const CENTRED: [Format; 4] = [
-    Format::Centred(Coding::Affine { bits: 4, group: 32 }, Dtype::Bf16),
-    Format::Centred(Coding::Affine { bits: 4, group: 128 }, Dtype::F32),
-    Format::Centred(Coding::Affine { bits: 3, group: 32 }, Dtype::F16),
-    Format::Centred(Coding::Affine { bits: 2, group: 64 }, Dtype::Bf16),
-];
+/// The affine format that needs no biases; Kimi's experts are in the first one.
+pub const CENTRED: [Format; 3] =
+    [Format::Centred(INT4, Dtype::Bf16), Format::Centred(INT4, Dtype::F16), Format::Centred(INT4, Dtype::F32)];
+const INT4: Coding = Coding::Affine { bits: 4, group: 32 };
 
 /// All formats of codes.
 pub fn coded() -> impl Iterator<Item = Format> {

@@ -13,6 +13,7 @@ mod pool;
 mod routing;
 mod rows;
 mod rowwise;
+mod scales;
 mod simd;
 mod stream;
 

@@ -2,12 +2,11 @@
 //!
 //! A weight is the f32 nearest to scale · q + bias (one rounding), or the exact product of a float and its scale.
 
-use half::f16;
-
 use super::rows::Rows;
+use super::scales::{E8m0, Number};
 use super::simd::pairs::Pairs;
 use super::simd::{LANES, Simd};
-use crate::weights::{Dtype, Numbers, Packed, e4m3};
+use crate::weights::{Numbers, Packed};
 
 /// The values of unsigned codes.
 static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
@@ -17,119 +16,6 @@ static CENTRED: [f32; LANES] = [-8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 
 
 /// The values of E2M1 (OCP Microscaling Formats 1.0, table 5).
 static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
-
-/// Scales, or biases, as they are stored.
-///
-/// # Safety
-/// `at` needs that there are more than `index`.
-pub(super) trait Number: Copy {
-    /// Whether reading one costs little beside a group of weights.
-    const FAST: bool = true;
-    /// How many lie in a line of memory.
-    const IN_LINE: usize;
-    fn of(numbers: &Numbers) -> Self;
-    /// Where number `index` is stored; it may lie after the last one.
-    fn address(self, index: usize) -> *const u8;
-    unsafe fn at(self, index: usize) -> f32;
-    /// The same in all lanes.
-    #[inline(always)]
-    unsafe fn splat<S: Simd>(self, index: usize) -> S::V {
-        // SAFETY: the caller's promise
-        unsafe { S::splat(self.at(index)) }
-    }
-}
-
-/// The upper halves of f32.
-#[derive(Clone, Copy)]
-pub(super) struct Bf16(*const u16);
-
-/// f16 or f32.
-#[derive(Clone, Copy)]
-pub(super) struct Other(*const u8, Dtype);
-
-/// Powers of two: 2^(code − 127), 255 is NaN (OCP Microscaling Formats 1.0, section 5.4.1).
-#[derive(Clone, Copy)]
-pub(super) struct E8m0(*const u8);
-
-/// OCP 8-bit floating point, table 1.
-#[derive(Clone, Copy)]
-pub(super) struct E4m3(*const u8);
-
-impl Number for Bf16 {
-    const IN_LINE: usize = 32;
-    fn address(self, index: usize) -> *const u8 {
-        self.0.wrapping_add(index).cast()
-    }
-    fn of(numbers: &Numbers) -> Self {
-        Self(numbers.bytes.as_ptr().cast())
-    }
-    #[inline(always)]
-    unsafe fn at(self, index: usize) -> f32 {
-        // SAFETY: the caller's promise
-        let bits = unsafe { self.0.add(index).read_unaligned() };
-        f32::from_bits(u32::from(u16::from_le(bits)) << 16)
-    }
-    #[inline(always)]
-    unsafe fn splat<S: Simd>(self, index: usize) -> S::V {
-        // SAFETY: the caller's promise
-        unsafe { S::splat_bf16(self.address(index)) }
-    }
-}
-
-impl Number for Other {
-    const FAST: bool = false;
-    const IN_LINE: usize = 16;
-    fn address(self, index: usize) -> *const u8 {
-        self.0.wrapping_add(index * self.1.width())
-    }
-    fn of(numbers: &Numbers) -> Self {
-        Self(numbers.bytes.as_ptr(), numbers.dtype)
-    }
-    unsafe fn at(self, index: usize) -> f32 {
-        // SAFETY: the caller's promise
-        unsafe {
-            match self.1 {
-                Dtype::F16 => f16::from_bits(u16::from_le(self.0.cast::<u16>().add(index).read_unaligned())).to_f32(),
-                Dtype::Bf16 => Bf16(self.0.cast()).at(index),
-                _ => f32::from_bits(u32::from_le(self.0.cast::<u32>().add(index).read_unaligned())),
-            }
-        }
-    }
-}
-
-impl Number for E8m0 {
-    const IN_LINE: usize = 64;
-    fn address(self, index: usize) -> *const u8 {
-        self.0.wrapping_add(index)
-    }
-    fn of(numbers: &Numbers) -> Self {
-        Self(numbers.bytes.as_ptr())
-    }
-    #[inline(always)]
-    unsafe fn at(self, index: usize) -> f32 {
-        // SAFETY: the caller's promise
-        match unsafe { self.0.add(index).read() } {
-            0 => f32::from_bits(1 << 22),
-            255 => f32::NAN,
-            code => f32::from_bits(u32::from(code) << 23),
-        }
-    }
-}
-
-impl Number for E4m3 {
-    const IN_LINE: usize = 64;
-    fn address(self, index: usize) -> *const u8 {
-        self.0.wrapping_add(index)
-    }
-    fn of(numbers: &Numbers) -> Self {
-        Self(numbers.bytes.as_ptr())
-    }
-    #[inline(always)]
-    unsafe fn at(self, index: usize) -> f32 {
-        // SAFETY: the caller's promise
-        e4m3(unsafe { self.0.add(index).read() })
-    }
-}
 
 /// Where packed values and what scales them lie.
 #[derive(Clone, Copy)]
@@ -323,7 +209,11 @@ impl<N: Number> Rows for CentredRows<N> {
     #[inline(always)]
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
         // SAFETY: there is a scale for every group by `Matrix::new`
-        unsafe { S::mul(S::load(CENTRED.as_ptr()), self.scales.splat::<S>(self.groups.index(row, col))) }
+        unsafe {
+            let scale = self.scales.splat::<S>(self.groups.index(row, col));
+            // zeros are positive, as scale · 8 + bias is
+            S::fma(S::load(CENTRED.as_ptr()), scale, S::splat(0.0))
+        }
     }
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {

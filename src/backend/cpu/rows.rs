@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::arithmetic::Exact;
 use super::dot::widen;
 use super::math::load_some;
-use super::packed::{AffineRows, Bf16, CentredRows, E4m3, E8m0, Fp4Rows, Groups, Mxfp8Rows, Number, Other, TableRows};
+use super::packed::{AffineRows, CentredRows, Fp4Rows, Groups, Mxfp8Rows, TableRows};
+use super::scales::{Bf16, E4m3, E8m0, Number, Other};
 use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
