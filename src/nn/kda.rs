@@ -65,9 +65,10 @@ impl KimiDeltaAttention {
         let low_rank = |a: &str, b: &str| -> Result<LowRank> {
             Ok(LowRank { a: ColumnLinear::replicated(loader, &name(a), head_dim, hidden)?, b: column(b, head_dim)? })
         };
+        let stored = |module: &str| loader.values(&name(&format!("{module}.weight")), &[width, 1, kernel]);
+        let stored = [stored("q_conv1d")?, stored("k_conv1d")?, stored("v_conv1d")?];
         let mut conv = Tensor::zeros(kernel, 3 * columns.len());
-        for (part, module) in ["q_conv1d", "k_conv1d", "v_conv1d"].into_iter().enumerate() {
-            let stored = loader.values(&name(&format!("{module}.weight")), &[width, 1, kernel])?;
+        for (part, stored) in stored.iter().enumerate() {
             for (channel, at) in columns.clone().enumerate() {
                 for (tap, weight) in stored[at * kernel..][..kernel].iter().enumerate() {
                     conv.row_mut(tap)[part * columns.len() + channel] = *weight;

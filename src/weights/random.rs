@@ -150,6 +150,12 @@ impl Source for Random {
     fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo> {
         let origin = "random weights".to_owned();
         if self.is_int4(name) && name.ends_with(".weight") {
+            let columns = shape.last().copied().unwrap_or(0);
+            if !INT4.divides(columns) {
+                let error =
+                    format!("{origin}: rows of {columns} values of `{name}` are no whole groups of {}", INT4.group());
+                return Err(Error::msg(error).hint("sizes of INT4 experts are multiples of 32: look at config.json"));
+            }
             let mut shape = shape.to_vec();
             shape.last_mut().into_iter().for_each(|columns| *columns = INT4.words(*columns));
             let name = format!("{name}{PACKED}");
