@@ -170,7 +170,7 @@ pub struct ExpertWeights {
     pub down: Vec<Matrix>,
 }
 
-/// What [`Backend::experts`] sums.
+/// What [`Backend::experts`](super::Backend::experts) sums.
 #[derive(Debug)]
 pub struct Experts<'a> {
     /// The experts a router chooses from.
