@@ -88,8 +88,16 @@ fn silu() -> String {
     "silu".to_owned()
 }
 
-fn one() -> usize {
+pub(super) fn one() -> usize {
     1
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
+pub(super) fn unscaled() -> f32 {
+    1.0
 }
 
 /// An error about a value of config.json.

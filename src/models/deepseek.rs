@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, PLAIN, bad_config, read};
+use super::common::{self, Common, PLAIN, bad_config, read};
 use super::mla::{ExpertKeys, Experts, LatentKeys};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
@@ -39,33 +39,21 @@ struct DeepSeek {
     n_shared_experts: Option<usize>,
     num_experts_per_tok: usize,
     first_k_dense_replace: usize,
-    #[serde(default = "one")]
+    #[serde(default = "common::one")]
     moe_layer_freq: usize,
-    #[serde(default = "one")]
+    #[serde(default = "common::one")]
     n_group: usize,
-    #[serde(default = "one")]
+    #[serde(default = "common::one")]
     topk_group: usize,
-    #[serde(default = "yes")]
+    #[serde(default = "common::yes")]
     norm_topk_prob: bool,
-    #[serde(default = "unscaled")]
+    #[serde(default = "common::unscaled")]
     routed_scaling_factor: f32,
     topk_method: Option<String>,
     scoring_func: Option<String>,
     num_nextn_predict_layers: Option<usize>,
     #[serde(skip)]
     names: Option<(&'static str, &'static str)>,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn unscaled() -> f32 {
-    1.0
 }
 
 /// Reads a `deepseek_v3` or `kimi_k2` config.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::common::{Common, bad_config, check_size};
+use super::common::{self, Common, bad_config, check_size};
 use crate::backend::{DeltaShape, HeadGroups};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, DeltaConfig, DeltaLayout, GatedDeltaNet, Loader, Mixer};
@@ -20,16 +20,12 @@ pub(super) struct Hybrid {
     #[serde(default = "four")]
     full_attention_interval: usize,
     layer_types: Option<Vec<String>>,
-    #[serde(default = "yes")]
+    #[serde(default = "common::yes")]
     attn_output_gate: bool,
 }
 
 fn four() -> usize {
     4
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Hybrid {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::common::{Common, PLAIN, bad_config, check_size, read};
+use super::common::{self, Common, PLAIN, bad_config, check_size, read};
 use super::mla::{ExpertKeys, Experts, LatentKeys};
 use super::mlx::Conventions;
 use super::{Architecture, Geometry};
@@ -39,15 +39,15 @@ struct KimiLinear {
     #[serde(default)]
     num_shared_experts: usize,
     first_k_dense_replace: usize,
-    #[serde(default = "one")]
+    #[serde(default = "common::one")]
     moe_layer_freq: usize,
-    #[serde(default = "one")]
+    #[serde(default = "common::one")]
     num_expert_group: usize,
-    #[serde(default = "one")]
+    #[serde(default = "common::one")]
     topk_group: usize,
-    #[serde(default = "yes")]
+    #[serde(default = "common::yes")]
     moe_renormalize: bool,
-    #[serde(default = "unscaled")]
+    #[serde(default = "common::unscaled")]
     routed_scaling_factor: f32,
     moe_router_activation_func: Option<String>,
 }
@@ -60,18 +60,6 @@ struct LinearAttention {
     num_heads: usize,
     head_dim: usize,
     short_conv_kernel_size: usize,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn unscaled() -> f32 {
-    1.0
 }
 
 /// Reads a `kimi_linear` config.
