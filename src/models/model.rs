@@ -248,7 +248,7 @@ impl Blueprint {
         let listing = Listing::new(self.source.as_ref());
         let plan = Plan::solo(self.geometry.layers);
         self.architecture.load(&Loader::new(&listing, (&plan, 0), &|_, _| ())).context(&self.place)?;
-        Ok(listing.seen())
+        Ok(listing.noted().stored.into_values().collect())
     }
 
     /// Whether its weights are made in memory rather than mapped.

@@ -12,7 +12,6 @@ mod names;
 mod plan;
 mod source;
 mod state;
-mod survey;
 mod write;
 
 pub(super) use config::Files;

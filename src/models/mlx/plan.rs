@@ -6,12 +6,11 @@ use serde_json::Value;
 
 use super::Conventions;
 use super::entry::{Entry, Origin, Run, type_of};
-use super::survey::Survey;
 use crate::error::{Error, Result};
 use crate::models::Architecture;
 use crate::nn::{Loader, refuse_unused};
 use crate::partition::Plan;
-use crate::weights::{Coding, Dtype, NewTensor, Source};
+use crate::weights::{Coding, Dtype, Listing, NewTensor, Source};
 
 /// How routers are quantised where their architecture is particular about them.
 const ROUTER: Coding = Coding::Affine { bits: 8, group: 64 };
@@ -33,14 +32,14 @@ impl Conversion {
             let error = Error::msg("models of this architecture cannot be quantised yet");
             return Err(error.hint("take a checkpoint that is quantised already"));
         };
-        let survey = Survey::new(source);
+        let listing = Listing::new(source);
         let plan = Plan::solo(architecture.geometry().layers);
-        let loader = Loader::new(&survey, (&plan, 0), &|_, _| ());
+        let loader = Loader::new(&listing, (&plan, 0), &|_, _| ());
         architecture.load(&loader)?;
         refuse_unused(source, &loader.share(), &|name| architecture.skips(name))?;
         let said = said_type(config);
         let mut draft = Draft { conventions, coding, said, source, entries: BTreeMap::new(), experts: BTreeMap::new() };
-        for (name, shape) in survey.seen() {
+        for (name, shape) in listing.noted().asked {
             draft.add(&name, shape)?;
         }
         for (name, experts) in std::mem::take(&mut draft.experts) {
