@@ -2,10 +2,7 @@
 
 use super::Model;
 use crate::error::{Error, Result};
-use crate::weights::{Mapped, Piece, joined, read_mapped};
-
-/// Rows that are longer are read one by one where only some of their columns are needed.
-const LONG_ROW: u64 = 256 << 10;
+use crate::weights::{HOLE, Mapped, Piece, joined, read_mapped};
 
 impl Model {
     /// The parts of mapped files that this rank needs in memory.
@@ -51,16 +48,13 @@ impl Model {
     }
 }
 
-/// The bytes of a piece, and what lies between them if that is little.
+/// The bytes of a piece, and what lies between those of its rows where that is no more than a hole.
 fn spans(piece: &Piece) -> Vec<std::ops::Range<u64>> {
-    let row = piece.stride as u64 * piece.dtype.width() as u64;
-    if row > LONG_ROW || piece.bytes() == 0 {
+    let bytes = |columns: usize| columns as u64 * piece.dtype.width() as u64;
+    if bytes(piece.stride) > HOLE || piece.bytes() == 0 {
         return piece.byte_ranges().collect();
     }
     let whole = Piece { columns: 0..piece.stride, ..piece.clone() };
-    let cut = (
-        piece.columns.start as u64 * piece.dtype.width() as u64,
-        piece.columns.end as u64 * piece.dtype.width() as u64,
-    );
-    whole.byte_ranges().map(|range| range.start + cut.0..range.end - (row - cut.1)).collect()
+    let (before, after) = (bytes(piece.columns.start), bytes(piece.stride - piece.columns.end));
+    whole.byte_ranges().map(|rows| rows.start + before..rows.end - after).collect()
 }

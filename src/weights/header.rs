@@ -3,15 +3,13 @@
 //! The `safetensors` crate's own check names no tensor in most of its errors and adds untrusted lengths unchecked.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 
 use safetensors::tensor::{Dtype, TensorInfo};
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::entries::Entries;
 use crate::error::{Error, Result};
 
 const AGAIN: &str = "the file is damaged or its download was cut off, fetch it again";
@@ -44,29 +42,6 @@ pub struct Entry {
     pub bytes: Range<usize>,
 }
 
-/// The entries of a header as they are written: a large file has thousands, and a tree of each costs more than reading it.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Entries<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = Entries<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries<'de>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        deserializer.deserialize_map(List)
-    }
-}
-
 /// Reads and checks the header of `file`, the content of a safetensors file.
 ///
 /// # Errors
@@ -84,7 +59,7 @@ pub fn parse_header(file: &[u8]) -> Result<Header> {
         let error = format!("the header says it has {length} bytes in a file of {}", file.len());
         return Err(Error::msg(error).hint(AGAIN));
     };
-    let entries: Entries<'_> = serde_json::from_slice(json)
+    let entries: Entries<&RawValue> = serde_json::from_slice(json)
         .map_err(|error| Error::msg(format!("the header is not a JSON object: {error}")).hint(AGAIN))?;
     let (mut tensors, mut metadata) = (BTreeMap::new(), Map::new());
     for (name, info) in entries.0 {

@@ -1,13 +1,12 @@
 //! The index of a checkpoint in several files: which file has which tensor.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::checkpoint::Shard;
+use super::entries::Entries;
 use super::header::Entry;
 use crate::error::{Error, Result};
 
@@ -26,36 +25,7 @@ pub(super) struct Index {
 
 #[derive(Deserialize)]
 struct Written {
-    weight_map: WeightMap,
-}
-
-/// Hundreds of thousands of tensors in a few files, whose names are kept once.
-#[derive(Default)]
-struct WeightMap {
-    tensors: Vec<(String, usize)>,
-    files: BTreeMap<String, usize>,
-}
-
-impl<'de> Deserialize<'de> for WeightMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Map;
-        impl<'de> Visitor<'de> for Map {
-            type Value = WeightMap;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table of tensors and their files")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<WeightMap, A::Error> {
-                let mut found = WeightMap::default();
-                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
-                    let next = found.files.len();
-                    let file = *found.files.entry(file).or_insert(next);
-                    found.tensors.push((tensor, file));
-                }
-                Ok(found)
-            }
-        }
-        deserializer.deserialize_map(Map)
-    }
+    weight_map: Entries<String>,
 }
 
 impl Index {
@@ -72,19 +42,20 @@ impl Index {
         };
         let Written { weight_map } = serde_json::from_slice(&text)
             .map_err(|error| Error::msg(format!("`{}` is not an index: {error}", path.display())).hint(AGAIN))?;
-        if weight_map.tensors.is_empty() {
+        let entries = weight_map.0;
+        if entries.is_empty() {
             return Err(Error::msg(format!("`{}` names no tensors", path.display())).hint(AGAIN));
         }
+        let files: Vec<String> =
+            entries.iter().map(|(_, file)| file).collect::<BTreeSet<_>>().into_iter().cloned().collect();
         let strange = |file: &&String| Path::new(file.as_str()).file_name() != Some(file.as_str().as_ref());
-        if let Some(file) = weight_map.files.keys().find(strange) {
+        if let Some(file) = files.iter().find(strange) {
             let error = format!("`{}` names the file `{file}` outside its directory", path.display());
             return Err(Error::msg(error).hint("do not use this checkpoint"));
         }
-        // files are numbered as they come, and from here on in the order of their names
-        let mut places = vec![0; weight_map.files.len()];
-        weight_map.files.values().enumerate().for_each(|(place, number)| places[*number] = place);
-        let tensors = weight_map.tensors.into_iter().map(|(tensor, number)| (tensor, places[number])).collect();
-        Ok(Some(Self { files: weight_map.files.into_keys().collect(), tensors }))
+        let place = |file: &String| files.binary_search(file).unwrap_or(0);
+        let tensors = entries.into_iter().map(|(tensor, file)| (tensor, place(&file))).collect();
+        Ok(Some(Self { files, tensors }))
     }
 
     /// Leaves of the tensors that `files` hold those that they are listed for.
@@ -107,7 +78,7 @@ impl Index {
         if found.len() == self.tensors.len() {
             return Ok(());
         }
-        let held: std::collections::BTreeSet<&str> = found.iter().map(|(tensor, _)| tensor.as_str()).collect();
+        let held: BTreeSet<&str> = found.iter().map(|(tensor, _)| tensor.as_str()).collect();
         match self.tensors.iter().find(|(tensor, _)| !held.contains(tensor.as_str())) {
             Some((tensor, file)) => {
                 let path = files[*file].path.display();

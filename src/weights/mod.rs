@@ -3,6 +3,7 @@
 mod checkpoint;
 mod compressed;
 mod digest;
+mod entries;
 mod format;
 mod header;
 mod index;
@@ -32,7 +33,7 @@ pub use outline::Outline;
 pub use packed::{Coding, Packed};
 pub use quantise::{Codes, narrow, quantise, round_to, widen, widened_type};
 pub use random::{Invented, Random};
-pub use resident::{Mapped, joined, read as read_mapped};
+pub use resident::{HOLE, Mapped, joined, read as read_mapped};
 pub use shard::{NewShard, NewTensor, remove_partial, shard_bytes, write_file};
 pub use share::{Piece, Share};
 pub use stored::{Dtype, Source, SourceKind, Stored, TensorInfo};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 const STEP: usize = 16 << 20;
 
 /// Smallest hole between two ranges that is left out.
-const HOLE: u64 = 64 << 10;
+pub const HOLE: u64 = 64 << 10;
 
 /// A range of a mapped tensor.
 pub struct Mapped {
