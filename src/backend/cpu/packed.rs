@@ -55,12 +55,15 @@ impl Groups {
         columns - (col + self.origin.1) % columns
     }
 
-    /// Asks for the line of `numbers` that begins at this column's group, if one does.
+    /// Asks for the line of codes at this column, and for those of `numbers` that begin at its group.
     #[inline(always)]
-    unsafe fn prefetch<S: Simd, N: Number>(self, numbers: N, (row, col): (usize, usize)) {
-        if (col >> self.log_columns).is_multiple_of(N::IN_LINE) {
-            // SAFETY: a prefetch of any address is harmless
-            unsafe { S::prefetch(numbers.address(self.index(row, col))) }
+    unsafe fn prefetch<S: Simd, N: Number>(self, numbers: &[N], (row, col): (usize, usize)) {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe {
+            S::prefetch(self.address(row, col));
+            if (col >> self.log_columns).is_multiple_of(N::IN_LINE) {
+                numbers.iter().for_each(|numbers| S::prefetch(numbers.address(self.index(row, col))));
+            }
         }
     }
 
@@ -176,11 +179,7 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
-        unsafe {
-            S::prefetch(self.address(row, col));
-            self.groups.prefetch::<S, N>(self.scales, (row, col));
-            self.groups.prefetch::<S, N>(self.biases, (row, col));
-        }
+        unsafe { self.groups.prefetch::<S, N>(&[self.scales, self.biases], (row, col)) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
@@ -218,10 +217,7 @@ impl<N: Number> Rows for CentredRows<N> {
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
-        unsafe {
-            S::prefetch(self.address(row, col));
-            self.groups.prefetch::<S, N>(self.scales, (row, col));
-        }
+        unsafe { self.groups.prefetch::<S, N>(&[self.scales], (row, col)) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
@@ -250,11 +246,7 @@ impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
-        unsafe {
-            S::prefetch(self.address(row, col));
-            self.groups.prefetch::<S, N>(self.scales, (row, col));
-            self.groups.prefetch::<S, N>(self.biases, (row, col));
-        }
+        unsafe { self.groups.prefetch::<S, N>(&[self.scales, self.biases], (row, col)) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, row: usize, col: usize, (scale, bias): (S::V, S::V)) -> S::V {
