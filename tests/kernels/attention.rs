@@ -85,25 +85,16 @@ impl Case {
     /// `[rows, heads · head_dim]` by the keys and values that each sequence has so far.
     fn reference(&self) -> candle_core::Result<Bound> {
         let (q, k, v) = (exact(&self.q), exact(&self.k), exact(&self.v));
-        let mut rows_of = vec![Vec::new(); self.schedule.sequences()];
-        let (mut values, mut errors) = (Vec::new(), Vec::new());
-        for run in self.schedule.runs() {
-            let past: &mut Vec<u32> = &mut rows_of[run.sequence];
-            past.truncate(run.start);
-            past.extend(run.rows.clone().map(|row| row as u32));
-            let past = Exact::new(&past[..], q.device())?;
-            let mut heads = Vec::new();
-            for head in 0..self.shape.heads.heads {
+        reference::by_runs(&self.schedule, |run, past| {
+            let head = |head: usize| {
                 let kv_head = head / self.shape.heads.group;
                 let of = |x: &Exact, head: usize| x.narrow(1, head * self.head_dim, self.head_dim)?.contiguous();
                 let q = of(&q, head)?.narrow(0, run.rows.start, run.rows.len())?;
-                let (k, v) = (of(&k, kv_head)?.index_select(&past, 0)?, of(&v, kv_head)?.index_select(&past, 0)?);
-                heads.push(reference::attention(&q, &k, &v, f64::from(self.shape.scale))?);
-            }
-            values.push(Exact::cat(&heads.iter().map(|head| &head.value).collect::<Vec<_>>(), 1)?);
-            errors.push(Exact::cat(&heads.iter().map(|head| &head.error).collect::<Vec<_>>(), 1)?);
-        }
-        Ok(Bound { value: Exact::cat(&values, 0)?, error: Exact::cat(&errors, 0)? })
+                let (k, v) = (of(&k, kv_head)?.index_select(past, 0)?, of(&v, kv_head)?.index_select(past, 0)?);
+                reference::attention(&q, &k, &v, f64::from(self.shape.scale))
+            };
+            (0..self.shape.heads.heads).map(head).collect()
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use tbshard::backend::{Backend, Batch, Cpu, LatentShape, LatentStore, Tensor};
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::random::Rng;
-use super::reference::{self, Bound, Exact, exact};
+use super::reference::{self, Bound, exact};
 use super::schedule::{Pass, Schedule};
 
 /// Values of a latent vector, and how many of them are the value: with and without a rest beyond whole registers.
@@ -84,23 +84,15 @@ impl Case {
     fn reference(&self) -> candle_core::Result<Bound> {
         let LatentShape { heads, width, values: count, scale } = self.shape;
         let (q, latent) = (exact(&self.q), exact(&self.latent));
-        let mut rows_of = vec![Vec::new(); self.schedule.sequences()];
-        let (mut values, mut errors) = (Vec::new(), Vec::new());
-        for run in self.schedule.runs() {
-            let past: &mut Vec<u32> = &mut rows_of[run.sequence];
-            past.truncate(run.start);
-            past.extend(run.rows.clone().map(|row| row as u32));
-            let k = latent.index_select(&Exact::new(&past[..], q.device())?, 0)?;
+        reference::by_runs(&self.schedule, |run, past| {
+            let k = latent.index_select(past, 0)?;
             let v = k.narrow(1, 0, count)?.contiguous()?;
-            let mut found = Vec::new();
-            for head in 0..heads {
+            let head = |head: usize| {
                 let q = q.narrow(1, head * width, width)?.narrow(0, run.rows.start, run.rows.len())?.contiguous()?;
-                found.push(reference::attention(&q, &k, &v, f64::from(scale))?);
-            }
-            values.push(Exact::cat(&found.iter().map(|head| &head.value).collect::<Vec<_>>(), 1)?);
-            errors.push(Exact::cat(&found.iter().map(|head| &head.error).collect::<Vec<_>>(), 1)?);
-        }
-        Ok(Bound { value: Exact::cat(&values, 0)?, error: Exact::cat(&errors, 0)? })
+                reference::attention(&q, &k, &v, f64::from(scale))
+            };
+            (0..heads).map(head).collect()
+        })
     }
 }
 

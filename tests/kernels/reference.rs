@@ -6,6 +6,8 @@
 use candle_core::{D, DType, Device, Result};
 use tbshard::backend::{RopeStyle, Tensor};
 
+use super::schedule::{Run, Schedule};
+
 /// A tensor of f64.
 pub type Exact = candle_core::Tensor;
 
@@ -137,6 +139,22 @@ pub fn rope(x: &Tensor, head_dim: usize, table: &Tensor, style: RopeStyle) -> Re
 pub fn softmax(x: &Exact) -> Result<Exact> {
     let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
+/// The rows of every run of `schedule`, one run after the other: `heads` is given a run and the rows of its sequence so far,
+/// and makes the heads that stand side by side.
+pub fn by_runs(schedule: &Schedule, heads: impl Fn(&Run, &Exact) -> Result<Vec<Bound>>) -> Result<Bound> {
+    let mut rows_of = vec![Vec::new(); schedule.sequences()];
+    let (mut values, mut errors) = (Vec::new(), Vec::new());
+    for run in schedule.runs() {
+        let past: &mut Vec<u32> = &mut rows_of[run.sequence];
+        past.truncate(run.start);
+        past.extend(run.rows.clone().map(|row| row as u32));
+        let heads = heads(run, &Exact::new(&past[..], &Device::Cpu)?)?;
+        values.push(Exact::cat(&heads.iter().map(|head| &head.value).collect::<Vec<_>>(), 1)?);
+        errors.push(Exact::cat(&heads.iter().map(|head| &head.error).collect::<Vec<_>>(), 1)?);
+    }
+    Ok(Bound { value: Exact::cat(&values, 0)?, error: Exact::cat(&errors, 0)? })
 }
 
 /// softmax(q kᵀ · scale) v of one head: `q` `[rows, dim]`, `k` and `v` `[positions, dim]`; the rows are the last ones.
