@@ -1,29 +1,92 @@
-//! Sets `TBSHARD_BUILD`: a digest of everything that this crate is built from, alike on every machine and platform.
+//! Sets `TBSHARD_BUILD`, a digest of everything that this crate is built from, alike on every machine and platform; makes one
+//! text of the Metal kernels, and Rust structures of what they are handed.
 
+use std::fmt::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What goes into the binary.
-const SOURCES: [&str; 5] = ["src", "models", "Cargo.toml", "Cargo.lock", "build.rs"];
+const SOURCES: [&str; 6] = ["src", "kernels", "models", "Cargo.toml", "Cargo.lock", "build.rs"];
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) {
     println!("cargo::rerun-if-changed={}", path.display());
-    match std::fs::read_dir(path) {
+    match fs::read_dir(path) {
         Ok(entries) => entries.flatten().for_each(|entry| collect(&entry.path(), files)),
         Err(_) => files.push(path.to_owned()),
     }
+}
+
+fn digest(files: &[PathBuf]) -> u64 {
+    // FNV-1a: it tells versions apart, it does not keep anybody out
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for file in files {
+        let name = file.display().to_string().into_bytes();
+        for byte in name.into_iter().chain(fs::read(file).unwrap_or_default()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash
+}
+
+/// `kernels/*.metal` after the headers that they include, each once: a library compiled from source finds no files.
+fn kernels(files: &[PathBuf]) -> String {
+    let metal = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "metal");
+    let mut text = "#include <metal_stdlib>\n".to_owned();
+    let mut done = Vec::new();
+    files.iter().filter(metal).for_each(|file| append(file, &mut text, &mut done));
+    text
+}
+
+fn append(file: &Path, text: &mut String, done: &mut Vec<PathBuf>) {
+    if done.iter().any(|other| other == file) {
+        return;
+    }
+    done.push(file.to_owned());
+    let source = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    for line in source.lines() {
+        match line.strip_prefix("#include ") {
+            Some(name) if name.starts_with('"') => append(&file.with_file_name(name.trim_matches('"')), text, done),
+            Some(_) => {}
+            None => writeln!(text, "{line}").expect("a string takes all"),
+        }
+    }
+}
+
+/// The structures of `kernels/params.h` in Rust; that they have no padding is for `bytemuck` to check.
+fn structures(header: &str) -> String {
+    let mut out = String::new();
+    for line in header.lines().map(|line| line.split("//").next().unwrap_or_default().trim()) {
+        let words: Vec<&str> = line.trim_end_matches(';').split_whitespace().collect();
+        match words[..] {
+            [] => {}
+            ["struct", name, "{"] => {
+                out += "#[repr(C)]\n#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]\n";
+                writeln!(out, "pub struct {name} {{").expect("a string takes all");
+            }
+            ["}"] => out += "}\n",
+            [kind, field] => {
+                let kind = match kind {
+                    "uint" => "u32",
+                    "int" => "i32",
+                    "float" => "f32",
+                    "ulong" => "u64",
+                    _ => panic!("kernels/params.h: there is no Rust type for `{line}`"),
+                };
+                writeln!(out, "    pub {field}: {kind},").expect("a string takes all");
+            }
+            _ => panic!("kernels/params.h: `{line}` is not understood"),
+        }
+    }
+    out
 }
 
 fn main() {
     let mut files = Vec::new();
     SOURCES.iter().for_each(|source| collect(Path::new(source), &mut files));
     files.sort();
-    // FNV-1a: it tells versions apart, it does not keep anybody out
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for file in &files {
-        let name = file.display().to_string().into_bytes();
-        for byte in name.into_iter().chain(std::fs::read(file).unwrap_or_default()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    println!("cargo::rustc-env=TBSHARD_BUILD={hash:016x}");
+    println!("cargo::rustc-env=TBSHARD_BUILD={:016x}", digest(&files));
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR can be written");
+    write("kernels.metal", kernels(&files));
+    write("params.rs", structures(&fs::read_to_string("kernels/params.h").expect("kernels/params.h is there")));
 }

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod comm;
 pub mod engine;
 pub mod error;
+pub mod gpu;
 pub mod models;
 pub mod nn;
 pub mod partition;

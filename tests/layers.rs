@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 /// Room → rooms it may use. `cli` may use anything.
 const TABLE: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("gpu", &["error"]),
     ("transport", &["error"]),
     ("partition", &["error"]),
     ("weights", &["error", "partition"]),
     ("comm", &["error", "transport", "partition"]),
-    ("backend", &["error", "partition", "weights"]),
+    ("backend", &["error", "gpu", "partition", "weights"]),
     ("nn", &["error", "partition", "weights", "comm", "backend"]),
     ("models", &["error", "partition", "weights", "backend", "nn"]),
     ("text", &["error"]),
