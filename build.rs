@@ -1,6 +1,12 @@
 //! Sets `TBSHARD_BUILD`, a digest of everything that this crate is built from, alike on every machine and platform; makes one
 //! text of the Metal kernels, and Rust structures of what they are handed.
 
+#![allow(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a build fails by panicking, and cargo speaks through the environment"
+)]
+
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,19 +3,21 @@
 mod batch;
 pub mod cpu;
 
+mod memory;
 mod shapes;
 mod state;
 mod tensor;
 
 pub use batch::{Batch, Segment};
 pub use cpu::Cpu;
+pub use memory::{Constant, DeviceMemory, Memory};
 
 pub use shapes::{
     AttentionShape, DeltaGates, DeltaShape, ExpertWeights, Experts, HeadGroups, LatentShape, RopeStyle, Router, Routes,
     Scores, SharedExpert,
 };
 pub use state::{DeltaStore, KvStore, LatentStore, LayerState, PAGE, TILE};
-pub use tensor::Tensor;
+pub use tensor::{Piece, Tensor};
 
 use crate::error::Result;
 use crate::partition::Fold;
@@ -48,6 +50,25 @@ pub trait Backend: Send + Sync {
     /// What runs the operations, for people.
     fn name(&self) -> String;
 
+    /// `len` zeros for the state of sequences, in memory that the device reads and writes.
+    ///
+    /// # Errors
+    /// If it has no room for them.
+    fn zeros(&self, len: usize) -> Result<Memory>;
+
+    /// The same values in memory that the device reads.
+    fn upload(&self, x: Tensor) -> Tensor;
+
+    /// Waits until everything that was asked for has run. What a tensor shows the host is what was computed only if this
+    /// says so afterwards.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn finish(&self) -> Result<()>;
+
+    /// `[rows, cols]` that `pieces` fill.
+    fn arrange(&self, rows: usize, cols: usize, pieces: &[Piece<'_>]) -> Tensor;
+
     /// The rows `ids` of an embedding table: `[ids, in]`.
     ///
     /// # Errors
@@ -69,10 +90,10 @@ pub trait Backend: Send + Sync {
     }
 
     /// RMSNorm over runs of `weight.len()` values.
-    fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor;
+    fn rms_norm(&self, x: &Tensor, weight: &Constant, eps: f32) -> Tensor;
 
     /// RMSNorm over runs of `weight.len()` values, times silu(gate).
-    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &[f32], eps: f32) -> Tensor;
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &Constant, eps: f32) -> Tensor;
 
     /// Rotates the heads of `x` in place; `table` is `[rows, cos | sin]` and may cover a part of `head_dim`.
     fn rope(&self, x: &mut Tensor, head_dim: usize, table: &Tensor, style: RopeStyle);
@@ -108,11 +129,11 @@ pub trait Backend: Send + Sync {
     fn per_head(&self, x: &Tensor, ws: &[Matrix], turned: bool) -> Result<Tensor>;
 
     /// Depthwise causal convolution with `weight` (`[taps + 1, channels]`), then silu.
-    fn conv_silu(&self, x: &Tensor, weight: &Tensor, store: &mut DeltaStore, batch: &Batch) -> Tensor;
+    fn conv_silu(&self, x: &Tensor, weight: &Constant, store: &mut DeltaStore, batch: &Batch) -> Tensor;
 
     /// Decay and write strength of a gated delta net from its projections `a` (`[rows, v_heads]`, or `[rows, v_heads ·
     /// key_dim]`) and `b` (`[rows, v_heads]`); `a_log` and `dt_bias` have a value a column of `a`.
-    fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates;
+    fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &Constant, dt_bias: &Constant) -> DeltaGates;
 
     /// The recurrent gated delta rule over `qkv` (`[rows, q | k | v]`): `[rows, v_heads · value_dim]`.
     fn delta_rule(
@@ -130,8 +151,11 @@ pub trait Backend: Send + Sync {
     /// x · sigmoid(gate), in place.
     fn gate_sigmoid(&self, x: &mut Tensor, gate: &Tensor);
 
-    /// x + y in place; a `y` of one row is added to every row.
+    /// x + y in place.
     fn add(&self, x: &mut Tensor, y: &Tensor);
+
+    /// x + bias in place, the same for every row.
+    fn add_bias(&self, x: &mut Tensor, bias: &Constant);
 
     /// The experts that router logits `[rows, experts]` ask for.
     fn route(&self, logits: &Tensor, router: &Router<'_>) -> Routes;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::Tensor;
+use super::{Constant, Tensor};
+use crate::error::Result;
 use crate::partition::Fold;
 use crate::weights::Matrix;
 
@@ -140,7 +141,7 @@ pub enum Scores<'a> {
     /// `noaux_tc`, arXiv 2412.19437).
     Sigmoid {
         /// One for every expert.
-        bias: &'a [f32],
+        bias: &'a Constant,
         /// Groups of consecutive experts, equally large.
         groups: usize,
         /// Groups that experts are chosen from: those whose two best experts add up to most.
@@ -149,14 +150,34 @@ pub enum Scores<'a> {
 }
 
 /// The experts chosen for every row, best first.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Routes {
+    /// `[rows, top_k]`: numbers of experts, as the bits of the values.
+    pub experts: Tensor,
+    /// `[rows, top_k]`.
+    pub weights: Tensor,
+}
+
+impl Routes {
+    /// Of as many rows as `experts` and `weights` have times `top_k`.
+    ///
+    /// # Errors
+    /// If that is no whole number, or not one number for both.
+    pub fn new(top_k: usize, experts: &[u32], weights: Vec<f32>) -> Result<Self> {
+        let rows = experts.len() / top_k.max(1);
+        let experts = experts.iter().map(|expert| f32::from_bits(*expert)).collect();
+        Ok(Self { experts: Tensor::from_vec(rows, top_k, experts)?, weights: Tensor::from_vec(rows, top_k, weights)? })
+    }
+
     /// Experts a row.
-    pub top_k: usize,
+    pub fn top_k(&self) -> usize {
+        self.experts.cols()
+    }
+
     /// `[rows, top_k]`.
-    pub experts: Vec<u32>,
-    /// `[rows, top_k]`.
-    pub weights: Vec<f32>,
+    pub fn experts(&self) -> &[u32] {
+        bytemuck::cast_slice(self.experts.data())
+    }
 }
 
 /// The three matrices of every expert.

@@ -1,6 +1,8 @@
 //! What a sequence leaves behind in a layer: keys and values in pages, or the state of a gated delta net.
 
-use crate::error::{Error, Result};
+use super::memory::no_room;
+use super::{Backend, Memory};
+use crate::error::Result;
 
 /// Positions that attention folds in one step; a page of the cache is a whole number of them.
 pub const TILE: usize = 32;
@@ -8,12 +10,8 @@ pub const TILE: usize = 32;
 /// Positions of one page of the KV cache.
 pub const PAGE: usize = 2 * TILE;
 
-/// Zeros that cost no memory until they are written; a reservation is tried first because a failed allocation aborts.
-fn zeros(len: Option<usize>) -> Result<Vec<f32>> {
-    match len {
-        Some(len) if Vec::<f32>::new().try_reserve_exact(len).is_ok() => Ok(vec![0.0; len]),
-        _ => Err(Error::msg("there is no memory for the state of so many positions").hint("lower --ctx")),
-    }
+fn zeros(backend: &dyn Backend, len: Option<usize>) -> Result<Memory> {
+    backend.zeros(len.ok_or_else(no_room)?)
 }
 
 /// Keys and values of one attention layer, in pages shared by all sequences.
@@ -23,7 +21,7 @@ fn zeros(len: Option<usize>) -> Result<Vec<f32>> {
 pub struct KvStore {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
-    pub(super) data: Vec<f32>,
+    pub(super) data: Memory,
 }
 
 impl KvStore {
@@ -31,8 +29,8 @@ impl KvStore {
     ///
     /// # Errors
     /// If the system has no room for them.
-    pub fn new(pages: usize, kv_heads: usize, head_dim: usize) -> Result<Self> {
-        let data = zeros(pages.checked_mul(Self::page_values(kv_heads, head_dim)))?;
+    pub fn new(backend: &dyn Backend, pages: usize, kv_heads: usize, head_dim: usize) -> Result<Self> {
+        let data = zeros(backend, pages.checked_mul(Self::page_values(kv_heads, head_dim)))?;
         Ok(Self { kv_heads, head_dim, data })
     }
 
@@ -53,7 +51,7 @@ impl KvStore {
 #[derive(Debug)]
 pub struct LatentStore {
     pub(super) width: usize,
-    pub(super) data: Vec<f32>,
+    pub(super) data: Memory,
 }
 
 impl LatentStore {
@@ -61,8 +59,8 @@ impl LatentStore {
     ///
     /// # Errors
     /// If the system has no room for them.
-    pub fn new(pages: usize, width: usize) -> Result<Self> {
-        Ok(Self { width, data: zeros(pages.checked_mul(PAGE * width))? })
+    pub fn new(backend: &dyn Backend, pages: usize, width: usize) -> Result<Self> {
+        Ok(Self { width, data: zeros(backend, pages.checked_mul(PAGE * width))? })
     }
 
     /// Where the vector of `position` starts; those of its page follow each other.
@@ -78,9 +76,9 @@ pub struct DeltaStore {
     pub(super) taps: usize,
     pub(super) state_values: usize,
     // per slot: the last `taps` inputs of the causal convolution, oldest first, [taps, channels]
-    pub(super) conv: Vec<f32>,
+    pub(super) conv: Memory,
     // per slot: [v_heads, key_dim, value_dim]
-    pub(super) state: Vec<f32>,
+    pub(super) state: Memory,
 }
 
 impl DeltaStore {
@@ -88,9 +86,10 @@ impl DeltaStore {
     ///
     /// # Errors
     /// If the system has no room for them.
-    pub fn new(slots: usize, channels: usize, taps: usize, state_values: usize) -> Result<Self> {
-        let conv = zeros(slots.checked_mul(taps * channels))?;
-        Ok(Self { channels, taps, state_values, conv, state: zeros(slots.checked_mul(state_values))? })
+    pub fn new(backend: &dyn Backend, slots: usize, channels: usize, taps: usize, state_values: usize) -> Result<Self> {
+        let conv = zeros(backend, slots.checked_mul(taps * channels))?;
+        let state = zeros(backend, slots.checked_mul(state_values))?;
+        Ok(Self { channels, taps, state_values, conv, state })
     }
 
     /// Forgets the sequence in `slot`.

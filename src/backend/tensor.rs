@@ -1,8 +1,9 @@
-//! A row-major f32 activation in host-visible memory.
+//! A row-major f32 activation, and how new ones are put together from parts of others.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::{Backend, Memory};
 use crate::error::{Error, Result};
 
 /// Buffers that a thread keeps for its next tensors: a token needs those of the one before.
@@ -29,14 +30,36 @@ fn buffer(len: usize) -> Vec<f32> {
 }
 
 /// Activations `[rows, cols]`: f32, row-major, in memory that the host can read.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Tensor {
     rows: usize,
     cols: usize,
-    data: Vec<f32>,
+    data: Memory,
+}
+
+/// Equal runs of columns of rows (or of parts of rows), copied from one tensor to another.
+#[derive(Debug, Clone)]
+pub struct Piece<'a> {
+    /// Where they are.
+    pub from: &'a Tensor,
+    /// The first value of the first run, and the distance from run to run: there, and where they go.
+    pub starts: (usize, usize),
+    /// As `starts`.
+    pub strides: (usize, usize),
+    /// Values of a run.
+    pub width: usize,
+    /// Runs.
+    pub count: usize,
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        (self.rows, self.cols) == (other.rows, other.cols) && self.data() == other.data()
+    }
 }
 
 impl Clone for Tensor {
+    /// A copy in the host's memory.
     fn clone(&self) -> Self {
         let mut copy = Self::scratch(self.rows, self.cols);
         copy.data.copy_from_slice(&self.data);
@@ -46,7 +69,8 @@ impl Clone for Tensor {
 
 impl Drop for Tensor {
     fn drop(&mut self) {
-        let data = std::mem::take(&mut self.data);
+        let Memory::Host(data) = &mut self.data else { return };
+        let data = std::mem::take(data);
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if data.capacity() > 0 && free.len() < KEPT {
@@ -57,9 +81,9 @@ impl Drop for Tensor {
 }
 
 impl Tensor {
-    /// `[rows, cols]` of unspecified values, for what is written whole.
+    /// `[rows, cols]` of unspecified values in the host's memory, for what is written whole.
     pub fn scratch(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: buffer(rows * cols) }
+        Self { rows, cols, data: Memory::Host(buffer(rows * cols)) }
     }
 
     /// Returns zeros of `[rows, cols]`.
@@ -77,7 +101,7 @@ impl Tensor {
         if data.len() != rows * cols {
             return Err(Error::msg(format!("{} values are not a [{rows}, {cols}] tensor", data.len())));
         }
-        Ok(Self { rows, cols, data })
+        Ok(Self { rows, cols, data: Memory::Host(data) })
     }
 
     /// The number of rows.
@@ -116,49 +140,58 @@ impl Tensor {
     }
 
     /// Copies, out of every run of `run` columns, the `width` columns from `from` on, and joins them.
-    pub fn head_part(&self, run: usize, from: usize, width: usize) -> Self {
-        let heads = self.data.chunks_exact(run).map(|head| &head[from..from + width]);
-        Self::joined(self.rows, self.cols / run * width, heads)
+    pub fn head_part(&self, backend: &dyn Backend, run: usize, from: usize, width: usize) -> Self {
+        let count = self.rows * self.cols / run;
+        let piece = Piece { from: self, starts: (from, 0), strides: (run, width), width, count };
+        backend.arrange(self.rows, self.cols / run * width, &[piece])
     }
 
     /// Copies runs of columns, one beside the other.
-    pub fn columns(&self, runs: &[Range<usize>]) -> Self {
+    pub fn columns(&self, backend: &dyn Backend, runs: &[Range<usize>]) -> Self {
         let cols = runs.iter().map(Range::len).sum();
-        Self::joined(self.rows, cols, self.rows_iter().flat_map(|row| runs.iter().map(|run| &row[run.clone()])))
+        let mut at = 0;
+        let pieces = runs.iter().map(|run| {
+            at += run.len();
+            let starts = (run.start, at - run.len());
+            Piece { from: self, starts, strides: (self.cols, cols), width: run.len(), count: self.rows }
+        });
+        backend.arrange(self.rows, cols, &pieces.collect::<Vec<_>>())
     }
 
     /// Joins tensors of `rows` rows side by side.
-    pub fn beside(rows: usize, parts: &[&Self]) -> Self {
+    pub fn beside(backend: &dyn Backend, rows: usize, parts: &[&Self]) -> Self {
         let cols = parts.iter().map(|part| part.cols).sum();
-        Self::joined(rows, cols, (0..rows).flat_map(|row| parts.iter().map(move |part| part.row(row))))
+        let mut at = 0;
+        let pieces = parts.iter().map(|part| {
+            at += part.cols;
+            let starts = (0, at - part.cols);
+            Piece { from: part, starts, strides: (part.cols, cols), width: part.cols, count: rows }
+        });
+        backend.arrange(rows, cols, &pieces.collect::<Vec<_>>())
     }
 
     /// Joins every run of `widths.0` columns with the run of `widths.1` columns of `other` that has its place.
-    pub fn beside_by_head(&self, other: &Self, widths: (usize, usize)) -> Self {
-        let cols = self.cols + other.cols;
-        let heads = self.data.chunks_exact(widths.0).zip(other.data.chunks_exact(widths.1));
-        Self::joined(self.rows, cols, heads.flat_map(|(own, other)| [own, other]))
+    pub fn beside_by_head(&self, backend: &dyn Backend, other: &Self, widths: (usize, usize)) -> Self {
+        let (count, to) = (self.rows * self.cols / widths.0, widths.0 + widths.1);
+        let own = Piece { from: self, starts: (0, 0), strides: (widths.0, to), width: widths.0, count };
+        let others = Piece { from: other, starts: (0, widths.0), strides: (widths.1, to), width: widths.1, count };
+        backend.arrange(self.rows, self.cols + other.cols, &[own, others])
     }
 
     /// Copies the named rows.
-    pub fn select_rows(&self, rows: &[usize]) -> Self {
-        Self::joined(rows.len(), self.cols, rows.iter().map(|row| self.row(*row)))
-    }
-
-    /// Copies `parts`, which are `[rows, cols]` together, one after the other.
-    fn joined<'a>(rows: usize, cols: usize, parts: impl Iterator<Item = &'a [f32]>) -> Self {
-        let mut tensor = Self::scratch(rows, cols);
-        let mut rest = &mut tensor.data[..];
-        for part in parts {
-            let (to, after) = rest.split_at_mut(part.len());
-            to.copy_from_slice(part);
-            rest = after;
-        }
-        tensor
+    pub fn select_rows(&self, backend: &dyn Backend, rows: &[usize]) -> Self {
+        let piece = |(to, row): (usize, &usize)| {
+            let starts = (row * self.cols, to * self.cols);
+            Piece { from: self, starts, strides: (self.cols, self.cols), width: self.cols, count: 1 }
+        };
+        backend.arrange(rows.len(), self.cols, &rows.iter().enumerate().map(piece).collect::<Vec<_>>())
     }
 
     /// Gives the values away.
     pub fn into_vec(mut self) -> Vec<f32> {
-        std::mem::take(&mut self.data)
+        match &mut self.data {
+            Memory::Host(data) => std::mem::take(data),
+            Memory::Device(memory) => memory.values().to_vec(),
+        }
     }
 }

@@ -83,7 +83,7 @@ impl Engine {
         ranks: Ranks,
     ) -> Result<Self> {
         let pages = super::pages(context, slots)?;
-        let states = model.decoder.states(pages, slots)?;
+        let states = model.decoder.states(backend.as_ref(), pages, slots)?;
         let pages = PagePool::new(pages);
         Ok(Self {
             model,

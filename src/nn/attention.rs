@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{AttentionShape, HeadGroups, KvStore, LayerState, RopeStyle, Tensor};
+use crate::backend::{AttentionShape, Backend, HeadGroups, KvStore, LayerState, RopeStyle, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 
@@ -82,8 +82,8 @@ impl Mixer for Attention {
         let [mut q, mut k, v] = ColumnLinear::forward_all([&self.q, &self.k, &self.v], x, cx)?;
         let gate = self.config.output_gate.then(|| {
             // per head: the query, then its gate
-            let gate = q.head_part(2 * head_dim, head_dim, head_dim);
-            q = q.head_part(2 * head_dim, 0, head_dim);
+            let gate = q.head_part(cx.backend, 2 * head_dim, head_dim, head_dim);
+            q = q.head_part(cx.backend, 2 * head_dim, 0, head_dim);
             gate
         });
         if let Some((q_norm, k_norm)) = &self.norms {
@@ -101,8 +101,8 @@ impl Mixer for Attention {
         self.o.forward(&y, cx)
     }
 
-    fn state(&self, pages: usize, _slots: usize) -> Result<LayerState> {
-        Ok(LayerState::Kv(KvStore::new(pages, self.own.shared, self.config.head_dim)?))
+    fn state(&self, backend: &dyn Backend, pages: usize, _slots: usize) -> Result<LayerState> {
+        Ok(LayerState::Kv(KvStore::new(backend, pages, self.own.shared, self.config.head_dim)?))
     }
 
     fn state_bytes(&self, pages: usize, _slots: usize) -> u64 {

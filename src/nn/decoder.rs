@@ -29,7 +29,7 @@ pub trait Mixer: Send + Sync {
     ///
     /// # Errors
     /// If the system has no room for it.
-    fn state(&self, pages: usize, slots: usize) -> Result<LayerState>;
+    fn state(&self, backend: &dyn Backend, pages: usize, slots: usize) -> Result<LayerState>;
 
     /// The bytes of such a state.
     fn state_bytes(&self, pages: usize, slots: usize) -> u64;
@@ -94,14 +94,15 @@ impl Decoder {
         (backend, ranks): (&dyn Backend, &mut Ranks),
         mut observer: Option<Observer<'_>>,
     ) -> Result<Option<Tensor>> {
-        let rope = self.rotary.table(batch);
+        let rope = backend.upload(self.rotary.table(batch));
         let (before, after) = self.neighbours;
         let mut cx = Context { backend, ranks, batch, rope: &rope };
         let mut x = match (&self.embedding, before) {
             (Some(embedding), _) => embedding.forward(ids, &cx)?,
             (None, Some(before)) => {
                 cx.ranks.at(Place { layer: self.first_layer, part: "input" });
-                Tensor::from_vec(batch.rows(), self.hidden, cx.ranks.world.recv(before, batch.rows() * self.hidden)?)?
+                let received = cx.ranks.world.recv(before, batch.rows() * self.hidden)?;
+                backend.upload(Tensor::from_vec(batch.rows(), self.hidden, received)?)
             }
             (None, None) => return Err(Error::msg("a stage has neither an embedding nor a stage before it")),
         };
@@ -120,15 +121,17 @@ impl Decoder {
         let layers = self.first_layer + self.blocks.len();
         cx.ranks.at(Place { layer: layers, part: "output" });
         if let Some(after) = after {
+            backend.finish()?;
             cx.ranks.world.send(after, x.data())?;
         } else if let (Some(observer), Some(norm)) = (&mut observer, &self.norm) {
             observer(layers, &norm.forward(&x, &cx));
         }
         if wanted.is_empty() {
-            return Ok(None);
+            return backend.finish().map(|()| None);
         }
-        let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(wanted), &cx));
-        self.head.forward(x.as_ref(), wanted.len(), &mut cx)
+        let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(backend, wanted), &cx));
+        let logits = self.head.forward(x.as_ref(), wanted.len(), &mut cx)?;
+        backend.finish().map(|()| logits)
     }
 
     /// Bytes that a position of a sequence takes of the cache, all layers of this rank together.
@@ -140,7 +143,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If the system has no room for them.
-    pub fn states(&self, pages: usize, slots: usize) -> Result<Vec<LayerState>> {
-        self.blocks.iter().map(|block| block.mixer.state(pages, slots)).collect()
+    pub fn states(&self, backend: &dyn Backend, pages: usize, slots: usize) -> Result<Vec<LayerState>> {
+        self.blocks.iter().map(|block| block.mixer.state(backend, pages, slots)).collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{DeltaShape, DeltaStore, LayerState, Tensor};
+use crate::backend::{Backend, Constant, DeltaShape, DeltaStore, LayerState, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 
@@ -44,10 +44,11 @@ pub struct GatedDeltaNet {
     // this rank's heads
     own: DeltaShape,
     projections: Projections,
-    // [kernel, channels]
-    conv: Tensor,
-    a_log: Vec<f32>,
-    dt_bias: Vec<f32>,
+    // [taps + 1, channels]
+    conv: Constant,
+    taps: usize,
+    a_log: Constant,
+    dt_bias: Constant,
     norm: RmsNorm,
     out: RowLinear,
 }
@@ -97,13 +98,14 @@ impl GatedDeltaNet {
                 conv.row_mut(tap)[channel] = *weight;
             }
         }
-        let per_head = |name: &str| -> Result<Vec<f32>> {
-            Ok(loader.values(&format!("{prefix}.{name}"), &[heads.heads])?[v.clone()].to_vec())
+        let per_head = |name: &str| -> Result<Constant> {
+            Ok(loader.values(&format!("{prefix}.{name}"), &[heads.heads])?[v.clone()].to_vec().into())
         };
         Ok(Self {
             own,
             projections,
-            conv,
+            conv: conv.into_vec().into(),
+            taps: kernel - 1,
             a_log: per_head("A_log")?,
             dt_bias: per_head("dt_bias")?,
             norm: RmsNorm::load(loader, &format!("{prefix}.norm.weight"), value_dim, eps, Centre::Zero)?,
@@ -113,7 +115,7 @@ impl GatedDeltaNet {
 
     /// Past inputs of the convolution, their channels, and values of the recurrent state.
     fn state_shape(&self) -> (usize, usize, usize) {
-        (self.conv.rows() - 1, self.conv.cols(), self.own.values() * self.own.key_dim)
+        (self.taps, self.conv.len() / (self.taps + 1), self.own.values() * self.own.key_dim)
     }
 
     /// `[rows, q | k | v]`, z, b, a.
@@ -125,7 +127,8 @@ impl GatedDeltaNet {
             }
             Projections::Fused { qkvz, ba, fused } => {
                 let [qkvz, ba] = ColumnLinear::forward_all([qkvz, ba], x, cx)?;
-                Ok((qkvz.columns(&fused.qkv), qkvz.columns(&fused.z), ba.columns(&fused.b), ba.columns(&fused.a)))
+                let of = |x: &Tensor, runs: &[Range<usize>]| x.columns(cx.backend, runs);
+                Ok((of(&qkvz, &fused.qkv), of(&qkvz, &fused.z), of(&ba, &fused.b), of(&ba, &fused.a)))
             }
         }
     }
@@ -189,9 +192,9 @@ impl Mixer for GatedDeltaNet {
         self.out.forward(&y, cx)
     }
 
-    fn state(&self, _pages: usize, slots: usize) -> Result<LayerState> {
+    fn state(&self, backend: &dyn Backend, _pages: usize, slots: usize) -> Result<LayerState> {
         let (taps, channels, values) = self.state_shape();
-        Ok(LayerState::Delta(DeltaStore::new(slots, channels, taps, values)?))
+        Ok(LayerState::Delta(DeltaStore::new(backend, slots, channels, taps, values)?))
     }
 
     fn state_bytes(&self, _pages: usize, slots: usize) -> u64 {

@@ -65,25 +65,27 @@ impl Head {
     /// # Errors
     /// If the shapes do not fit, or a rank is lost.
     pub fn forward(&self, x: Option<&Tensor>, rows: usize, cx: &mut Context<'_>) -> Result<Option<Tensor>> {
-        let own = match (&self.own, x) {
+        let mut own = match (&self.own, x) {
             (Some(linear), Some(x)) => Some(linear.forward(x, cx)?),
             _ => None,
         };
         let rank = cx.ranks.world.rank();
         if rank != 0 {
-            return own.map_or(Ok(None), |own| cx.ranks.world.send(0, own.data()).map(|()| None));
+            let Some(own) = own else { return Ok(None) };
+            cx.backend.finish()?;
+            return cx.ranks.world.send(0, own.data()).map(|()| None);
         }
         let mut parts = Vec::new();
         for (owner, vocab) in &self.owners {
-            let part = match &own {
-                Some(own) if *owner == rank => own.clone(),
-                _ => Tensor::from_vec(rows, vocab.len(), cx.ranks.world.recv(*owner, rows * vocab.len())?)?,
+            let part = match own.take_if(|_| *owner == rank) {
+                Some(own) => own,
+                None => Tensor::from_vec(rows, vocab.len(), cx.ranks.world.recv(*owner, rows * vocab.len())?)?,
             };
             parts.push(part);
         }
         match &parts[..] {
             [_] => Ok(parts.pop()),
-            parts => Ok(Some(Tensor::beside(rows, &parts.iter().collect::<Vec<_>>()))),
+            parts => Ok(Some(Tensor::beside(cx.backend, rows, &parts.iter().collect::<Vec<_>>()))),
         }
     }
 }

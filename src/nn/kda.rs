@@ -1,7 +1,7 @@
 //! Kimi Delta Attention (arXiv 2510.26692): a gated delta net whose state decays channel by channel.
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{DeltaShape, DeltaStore, HeadGroups, LayerState, Tensor};
+use crate::backend::{Backend, Constant, DeltaShape, DeltaStore, HeadGroups, LayerState, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 
@@ -28,14 +28,15 @@ pub struct KimiDeltaAttention {
     q: ColumnLinear,
     k: ColumnLinear,
     v: ColumnLinear,
-    // [kernel, q | k | v]
-    conv: Tensor,
+    // [taps + 1, q | k | v]
+    conv: Constant,
+    taps: usize,
     decay: LowRank,
     beta: ColumnLinear,
     gate: LowRank,
     // one a channel, as `dt_bias`
-    a_log: Vec<f32>,
-    dt_bias: Vec<f32>,
+    a_log: Constant,
+    dt_bias: Constant,
     norm: RmsNorm,
     out: RowLinear,
 }
@@ -76,19 +77,21 @@ impl KimiDeltaAttention {
             }
         }
         let per_head = loader.values(&name("A_log"), &[1, 1, heads, 1])?;
-        let a_log = per_head[own.clone()].iter().flat_map(|a_log| std::iter::repeat_n(*a_log, head_dim)).collect();
+        let a_log: Vec<f32> =
+            per_head[own.clone()].iter().flat_map(|a_log| std::iter::repeat_n(*a_log, head_dim)).collect();
         let whole = HeadGroups::whole(heads, heads);
         Ok(Self {
             own: DeltaShape { heads: whole.run(own.clone()), key_dim: head_dim, value_dim: head_dim },
             q: column("q_proj", hidden)?,
             k: column("k_proj", hidden)?,
             v: column("v_proj", hidden)?,
-            conv,
+            conv: conv.into_vec().into(),
+            taps: kernel - 1,
             decay: low_rank("f_a_proj", "f_b_proj")?,
             beta: ColumnLinear::load(loader, &name("b_proj"), (heads, hidden), &[own], false)?,
             gate: low_rank("g_a_proj", "g_b_proj")?,
-            a_log,
-            dt_bias: loader.values(&name("dt_bias"), &[width])?[columns.clone()].to_vec(),
+            a_log: Constant::from(a_log),
+            dt_bias: loader.values(&name("dt_bias"), &[width])?[columns.clone()].to_vec().into(),
             norm: RmsNorm::load(loader, &name("o_norm.weight"), head_dim, eps, Centre::Zero)?,
             out: RowLinear::load(loader, &name("o_proj"), hidden, fold)?,
         })
@@ -101,7 +104,7 @@ impl Mixer for KimiDeltaAttention {
         let layers = [&self.q, &self.k, &self.v, &self.decay.a, &self.beta, &self.gate.a];
         let [q, k, v, decay, beta, gate] = ColumnLinear::forward_all(layers, x, cx)?;
         let (decay, gate) = (self.decay.b.forward(&decay, cx)?, self.gate.b.forward(&gate, cx)?);
-        let qkv = Tensor::beside(x.rows(), &[&q, &k, &v]);
+        let qkv = Tensor::beside(cx.backend, x.rows(), &[&q, &k, &v]);
         let qkv = cx.backend.conv_silu(&qkv, &self.conv, store, cx.batch);
         let gates = cx.backend.delta_gates(&decay, &beta, &self.a_log, &self.dt_bias);
         let y = cx.backend.delta_rule(qkv, &gates, store, cx.batch, &self.own);
@@ -110,13 +113,20 @@ impl Mixer for KimiDeltaAttention {
         self.out.forward(&y, cx)
     }
 
-    fn state(&self, _pages: usize, slots: usize) -> Result<LayerState> {
-        let (taps, channels) = (self.conv.rows() - 1, self.conv.cols());
-        Ok(LayerState::Delta(DeltaStore::new(slots, channels, taps, self.own.values() * self.own.key_dim)?))
+    fn state(&self, backend: &dyn Backend, _pages: usize, slots: usize) -> Result<LayerState> {
+        let channels = self.conv.len() / (self.taps + 1);
+        Ok(LayerState::Delta(DeltaStore::new(
+            backend,
+            slots,
+            channels,
+            self.taps,
+            self.own.values() * self.own.key_dim,
+        )?))
     }
 
     fn state_bytes(&self, _pages: usize, slots: usize) -> u64 {
-        let values = (self.conv.rows() - 1) * self.conv.cols() + self.own.values() * self.own.key_dim;
+        let past = self.conv.len() / (self.taps + 1) * self.taps;
+        let values = past + self.own.values() * self.own.key_dim;
         slots as u64 * (values * size_of::<f32>()) as u64
     }
 }

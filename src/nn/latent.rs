@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{LatentShape, LatentStore, LayerState, PAGE, RopeStyle, Tensor};
+use crate::backend::{Backend, LatentShape, LatentStore, LayerState, PAGE, RopeStyle, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 use crate::weights::Matrix;
@@ -156,25 +156,25 @@ impl Mixer for LatentAttention {
         };
         let LatentConfig { kv_rank, plain_dim, rope_dim, rotates, scale, .. } = self.config;
         let (q, latent) = self.project(x, cx)?;
-        let (plain, mut rotated) =
-            (q.head_part(plain_dim + rope_dim, 0, plain_dim), q.head_part(plain_dim + rope_dim, plain_dim, rope_dim));
-        let compressed = self.norm.forward(&latent.columns(std::slice::from_ref(&(0..kv_rank))), cx);
-        let mut shared = latent.columns(std::slice::from_ref(&(kv_rank..kv_rank + rope_dim)));
+        let part = |from, width| q.head_part(cx.backend, plain_dim + rope_dim, from, width);
+        let (plain, mut rotated) = (part(0, plain_dim), part(plain_dim, rope_dim));
+        let compressed = self.norm.forward(&latent.columns(cx.backend, std::slice::from_ref(&(0..kv_rank))), cx);
+        let mut shared = latent.columns(cx.backend, std::slice::from_ref(&(kv_rank..kv_rank + rope_dim)));
         if rotates {
             cx.backend.rope(&mut rotated, rope_dim, cx.rope, RopeStyle::Pairs);
             cx.backend.rope(&mut shared, rope_dim, cx.rope, RopeStyle::Pairs);
         }
         let absorbed = cx.backend.per_head(&plain, &self.keys.matrices, self.keys.turned)?;
-        let q = absorbed.beside_by_head(&rotated, (kv_rank, rope_dim));
-        let latent = Tensor::beside(x.rows(), &[&compressed, &shared]);
+        let q = absorbed.beside_by_head(cx.backend, &rotated, (kv_rank, rope_dim));
+        let latent = Tensor::beside(cx.backend, x.rows(), &[&compressed, &shared]);
         let shape = LatentShape { heads: self.heads, width: self.width(), values: kv_rank, scale };
         let y = cx.backend.latent_attention(&q, &latent, store, cx.batch, &shape);
         let y = cx.backend.per_head(&y, &self.values.matrices, self.values.turned)?;
         self.out.forward(&y, cx)
     }
 
-    fn state(&self, pages: usize, _slots: usize) -> Result<LayerState> {
-        Ok(LayerState::Latent(LatentStore::new(pages, self.width())?))
+    fn state(&self, backend: &dyn Backend, pages: usize, _slots: usize) -> Result<LayerState> {
+        Ok(LayerState::Latent(LatentStore::new(backend, pages, self.width())?))
     }
 
     fn state_bytes(&self, pages: usize, _slots: usize) -> u64 {

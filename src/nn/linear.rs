@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{Context, Loader};
-use crate::backend::Tensor;
-use crate::error::Result;
+use crate::backend::{Constant, Tensor};
+use crate::error::{Error, Result};
 use crate::partition::{Fold, Leaves};
 use crate::weights::Matrix;
 
@@ -13,7 +13,7 @@ use crate::weights::Matrix;
 pub struct ColumnLinear {
     // one below the other
     parts: Vec<Matrix>,
-    bias: Option<Tensor>,
+    bias: Option<Constant>,
     fold: Fold,
 }
 
@@ -36,8 +36,9 @@ impl ColumnLinear {
         let parts: Result<Vec<Matrix>> = own.iter().map(part).collect();
         let bias = bias.then(|| {
             let all = loader.values(&format!("{prefix}.bias"), &[out_features])?;
-            let values: Vec<f32> = own.iter().flat_map(|rows| &all[rows.clone()]).copied().collect();
-            Tensor::from_vec(1, values.len(), values)
+            Ok::<_, Error>(Constant::from(
+                own.iter().flat_map(|rows| &all[rows.clone()]).copied().collect::<Vec<f32>>(),
+            ))
         });
         Ok(Self { parts: parts?, bias: bias.transpose()?, fold: Fold::whole(Leaves::unsharded(in_features)) })
     }
@@ -76,10 +77,10 @@ impl ColumnLinear {
             let own: Vec<Tensor> = products.by_ref().take(layer.parts.len()).collect();
             let mut y = match <[Tensor; 1]>::try_from(own) {
                 Ok([one]) => one,
-                Err(parts) => Tensor::beside(x.rows(), &parts.iter().collect::<Vec<_>>()),
+                Err(parts) => Tensor::beside(cx.backend, x.rows(), &parts.iter().collect::<Vec<_>>()),
             };
             if let Some(bias) = &layer.bias {
-                cx.backend.add(&mut y, bias);
+                cx.backend.add_bias(&mut y, bias);
             }
             y
         }))
@@ -139,6 +140,11 @@ pub(super) fn all_reduce(
     (rows, out): (usize, usize),
     cx: &mut Context<'_>,
 ) -> Result<Tensor> {
+    if fold.is_whole() {
+        // nothing is left to add
+        return Ok(partial);
+    }
+    cx.backend.finish()?;
     let sum = cx.ranks.stage.reduce_tree(fold, partial.into_vec(), rows * out)?;
-    Tensor::from_vec(rows, out, sum)
+    Ok(cx.backend.upload(Tensor::from_vec(rows, out, sum)?))
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::linear::all_reduce;
 use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
-use crate::backend::{ExpertWeights, Experts, Router, Scores, SharedExpert, Tensor};
+use crate::backend::{Constant, ExpertWeights, Experts, Router, Scores, SharedExpert, Tensor};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves, MAX_LEAVES};
 use crate::weights::Matrix;
@@ -78,7 +78,7 @@ pub struct Moe {
     config: MoeConfig,
     router: ColumnLinear,
     // one an expert where the router has them
-    bias: Vec<f32>,
+    bias: Constant,
     routed: ExpertWeights,
     fold: Fold,
     shared: Option<Shared>,
@@ -103,8 +103,10 @@ impl Moe {
             Ok(Shared { gate: gate_proj, up, down, fold, weight: weight.transpose()? })
         });
         let bias = match config.routing {
-            Routing::Softmax => Vec::new(),
-            Routing::Sigmoid { .. } => loader.values(&format!("{prefix}.gate.e_score_correction_bias"), &[experts])?,
+            Routing::Softmax => Constant::default(),
+            Routing::Sigmoid { .. } => {
+                loader.values(&format!("{prefix}.gate.e_score_correction_bias"), &[experts])?.into()
+            }
         };
         let fold = fold(inner);
         Ok(Self {

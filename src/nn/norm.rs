@@ -1,7 +1,7 @@
 //! RMSNorm, with weights stored around one or around zero.
 
 use super::{Context, Loader};
-use crate::backend::Tensor;
+use crate::backend::{Constant, Tensor};
 use crate::error::Result;
 
 /// What a norm's stored weight is relative to.
@@ -16,7 +16,7 @@ pub enum Centre {
 /// x · rsqrt(mean x² + eps) · weight over runs of the weight's length.
 #[derive(Debug)]
 pub struct RmsNorm {
-    weight: Vec<f32>,
+    weight: Constant,
     eps: f32,
 }
 
@@ -30,7 +30,7 @@ impl RmsNorm {
         if centre == Centre::One && !loader.norms_hold_one() {
             weight.iter_mut().for_each(|weight| *weight += 1.0);
         }
-        Ok(Self { weight, eps })
+        Ok(Self { weight: weight.into(), eps })
     }
 
     /// Normalises every run.

@@ -58,6 +58,11 @@ impl Fold {
         self.cuts.len() - 1
     }
 
+    /// Whether this rank sums the whole tree, and nobody waits for a part of it.
+    pub fn is_whole(&self) -> bool {
+        self.ranks() == 1
+    }
+
     /// The rank whose part this is.
     pub fn rank(&self) -> usize {
         self.rank

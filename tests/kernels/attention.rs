@@ -72,10 +72,10 @@ fn build(rng: &mut Rng, case: usize, (head_dim, group, kv_heads): (usize, usize,
 
 impl Case {
     fn run(&self, cpu: &Cpu, passes: &[Pass]) -> Vec<f32> {
-        let mut store = KvStore::new(self.schedule.pages(), self.shape.heads.shared, self.head_dim).unwrap();
+        let mut store = KvStore::new(cpu, self.schedule.pages(), self.shape.heads.shared, self.head_dim).unwrap();
         let mut out = Vec::new();
         for Pass { batch, rows, .. } in passes {
-            let part = |x: &Tensor| x.select_rows(rows);
+            let part = |x: &Tensor| x.select_rows(cpu, rows);
             let y = cpu.attention(&part(&self.q), &part(&self.k), &part(&self.v), &mut store, batch, &self.shape);
             out.extend_from_slice(y.data());
         }
@@ -137,6 +137,6 @@ fn the_first_maximum_is_a_score() {
     let mut batch = Batch::default();
     batch.push(0, 0, rows, &[0]);
     let shape = AttentionShape { heads: HeadGroups::whole(1, 1), scale: 1.0 };
-    let got = cpu().attention(&q, &k, &v, &mut KvStore::new(1, 1, dim).unwrap(), &batch, &shape);
+    let got = cpu().attention(&q, &k, &v, &mut KvStore::new(cpu(), 1, 1, dim).unwrap(), &batch, &shape);
     near("negative scores", got.data(), &reference::attention(&exact(&q), &exact(&k), &exact(&v), 1.0).unwrap());
 }

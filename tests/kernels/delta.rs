@@ -32,11 +32,12 @@ fn conv(case: usize) -> Conv {
 
 impl Conv {
     fn run(&self, cpu: &Cpu, passes: &[Pass]) -> Vec<f32> {
-        let mut store = DeltaStore::new(self.schedule.slots(), self.x.cols(), self.weight.rows() - 1, 1).unwrap();
+        let mut store = DeltaStore::new(cpu, self.schedule.slots(), self.x.cols(), self.weight.rows() - 1, 1).unwrap();
+        let weight = self.weight.clone().into_vec().into();
         let mut out = Vec::new();
         for Pass { batch, rows, fresh } in passes {
             fresh.iter().for_each(|slot| store.reset(*slot));
-            let y = cpu.conv_silu(&self.x.select_rows(rows), &self.weight, &mut store, batch);
+            let y = cpu.conv_silu(&self.x.select_rows(cpu, rows), &weight, &mut store, batch);
             out.extend_from_slice(y.data());
         }
         out
@@ -119,11 +120,11 @@ fn rule(case: usize) -> Rule {
 impl Rule {
     fn run(&self, cpu: &Cpu, passes: &[Pass]) -> Vec<f32> {
         let DeltaShape { heads: HeadGroups { heads: v_heads, .. }, key_dim, value_dim } = self.shape;
-        let mut store = DeltaStore::new(self.schedule.slots(), 1, 1, v_heads * key_dim * value_dim).unwrap();
+        let mut store = DeltaStore::new(cpu, self.schedule.slots(), 1, 1, v_heads * key_dim * value_dim).unwrap();
         let mut out = Vec::new();
         for Pass { batch, rows, fresh } in passes {
             fresh.iter().for_each(|slot| store.reset(*slot));
-            let part = |x: &Tensor| x.select_rows(rows);
+            let part = |x: &Tensor| x.select_rows(cpu, rows);
             let gates = DeltaGates { decay: part(&self.gates.decay), beta: part(&self.gates.beta) };
             out.extend_from_slice(cpu.delta_rule(part(&self.qkv), &gates, &mut store, batch, &self.shape).data());
         }

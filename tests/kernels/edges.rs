@@ -1,8 +1,8 @@
 //! The edges of the contract: a rank that owns nothing, infinities, arguments that do not fit.
 
 use tbshard::backend::{
-    AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, ExpertWeights, Experts, HeadGroups, KvStore,
-    LatentShape, LatentStore, Routes, SharedExpert, Tensor,
+    AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, ExpertWeights, Experts, HeadGroups,
+    KvStore, LatentShape, LatentStore, Routes, SharedExpert, Tensor,
 };
 use tbshard::partition::{Fold, Leaves};
 use tbshard::weights::Matrix;
@@ -30,7 +30,7 @@ fn a_rank_without_leaves_sums_nothing() {
     let y = cpu().linear(&Tensor::zeros(3, 0), &weights(40, 0), &fold).unwrap();
     assert_eq!((y.rows(), y.cols()), (0, 40));
     let routed = ExpertWeights { gate: vec![weights(0, 40)], up: vec![weights(0, 40)], down: vec![weights(40, 0)] };
-    let routes = Routes { top_k: 1, experts: vec![0; 3], weights: vec![1.0; 3] };
+    let routes = Routes::new(1, &[0; 3], vec![1.0; 3]).unwrap();
     let experts = Experts { routed: &routed, fold: &fold, shared: None };
     let y = cpu().experts(&Tensor::zeros(3, 40), &routes, &experts).unwrap();
     assert_eq!((y.rows(), y.cols()), (0, 40));
@@ -39,14 +39,14 @@ fn a_rank_without_leaves_sums_nothing() {
 #[test]
 fn a_rank_without_heads_attends_to_nothing() {
     let (empty, shape) = (Tensor::zeros(3, 0), AttentionShape { heads: HeadGroups::whole(4, 2).run(2..2), scale: 1.0 });
-    let y = cpu().attention(&empty, &empty, &empty, &mut KvStore::new(1, 0, 64).unwrap(), &batch(3), &shape);
+    let y = cpu().attention(&empty, &empty, &empty, &mut KvStore::new(cpu(), 1, 0, 64).unwrap(), &batch(3), &shape);
     assert_eq!((y.rows(), y.cols()), (3, 0));
 }
 
 #[test]
 fn a_rank_without_heads_keeps_latent_vectors_and_makes_nothing_of_them() {
     let shape = LatentShape { heads: 0, width: 24, values: 16, scale: 1.0 };
-    let (latent, mut store) = (Tensor::zeros(3, 24), LatentStore::new(1, 24).unwrap());
+    let (latent, mut store) = (Tensor::zeros(3, 24), LatentStore::new(cpu(), 1, 24).unwrap());
     let q = cpu().per_head(&Tensor::zeros(3, 0), &[], true).unwrap();
     let y = cpu().latent_attention(&q, &latent, &mut store, &batch(3), &shape);
     let y = cpu().per_head(&y, &[], false).unwrap();
@@ -57,11 +57,11 @@ fn a_rank_without_heads_keeps_latent_vectors_and_makes_nothing_of_them() {
 fn a_rank_without_heads_has_no_recurrent_state() {
     let (empty, shape) =
         (Tensor::zeros(3, 0), DeltaShape { heads: HeadGroups::whole(4, 2).run(2..2), key_dim: 64, value_dim: 64 });
-    let mut store = DeltaStore::new(1, 0, 3, 0).unwrap();
-    let qkv = cpu().conv_silu(&empty, &Tensor::zeros(4, 0), &mut store, &batch(3));
-    let gates = cpu().delta_gates(&empty, &empty, &[], &[]);
+    let mut store = DeltaStore::new(cpu(), 1, 0, 3, 0).unwrap();
+    let qkv = cpu().conv_silu(&empty, &Constant::default(), &mut store, &batch(3));
+    let gates = cpu().delta_gates(&empty, &empty, &Constant::default(), &Constant::default());
     let y = cpu().delta_rule(qkv, &gates, &mut store, &batch(3), &shape);
-    let y = cpu().rms_norm_gated(&y, &empty, &[1.0; 64], 1e-6);
+    let y = cpu().rms_norm_gated(&y, &empty, &vec![1.0; 64].into(), 1e-6);
     assert_eq!((y.rows(), y.cols()), (3, 0));
 }
 
@@ -75,7 +75,11 @@ fn infinities_saturate() {
     let y = cpu().swiglu(row(&[inf, 1e30, 0.0]), &ones);
     same("silu(∞) · x", y.data(), &[inf, 2e30, 0.0]);
     let routes = cpu().route(&row(&[0.0, -inf, 0.0]), &softmax_router(2, true));
-    assert_eq!((routes.experts, routes.weights), (vec![0, 2], vec![0.5, 0.5]), "an expert that is ruled out");
+    assert_eq!(
+        (routes.experts(), routes.weights.data()),
+        (&[0, 2][..], &[0.5, 0.5][..]),
+        "an expert that is ruled out"
+    );
 }
 
 #[test]
@@ -87,7 +91,7 @@ fn experts_of_other_shapes_are_errors() {
         let routed = ExpertWeights { gate: vec![routed.0], up: vec![routed.1], down: vec![routed.2] };
         let shared =
             shared.as_ref().map(|((gate, up, down), fold)| SharedExpert { gate, up, down, fold, weights: None });
-        let routes = Routes { top_k: 1, experts: vec![chosen; 2], weights: vec![1.0; 2] };
+        let routes = Routes::new(1, &[chosen; 2], vec![1.0; 2]).unwrap();
         cpu().experts(&x, &routes, &Experts { routed: &routed, fold: &fold, shared })
     };
     assert!(run(right(), None, 0).is_ok() && run(right(), Some((right(), &fold)), 0).is_ok());
@@ -121,7 +125,7 @@ fn a_batch_that_names_a_slot_twice_is_refused() {
     batch.push(0, 1, 1, &[]);
     let shape = DeltaShape { heads: HeadGroups::whole(1, 1), key_dim: 16, value_dim: 16 };
     let gates = DeltaGates { decay: Tensor::zeros(2, 1), beta: Tensor::zeros(2, 1) };
-    cpu().delta_rule(Tensor::zeros(2, 48), &gates, &mut DeltaStore::new(1, 48, 3, 256).unwrap(), &batch, &shape);
+    cpu().delta_rule(Tensor::zeros(2, 48), &gates, &mut DeltaStore::new(cpu(), 1, 48, 3, 256).unwrap(), &batch, &shape);
 }
 
 #[test]
@@ -130,5 +134,5 @@ fn queries_of_another_width_are_refused() {
     // rows narrower than the heads would share their outputs
     let shape = AttentionShape { heads: HeadGroups::whole(2, 1), scale: 1.0 };
     let x = Tensor::zeros(2, 16);
-    cpu().attention(&Tensor::zeros(2, 24), &x, &x, &mut KvStore::new(1, 1, 16).unwrap(), &batch(2), &shape);
+    cpu().attention(&Tensor::zeros(2, 24), &x, &x, &mut KvStore::new(cpu(), 1, 1, 16).unwrap(), &batch(2), &shape);
 }

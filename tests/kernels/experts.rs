@@ -90,10 +90,9 @@ fn case(case: usize) -> Case {
     let parts = inner.div_ceil(unit).min(if shared { shared_inner.div_ceil(unit) } else { 32 }).min(32);
     let leaves = |inner| Leaves::into_parts(inner, unit, parts);
 
-    let mut routes = Routes { top_k, experts: Vec::new(), weights: rng.values(tokens * top_k, 1.0) };
-    for _ in 0..tokens {
-        routes.experts.extend(&rng.shuffled(count)[..top_k]);
-    }
+    let weights = rng.values(tokens * top_k, 1.0);
+    let chosen: Vec<u32> = (0..tokens).flat_map(|_| rng.shuffled(count)[..top_k].to_vec()).collect();
+    let routes = Routes::new(top_k, &chosen, weights).unwrap();
     let what = format!("case {case}: {format:?}, {tokens} tokens of {hidden}, {top_k} of {count} experts of {inner}");
     Case {
         what: format!("{what}, shared: {shared}"),
@@ -117,12 +116,12 @@ impl Case {
         let routed = ExpertWeights { gate: all(|e| &e.gate), up: all(|e| &e.up), down: all(|e| &e.down) };
         let shared = self.shared.as_ref().map(|expert| expert.cut(&run));
         let shared = shared.map(|e| (e.gate.matrix(), e.up.matrix(), e.down.matrix(), run_of(e.leaves, run.clone())));
-        let weights = || self.shared_weights.as_ref().map(|weights| weights.select_rows(tokens));
+        let weights = || self.shared_weights.as_ref().map(|weights| weights.select_rows(cpu, tokens));
         let shared =
             shared.as_ref().map(|(gate, up, down, fold)| SharedExpert { gate, up, down, fold, weights: weights() });
         let fold = run_of(self.leaves().clone(), run);
         let experts = Experts { routed: &routed, fold: &fold, shared };
-        let y = cpu.experts(&self.x.select_rows(tokens), &self.routes_of(tokens), &experts).unwrap();
+        let y = cpu.experts(&self.x.select_rows(cpu, tokens), &self.routes_of(tokens), &experts).unwrap();
         (y, fold.roots)
     }
 
@@ -132,18 +131,15 @@ impl Case {
     }
 
     fn routes_of(&self, tokens: &[usize]) -> Routes {
-        let top_k = self.routes.top_k;
+        let top_k = self.routes.top_k();
         let pairs = || tokens.iter().flat_map(|token| token * top_k..(token + 1) * top_k);
-        Routes {
-            top_k,
-            experts: pairs().map(|pair| self.routes.experts[pair]).collect(),
-            weights: pairs().map(|pair| self.routes.weights[pair]).collect(),
-        }
+        let experts: Vec<u32> = pairs().map(|pair| self.routes.experts()[pair]).collect();
+        Routes::new(top_k, &experts, pairs().map(|pair| self.routes.weights.data()[pair]).collect()).unwrap()
     }
 
     /// Every token by itself, its experts one after another.
     fn reference(&self) -> candle_core::Result<Bound> {
-        let (x, top_k) = (exact(&self.x), self.routes.top_k);
+        let (x, top_k) = (exact(&self.x), self.routes.top_k());
         // a product is weighed, then passes the sums of the other experts
         let more = top_k + 2;
         let (mut values, mut errors) = (Vec::new(), Vec::new());
@@ -151,8 +147,8 @@ impl Case {
             let x = Bound::exactly(x.narrow(0, token, 1)?);
             let mut sum = Bound::exactly(x.value.zeros_like()?);
             for pair in token * top_k..(token + 1) * top_k {
-                let expert = &self.routed[self.routes.experts[pair] as usize];
-                sum = sum.plus(&expert.reference(&x, more)?.scaled(f64::from(self.routes.weights[pair]))?)?;
+                let expert = &self.routed[self.routes.experts()[pair] as usize];
+                sum = sum.plus(&expert.reference(&x, more)?.scaled(f64::from(self.routes.weights.data()[pair]))?)?;
             }
             if let Some(shared) = &self.shared {
                 let y = shared.reference(&x, more)?;
@@ -195,7 +191,7 @@ fn add_in_the_order_of_the_routers_ranking() {
         for (token, whole) in whole.chunks(case.x.cols()).enumerate() {
             let routes = case.routes_of(&[token]);
             let mut chosen: Vec<(usize, f32)> =
-                routes.experts.iter().map(|e| *e as usize).zip(routes.weights).collect();
+                routes.experts().iter().map(|e| *e as usize).zip(routes.weights.data().iter().copied()).collect();
             chosen.extend(case.shared.iter().map(|_| (case.routed.len(), gates.row(token)[0])));
             let every: Vec<&Expert> = every().collect();
             let part = |(e, weight): (usize, f32)| (every[e], inner[e].row(token), &down[e][..], weight);

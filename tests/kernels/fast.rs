@@ -26,7 +26,7 @@ fn adds_rounded_operands_in_the_declared_order_everywhere() {
         same(&what, &got, &want);
         same(
             &format!("{what}: the last row alone"),
-            &product(&x.select_rows(&[x.rows() - 1])),
+            &product(&x.select_rows(cpu(), &[x.rows() - 1])),
             &got[got.len() - w.out..],
         );
     }

@@ -66,7 +66,7 @@ impl Case {
         let run = |cpu: &Cpu, x: &Tensor| cpu.per_head(x, &ws, turned).unwrap().data().to_vec();
         let got = same_everywhere(&self.what, |cpu| run(cpu, x));
         for (row, whole) in got.chunks(got.len() / x.rows()).enumerate() {
-            same(&format!("{}: row {row} alone", self.what), &run(cpu(), &x.select_rows(&[row])), whole);
+            same(&format!("{}: row {row} alone", self.what), &run(cpu(), &x.select_rows(cpu(), &[row])), whole);
         }
         got
     }

@@ -69,10 +69,10 @@ fn build(rng: &mut Rng, case: usize, (width, values): (usize, usize), heads: usi
 
 impl Case {
     fn run(&self, cpu: &Cpu, passes: &[Pass]) -> Vec<f32> {
-        let mut store = LatentStore::new(self.schedule.pages(), self.shape.width).unwrap();
+        let mut store = LatentStore::new(cpu, self.schedule.pages(), self.shape.width).unwrap();
         let mut out = Vec::new();
         for Pass { batch, rows, .. } in passes {
-            let part = |x: &Tensor| x.select_rows(rows);
+            let part = |x: &Tensor| x.select_rows(cpu, rows);
             let y = cpu.latent_attention(&part(&self.q), &part(&self.latent), &mut store, batch, &self.shape);
             assert_eq!((y.rows(), y.cols()), (rows.len(), self.shape.heads * self.shape.values));
             out.extend_from_slice(y.data());
@@ -133,7 +133,7 @@ fn a_head_does_not_see_the_others() {
                 what: format!("{}: head {head} alone", case.what),
                 shape: LatentShape { heads: 1, ..case.shape },
                 schedule: case.schedule.clone(),
-                q: case.q.columns(std::slice::from_ref(&(head * width..(head + 1) * width))),
+                q: case.q.columns(cpu(), std::slice::from_ref(&(head * width..(head + 1) * width))),
                 latent: case.latent.clone(),
             };
             let part = |row: &[f32]| row[head * values..(head + 1) * values].to_vec();
@@ -150,6 +150,6 @@ fn queries_of_another_width_are_refused() {
     let mut batch = Batch::default();
     batch.push(0, 0, 2, &[0]);
     let shape = LatentShape { heads: 2, width: 24, values: 16, scale: 1.0 };
-    let mut store = LatentStore::new(1, 24).unwrap();
+    let mut store = LatentStore::new(cpu(), 1, 24).unwrap();
     cpu().latent_attention(&Tensor::zeros(2, 40), &Tensor::zeros(2, 24), &mut store, &batch, &shape);
 }

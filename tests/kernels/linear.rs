@@ -58,7 +58,7 @@ fn agrees_with_candle_and_with_itself() {
         let got = same_everywhere(&what, |cpu| cpu.linear(&x, &matrix, &fold).unwrap().data().to_vec());
         near(&what, &got, &Bound::input(&x).linear(&w.exact(), depth(&fold.leaves)).unwrap());
         for (row, whole) in got.chunks(w.out).enumerate() {
-            let alone = cpu().linear(&x.select_rows(&[row]), &matrix, &fold).unwrap();
+            let alone = cpu().linear(&x.select_rows(cpu(), &[row]), &matrix, &fold).unwrap();
             same(&format!("{what}: row {row} alone"), alone.data(), whole);
         }
     }
@@ -120,8 +120,11 @@ fn ranks_that_share_the_leaves_make_up_the_whole() {
                     false => leaves.columns(run.start).start..leaves.columns(run.end - 1).end,
                 };
                 let fold = run_of(leaves.clone(), run);
-                let x =
-                    if cols.is_empty() { Tensor::zeros(rows, 0) } else { x.head_part(inner, cols.start, cols.len()) };
+                let x = if cols.is_empty() {
+                    Tensor::zeros(rows, 0)
+                } else {
+                    x.head_part(cpu(), inner, cols.start, cols.len())
+                };
                 let part = cpu().linear(&x, &w.cut(0..out, cols).matrix(), &fold).unwrap();
                 assert_eq!((part.rows(), part.cols()), (fold.roots.len() * rows, out));
                 subtrees.extend(fold.roots.into_iter().zip(part.data().chunks(rows * out).map(<[f32]>::to_vec)));

@@ -1,6 +1,6 @@
 //! The choice of experts.
 
-use tbshard::backend::{Backend, Router, Scores, Tensor};
+use tbshard::backend::{Backend, Constant, Router, Scores, Tensor};
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::random::Rng;
@@ -32,16 +32,21 @@ fn agrees_with_candle_and_with_itself() {
         let experts = logits.cols();
         let (top_k, normalise) = ((case % 8 + 1).min(experts), case % 2 == 0);
         let what = format!("case {case}: {top_k} of {experts} experts, {} rows", logits.rows());
-        let weights = same_everywhere(&what, |cpu| cpu.route(&logits, &softmax_router(top_k, normalise)).weights);
+        let weights =
+            same_everywhere(&what, |cpu| cpu.route(&logits, &softmax_router(top_k, normalise)).weights.into_vec());
         let chosen = same_everywhere(&what, |cpu| {
-            cpu.route(&logits, &softmax_router(top_k, normalise)).experts.iter().map(|expert| *expert as f32).collect()
+            cpu.route(&logits, &softmax_router(top_k, normalise))
+                .experts()
+                .iter()
+                .map(|expert| *expert as f32)
+                .collect()
         });
         // candle sorts stably: among equals the lower index is first
         let probabilities = softmax(&exact(&logits)).unwrap();
         let order = exact(&logits).arg_sort_last_dim(false).unwrap().narrow(1, 0, top_k).unwrap().contiguous().unwrap();
         let order_flat: Vec<u32> = order.flatten_all().unwrap().to_vec1().unwrap();
         let routes = cpu().route(&logits, &softmax_router(top_k, normalise));
-        assert_eq!((routes.top_k, &routes.experts), (top_k, &order_flat), "{what}");
+        assert_eq!((routes.top_k(), routes.experts()), (top_k, &order_flat[..]), "{what}");
         same(&what, &chosen, &order_flat.iter().map(|expert| *expert as f32).collect::<Vec<_>>());
         let mut want = probabilities.gather(&order, 1).unwrap();
         if normalise {
@@ -50,9 +55,9 @@ fn agrees_with_candle_and_with_itself() {
         // the sums over all and over the chosen; exponentials, of up to 80 halves of an ulp by their argument; divisions
         near(&what, &weights, &Bound::rounded(want, (experts + top_k + 80 + 12) as f64).unwrap());
         for row in 0..logits.rows() {
-            let alone = cpu().route(&logits.select_rows(&[row]), &softmax_router(top_k, normalise));
-            assert_eq!(alone.experts, routes.experts[row * top_k..][..top_k], "{what}: row {row} alone");
-            same(&format!("{what}: row {row} alone"), &alone.weights, &weights[row * top_k..][..top_k]);
+            let alone = cpu().route(&logits.select_rows(cpu(), &[row]), &softmax_router(top_k, normalise));
+            assert_eq!(alone.experts(), &routes.experts()[row * top_k..][..top_k], "{what}: row {row} alone");
+            same(&format!("{what}: row {row} alone"), alone.weights.data(), &weights[row * top_k..][..top_k]);
         }
     }
 }
@@ -61,7 +66,7 @@ fn agrees_with_candle_and_with_itself() {
 struct Grouped {
     what: String,
     logits: Tensor,
-    bias: Vec<f32>,
+    bias: Constant,
     groups: usize,
     top_groups: usize,
     top_k: usize,
@@ -79,7 +84,8 @@ fn grouped(case: usize) -> Grouped {
     logits.data_mut().iter_mut().for_each(|x| *x = (*x * 2.0).round() / 2.0);
     // large ones that overrule the scores, ones that make what is wanted negative, and none
     let reach = [0.0, 2.0, 0.25][case % 3];
-    let bias = rng.values(experts, reach).into_iter().map(|x| (x * 16.0).round() / 16.0 - reach / 2.0).collect();
+    let bias = rng.values(experts, reach).into_iter().map(|x| (x * 16.0).round() / 16.0 - reach / 2.0);
+    let bias = bias.collect::<Vec<f32>>().into();
     let what = format!("case {case}: {top_k} of {groups} groups of {size}, of which {top_groups} count");
     let (normalise, scale) = (!case.is_multiple_of(4), [1.0, 2.827, 0.5][case % 3]);
     Grouped { what, logits, bias, groups, top_groups, top_k, normalise, scale }
@@ -100,7 +106,7 @@ impl Grouped {
     /// Experts and weights of a row, by the words of the paper.
     fn reference(&self, logits: &[f32]) -> Vec<(usize, f64)> {
         let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-f64::from(*x)).exp())).collect();
-        let wanted: Vec<f64> = scores.iter().zip(&self.bias).map(|(score, bias)| score + f64::from(*bias)).collect();
+        let wanted: Vec<f64> = scores.iter().zip(&*self.bias).map(|(score, bias)| score + f64::from(*bias)).collect();
         let size = wanted.len() / self.groups;
         let two_best = |group: &[f64]| {
             let places = places(group);
@@ -122,12 +128,12 @@ fn sigmoids_choose_by_their_bias_among_the_best_groups_and_weigh_without_it() {
     for case in (0..210).map(grouped) {
         let (what, top_k) = (&case.what, case.top_k);
         let routes = cpu().route(&case.logits, &case.router());
-        let weights = same_everywhere(what, |cpu| cpu.route(&case.logits, &case.router()).weights);
+        let weights = same_everywhere(what, |cpu| cpu.route(&case.logits, &case.router()).weights.into_vec());
         same_everywhere(what, |cpu| {
-            cpu.route(&case.logits, &case.router()).experts.iter().map(|expert| *expert as f32).collect()
+            cpu.route(&case.logits, &case.router()).experts().iter().map(|expert| *expert as f32).collect()
         });
         let want: Vec<(usize, f64)> = case.logits.rows_iter().flat_map(|row| case.reference(row)).collect();
-        let chosen: Vec<usize> = routes.experts.iter().map(|expert| *expert as usize).collect();
+        let chosen: Vec<usize> = routes.experts().iter().map(|expert| *expert as usize).collect();
         assert_eq!(chosen, want.iter().map(|(expert, _)| *expert).collect::<Vec<_>>(), "{what}");
         // five roundings of a sigmoid, those of a sum of them and of the sum, a division and a product
         for ((weight, (expert, want)), i) in weights.iter().zip(&want).zip(0..) {
@@ -135,29 +141,29 @@ fn sigmoids_choose_by_their_bias_among_the_best_groups_and_weigh_without_it() {
             assert!((f64::from(*weight) - want).abs() <= error, "{what}: expert {expert} at {i}: {weight}, not {want}");
         }
         for row in 0..case.logits.rows() {
-            let alone = cpu().route(&case.logits.select_rows(&[row]), &case.router());
-            assert_eq!(alone.experts, routes.experts[row * top_k..][..top_k], "{what}: row {row} alone");
-            same(&format!("{what}: row {row} alone"), &alone.weights, &weights[row * top_k..][..top_k]);
+            let alone = cpu().route(&case.logits.select_rows(cpu(), &[row]), &case.router());
+            assert_eq!(alone.experts(), &routes.experts()[row * top_k..][..top_k], "{what}: row {row} alone");
+            same(&format!("{what}: row {row} alone"), alone.weights.data(), &weights[row * top_k..][..top_k]);
         }
     }
 }
 
 #[test]
 fn groups_and_experts_that_are_equal_are_taken_from_the_first_on() {
-    let (logits, bias) = (Tensor::zeros(1, 12), [0.5; 12]);
+    let (logits, bias) = (Tensor::zeros(1, 12), vec![0.5; 12].into());
     let scores = Scores::Sigmoid { bias: &bias, groups: 4, top_groups: 2 };
     let routes = cpu().route(&logits, &Router { scores, top_k: 5, normalise: true, scale: 2.0 });
-    assert_eq!(routes.experts, [0, 1, 2, 3, 4]);
-    same("weights", &routes.weights, &[0.4; 5]);
+    assert_eq!(routes.experts(), [0, 1, 2, 3, 4]);
+    same("weights", routes.weights.data(), &[0.4; 5]);
 }
 
 #[test]
 fn scores_that_vanish_weigh_nothing_and_no_nan() {
     // what is divided by is not zero
     let logits = Tensor::from_vec(1, 4, vec![f32::NEG_INFINITY; 4]).unwrap();
-    let scores = Scores::Sigmoid { bias: &[0.0; 4], groups: 1, top_groups: 1 };
+    let scores = Scores::Sigmoid { bias: &vec![0.0; 4].into(), groups: 1, top_groups: 1 };
     let routes = cpu().route(&logits, &Router { scores, top_k: 2, normalise: true, scale: 2.5 });
-    assert!(routes.weights.iter().all(|weight| weight.abs() < 1e-15), "{:?}", routes.weights);
+    assert!(routes.weights.data().iter().all(|weight| weight.abs() < 1e-15), "{:?}", routes.weights);
 }
 
 #[test]
@@ -171,11 +177,12 @@ fn a_nan_among_sigmoids_is_in_every_weight_of_its_row() {
             } else {
                 logits.row_mut(1)[4] = nan
             }
+            let bias = bias.to_vec().into();
             let scores = Scores::Sigmoid { bias: &bias, groups, top_groups: 1 };
             let router = Router { scores, top_k: 2, normalise: true, scale: 1.0 };
             let nans = |cpu: &tbshard::backend::Cpu| {
                 let weights = cpu.route(&logits, &router).weights;
-                weights.iter().map(|weight| f32::from(weight.is_nan())).collect()
+                weights.data().iter().map(|weight| f32::from(weight.is_nan())).collect()
             };
             let other = if in_bias { 1.0 } else { 0.0 };
             same("NaN", &same_everywhere("NaN", nans), &[other, other, 1.0, 1.0]);

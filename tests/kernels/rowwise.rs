@@ -1,7 +1,7 @@
 //! The operations on each row alone: norms, activations, gates, sums, rotary embedding, the gates of the delta rule.
 
 use candle_core::Result;
-use tbshard::backend::{Backend, Cpu, RopeStyle, Tensor};
+use tbshard::backend::{Backend, Constant, Cpu, RopeStyle, Tensor};
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::random::Rng;
@@ -18,7 +18,7 @@ struct Inputs {
     /// `[rows, rotated]`.
     table: Tensor,
     /// As wide as a norm's run, which divides `cols`.
-    weight: Vec<f32>,
+    weight: Constant,
     /// Divides `cols`; at least `rotated`.
     head_dim: usize,
     eps: f32,
@@ -71,14 +71,14 @@ const OPS: [Op; 11] = [
         reference: |i| Bound::rounded((exact(&i.x) + exact(&i.y))?, 1.0),
     },
     Op {
-        name: "add one row",
-        run: |cpu, i| in_place(&i.x, |x| cpu.add(x, &i.one)),
+        name: "add_bias",
+        run: |cpu, i| in_place(&i.x, |x| cpu.add_bias(x, &constant(i.one.data()))),
         reference: |i| Bound::rounded(exact(&i.x).broadcast_add(&exact(&i.one))?, 1.0),
     },
     Op {
         name: "delta_gates: decay",
         // as many as channels, where there is but one of the others a head
-        run: |cpu, i| cpu.delta_gates(&i.x, &a_head(i), i.one.data(), &bias(i)).decay,
+        run: |cpu, i| cpu.delta_gates(&i.x, &a_head(i), &constant(i.one.data()), &constant(&bias(i))).decay,
         reference: |i| {
             let (rows, cols) = (i.x.rows(), i.x.cols());
             let broadcast = |values: &[f32]| exact_of(values, 1, cols).broadcast_as((rows, cols));
@@ -94,7 +94,7 @@ const OPS: [Op; 11] = [
     },
     Op {
         name: "delta_gates: beta",
-        run: |cpu, i| cpu.delta_gates(&i.x, &i.y, i.one.data(), &bias(i)).beta,
+        run: |cpu, i| cpu.delta_gates(&i.x, &i.y, &constant(i.one.data()), &constant(&bias(i))).beta,
         reference: |i| Bound::input(&i.y).sigmoid(),
     },
     Op {
@@ -104,10 +104,14 @@ const OPS: [Op; 11] = [
     },
 ];
 
+fn constant(values: &[f32]) -> Constant {
+    values.to_vec().into()
+}
+
 /// The first column of every head.
 fn a_head(inputs: &Inputs) -> Tensor {
     let first = |head: usize| head * inputs.head_dim..head * inputs.head_dim + 1;
-    inputs.y.columns(&(0..inputs.y.cols() / inputs.head_dim).map(first).collect::<Vec<_>>())
+    inputs.y.columns(cpu(), &(0..inputs.y.cols() / inputs.head_dim).map(first).collect::<Vec<_>>())
 }
 
 fn bias(inputs: &Inputs) -> Vec<f32> {
@@ -143,7 +147,7 @@ fn inputs(case: usize) -> Inputs {
         y: rng.tensor(rows, cols, 5.0),
         one: rng.tensor(1, cols, 2.0),
         table: rng.tensor(rows, 2 * half, 1.0),
-        weight: rng.values(run, 2.0),
+        weight: rng.values(run, 2.0).into(),
         head_dim,
         eps: rng.pick(&[1e-5, 1e-6]),
     }
@@ -153,9 +157,9 @@ impl Inputs {
     fn row(&self, row: usize) -> Self {
         let row = [row];
         Self {
-            x: self.x.select_rows(&row),
-            y: self.y.select_rows(&row),
-            table: self.table.select_rows(&row),
+            x: self.x.select_rows(cpu(), &row),
+            y: self.y.select_rows(cpu(), &row),
+            table: self.table.select_rows(cpu(), &row),
             one: self.one.clone(),
             weight: self.weight.clone(),
             ..*self

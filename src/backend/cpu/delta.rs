@@ -14,9 +14,9 @@ use crate::backend::{Batch, DeltaGates, DeltaShape, Tensor};
 ///
 /// `x` is `[rows, channels]`, `weight` `[taps + 1, channels]`, its last row for the newest input; the store's `taps`
 /// past inputs are read and replaced.
-pub(super) fn conv_silu(cpu: &Cpu, x: &Tensor, weight: &Tensor, store: &mut DeltaStore, batch: &Batch) -> Tensor {
+pub(super) fn conv_silu(cpu: &Cpu, x: &Tensor, weight: &[f32], store: &mut DeltaStore, batch: &Batch) -> Tensor {
     let (channels, taps) = (store.channels, store.taps);
-    assert!(x.cols() == channels && weight.rows() == taps + 1 && weight.cols() == channels);
+    assert!(x.cols() == channels && weight.len() == (taps + 1) * channels);
     let mut y = Tensor::zeros(x.rows(), channels);
     for segment in batch.segments() {
         let past = &mut store.conv[segment.slot * taps * channels..][..taps * channels];
@@ -28,7 +28,7 @@ pub(super) fn conv_silu(cpu: &Cpu, x: &Tensor, weight: &Tensor, store: &mut Delt
         };
         for_each_run(cpu, out, channels, |row, out| {
             for tap in 0..=taps {
-                let (x, w) = (input(row + tap), weight.row(tap));
+                let (x, w) = (input(row + tap), &weight[tap * channels..][..channels]);
                 let out = &mut *out;
                 // SAFETY: the instruction set is available, all three have `channels` values
                 unsafe { dispatch!(cpu.isa, add_products(out: &mut [f32], x: &[f32], w: &[f32])) };

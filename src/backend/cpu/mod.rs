@@ -21,8 +21,8 @@ pub use pool::Pool;
 pub use simd::Isa;
 
 use super::{
-    Arithmetic, AttentionShape, Backend, Batch, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, LatentShape,
-    LatentStore, RopeStyle, Router, Routes, Tensor,
+    Arithmetic, AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore,
+    LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
@@ -69,6 +69,22 @@ impl Backend for Cpu {
         format!("cpu {}{fast} {} threads", self.isa.name(), self.pool.threads())
     }
 
+    fn zeros(&self, len: usize) -> Result<Memory> {
+        Memory::zeros(len)
+    }
+
+    fn upload(&self, x: Tensor) -> Tensor {
+        x
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn arrange(&self, rows: usize, cols: usize, pieces: &[Piece<'_>]) -> Tensor {
+        rowwise::arrange(rows, cols, pieces)
+    }
+
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
         rows::gather(self.isa, table, ids)
     }
@@ -77,11 +93,11 @@ impl Backend for Cpu {
         linear::linears(self, x, ws, fold)
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &[f32], eps: f32) -> Tensor {
+    fn rms_norm(&self, x: &Tensor, weight: &Constant, eps: f32) -> Tensor {
         rowwise::rms_norm(self, x, weight, eps)
     }
 
-    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &[f32], eps: f32) -> Tensor {
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &Constant, eps: f32) -> Tensor {
         rowwise::rms_norm_gated(self, x, gate, weight, eps)
     }
 
@@ -118,11 +134,11 @@ impl Backend for Cpu {
         heads::per_head(self, x, ws, turned)
     }
 
-    fn conv_silu(&self, x: &Tensor, weight: &Tensor, store: &mut DeltaStore, batch: &Batch) -> Tensor {
+    fn conv_silu(&self, x: &Tensor, weight: &Constant, store: &mut DeltaStore, batch: &Batch) -> Tensor {
         delta::conv_silu(self, x, weight, store, batch)
     }
 
-    fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &[f32], dt_bias: &[f32]) -> DeltaGates {
+    fn delta_gates(&self, a: &Tensor, b: &Tensor, a_log: &Constant, dt_bias: &Constant) -> DeltaGates {
         delta::delta_gates(self, a, b, a_log, dt_bias)
     }
 
@@ -147,6 +163,10 @@ impl Backend for Cpu {
 
     fn add(&self, x: &mut Tensor, y: &Tensor) {
         rowwise::add(self, x, y);
+    }
+
+    fn add_bias(&self, x: &mut Tensor, bias: &Constant) {
+        rowwise::add_bias(self, x, bias);
     }
 
     fn route(&self, logits: &Tensor, router: &Router<'_>) -> Routes {

@@ -38,13 +38,14 @@ struct Grouped {
 
 impl Grouped {
     fn new(routes: &Routes) -> Self {
-        let mut pairs: Vec<usize> = (0..routes.experts.len()).collect();
-        pairs.sort_by_key(|pair| (routes.experts[*pair], *pair));
+        let experts = routes.experts();
+        let mut pairs: Vec<usize> = (0..experts.len()).collect();
+        pairs.sort_by_key(|pair| (experts[*pair], *pair));
         let mut grouped = Self { runs: Vec::new(), tokens: Vec::new(), place: vec![0; pairs.len()] };
         for (at, pair) in pairs.iter().enumerate() {
             grouped.place[*pair] = at;
-            grouped.tokens.push(pair / routes.top_k);
-            let expert = routes.experts[*pair] as usize;
+            grouped.tokens.push(pair / routes.top_k());
+            let expert = experts[*pair] as usize;
             match grouped.runs.last_mut() {
                 Some((last, run)) if *last == expert => run.end = at + 1,
                 _ => grouped.runs.push((expert, at..at + 1)),
@@ -57,8 +58,8 @@ impl Grouped {
 /// The sum of the chosen experts' (and the shared expert's) outputs: one `[tokens, hidden]` block per subtree.
 pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
     let grouped = Grouped::new(routes);
-    if routes.experts.len() != x.rows() * routes.top_k || routes.weights.len() != routes.experts.len() {
-        return Err(Error::msg(format!("{} routes for {} tokens", routes.experts.len(), x.rows())));
+    if routes.experts.rows() != x.rows() || routes.weights.rows() != x.rows() {
+        return Err(Error::msg(format!("routes of {} tokens for {}", routes.experts.rows(), x.rows())));
     }
     for (expert, _) in &grouped.runs {
         let ExpertWeights { gate, up, down } = experts.routed;
@@ -167,7 +168,7 @@ fn outer(
     inner: &Tensor,
     shared_inner: Option<&Tensor>,
 ) -> Tensor {
-    let (tokens, hidden, top_k) = (x.rows(), x.cols(), routes.top_k);
+    let (tokens, hidden, top_k) = (x.rows(), x.cols(), routes.top_k());
     let fold = experts.fold;
     let mut y = Tensor::zeros(fold.roots.len() * tokens, hidden);
     let pairs: Vec<&[f32]> = inner.rows_iter().collect();
@@ -212,7 +213,7 @@ fn outer(
                     for (t, out) in out.chunks_exact_mut(height).enumerate() {
                         out.fill(0.0);
                         let chosen =
-                            (t * top_k..(t + 1) * top_k).map(|pair| (grouped.place[pair], routes.weights[pair]));
+                            (t * top_k..(t + 1) * top_k).map(|pair| (grouped.place[pair], routes.weights.data()[pair]));
                         let weight = shared_weights.as_ref().map_or(1.0, |weights| weights[t]);
                         let shared = experts.shared.is_some().then_some((pairs.len() + t, weight));
                         for (place, weight) in chosen.chain(shared) {

@@ -11,8 +11,8 @@ const TINY: f32 = 1e-20;
 /// The experts of every row, the lower index first among equals.
 pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router<'_>) -> Routes {
     let Router { scores, top_k, normalise, scale } = *router;
-    let mut routes = Routes { top_k, experts: Vec::new(), weights: Vec::new() };
-    for row in logits.rows_iter() {
+    let (mut experts, mut weights) = (Tensor::scratch(logits.rows(), top_k), Tensor::scratch(logits.rows(), top_k));
+    for (at, row) in logits.rows_iter().enumerate() {
         let (p, wanted, tiny) = match scores {
             Scores::Softmax => {
                 let p = softmax(cpu, row);
@@ -20,7 +20,7 @@ pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router<'_>) -> Routes {
             }
             Scores::Sigmoid { bias, groups, top_groups } => {
                 let mut p = sigmoids(cpu, row);
-                let wanted: Vec<f32> = p.iter().zip(bias).map(|(p, bias)| p + bias).collect();
+                let wanted: Vec<f32> = p.iter().zip(&**bias).map(|(p, bias)| p + bias).collect();
                 if wanted.iter().any(|wanted| wanted.is_nan()) {
                     // it may rank last and stay unseen; a softmax has it in every weight
                     p.fill(f32::NAN);
@@ -31,10 +31,12 @@ pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router<'_>) -> Routes {
         let chosen = best(&wanted, top_k);
         let sum: f32 = chosen.iter().map(|expert| p[*expert as usize]).sum();
         let total = if normalise { sum + tiny } else { 1.0 };
-        routes.weights.extend(chosen.iter().map(|expert| p[*expert as usize] / total * scale));
-        routes.experts.extend(chosen);
+        for ((to, weight), expert) in experts.row_mut(at).iter_mut().zip(weights.row_mut(at)).zip(chosen) {
+            *to = f32::from_bits(expert);
+            *weight = p[expert as usize] / total * scale;
+        }
     }
-    routes
+    Routes { experts, weights }
 }
 
 /// The places of the `count` largest values, the largest first.

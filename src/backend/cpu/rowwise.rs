@@ -5,7 +5,7 @@ use super::dot::dot;
 use super::linear::Shared;
 use super::math::{load_some, sigmoid, silu, store_some, zip};
 use super::simd::{Isa, LANES, Simd, dispatch};
-use crate::backend::{RopeStyle, Tensor};
+use crate::backend::{Piece, RopeStyle, Tensor};
 
 /// Values below which sharing the rows out costs more than it saves.
 const SERIAL_BELOW: usize = 32 * 1024;
@@ -114,12 +114,33 @@ pub(super) fn gate_sigmoid(cpu: &Cpu, x: &mut Tensor, gate: &Tensor) {
     });
 }
 
-/// x + y, where y has as many rows, or one that is added to all.
+/// Copies `pieces` to their places.
+pub(super) fn arrange(rows: usize, cols: usize, pieces: &[Piece<'_>]) -> Tensor {
+    let mut y = Tensor::scratch(rows, cols);
+    for Piece { from, starts, strides, width, count } in pieces {
+        for run in 0..*count {
+            let (at, to) = (starts.0 + run * strides.0, starts.1 + run * strides.1);
+            y.data_mut()[to..to + width].copy_from_slice(&from.data()[at..at + width]);
+        }
+    }
+    y
+}
+
+/// x + bias.
+pub(super) fn add_bias(cpu: &Cpu, x: &mut Tensor, bias: &[f32]) {
+    assert_eq!(x.cols(), bias.len());
+    for_each_run(cpu, x.data_mut(), bias.len(), |_, x| {
+        // SAFETY: the instruction set is available, the widths are equal
+        unsafe { dispatch!(cpu.isa, add_to(x: &mut [f32], bias: &[f32])) };
+    });
+}
+
+/// x + y.
 pub(super) fn add(cpu: &Cpu, x: &mut Tensor, y: &Tensor) {
-    assert!(x.cols() == y.cols() && (y.rows() == x.rows() || y.rows() == 1));
+    assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()));
     let width = x.cols();
     for_each_run(cpu, x.data_mut(), width, |i, x| {
-        let y = y.row(if y.rows() == 1 { 0 } else { i });
+        let y = y.row(i);
         // SAFETY: as above
         unsafe { dispatch!(cpu.isa, add_to(x: &mut [f32], y: &[f32])) };
     });
