@@ -73,9 +73,8 @@ fn structures(header: &str) -> String {
             [kind, field] => {
                 let kind = match kind {
                     "uint" => "u32",
-                    "int" => "i32",
                     "float" => "f32",
-                    "ulong" => "u64",
+                    "address" => "u64",
                     _ => panic!("kernels/params.h: there is no Rust type for `{line}`"),
                 };
                 writeln!(out, "    pub {field}: {kind},").expect("a string takes all");

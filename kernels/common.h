@@ -1,8 +1,16 @@
 // What all kernels share. Conventions: activations are f32 and row-major; buffers are bound in the order of the call, its
-// params after them; a kernel writes every value of what it is said to write.
+// params after them; a kernel writes every value of what it is said to write. Sums are f32, in an order that depends on the
+// operands' shapes alone.
 #include <metal_stdlib>
-#include "params.h"
 using namespace metal;
+
+typedef device const uchar *address;
+#include "params.h"
 
 // Threads of a SIMD-group.
 constant constexpr uint LANES = 32;
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
+
+// silu(−∞) is 0, not NaN
+inline float silu(float x) { return x < -88.0f ? 0.0f : x * sigmoid(x); }

@@ -1,8 +1,176 @@
-// What the host hands to kernels beside buffers. The build makes Rust structures of these, so a field is a uint, an int, a
-// float or a ulong, and every structure is a whole number of its widest field.
+// What the host hands to kernels beside buffers. The build makes Rust structures of these, so a field is a uint, a float
+// or an address (of device memory), and every structure is a whole number of its widest field.
 
-// rows of runs, each run normalised by itself
+// x · rsqrt(mean x² + eps) · weight over runs of `width` values; where `gated`, times silu(gate)
 struct NormParams {
     uint width;
+    uint gated;
     float eps;
+};
+
+// `count` values, or runs of `width` values that share `width` others
+struct RunParams {
+    uint count;
+    uint width;
+};
+
+// Runs of `width` values from one tensor to another.
+struct PieceParams {
+    uint width;
+    uint count;
+    uint from_start;
+    uint from_stride;
+    uint to_start;
+    uint to_stride;
+};
+
+// The first 2 · `half_dim` values of every head of `head_dim`; `pairs`: neighbours belong together, else halves.
+struct RopeParams {
+    uint heads;
+    uint head_dim;
+    uint half_dim;
+    uint pairs;
+};
+
+// How a part of a stored matrix is read. Dtypes of scales: 0 f32, 1 f16, 2 bf16, 3 E8M0, 4 E4M3.
+struct MatrixParams {
+    uint out_features;
+    uint row;
+    uint column;
+    uint row_bytes;
+    uint group;
+    uint groups_a_row;
+    uint scales;
+    uint biased;
+};
+
+// A matrix among others that are read alike: where it lies, and the row and column of what is stored that it starts at.
+struct MatrixAt {
+    address values;
+    address scales;
+    address biases;
+    uint row;
+    uint column;
+};
+
+// A product of `rows` rows of `in_features` values; `steps` steps follow.
+struct LinearParams {
+    uint rows;
+    uint in_features;
+    uint steps;
+};
+
+// A leaf's columns; after it `merges` pairs of sums become one, and where `last` the subtree is done.
+struct StepParams {
+    uint start;
+    uint end;
+    uint merges;
+    uint last;
+};
+
+// Rows of a table by number.
+struct GatherParams {
+    uint width;
+};
+
+// A product a head: rows of `heads` times `in_features` values become rows of `heads` times `out_features`.
+struct HeadsParams {
+    uint heads;
+    uint in_features;
+    uint out_features;
+};
+
+// The experts of `tokens` tokens from `first` on, `top_k` each (all the expert 0 where `single`). Weights: 0 as they are,
+// 1 their sigmoid, 2 one. `adds`: to what is there. `steps` steps follow.
+struct ExpertParams {
+    uint tokens;
+    uint first;
+    uint top_k;
+    uint single;
+    uint in_features;
+    uint out_features;
+    uint weighing;
+    uint adds;
+    uint steps;
+};
+
+// Sums of `steps` leaves, `width` values each, become those of `tokens` tokens from `first` on of `rows`.
+struct TreeParams {
+    uint tokens;
+    uint first;
+    uint rows;
+    uint width;
+    uint steps;
+};
+
+// How logits become experts; the best `top_groups` of `groups` groups are chosen from where sigmoid scores are compared.
+struct RouterParams {
+    uint experts;
+    uint top_k;
+    uint sigmoid_scores;
+    uint groups;
+    uint top_groups;
+    uint normalise;
+    float scale;
+};
+
+// Keys and values of rows, to their places in the cache.
+struct CacheParams {
+    uint kv_heads;
+    uint head_dim;
+};
+
+// Query heads over the cache: head h uses the cache's head (before + h) / group, `chunks` threadgroups each. A head has
+// `width` values and gives `values`; a row's positions are folded in `spans` spans.
+struct AttentionParams {
+    uint heads;
+    uint kv_heads;
+    uint group;
+    uint before;
+    uint chunks;
+    uint width;
+    uint values;
+    uint spans;
+    float scale;
+};
+
+// Where a row of a batch stands: its position, and where its page table starts, counted in words.
+struct RowParams {
+    uint pages;
+    uint position;
+};
+
+// Rows of one sequence, and the slot of its state.
+struct SegmentParams {
+    uint slot;
+    uint first;
+    uint count;
+};
+
+// A causal convolution over `taps` past inputs and the newest.
+struct ConvParams {
+    uint channels;
+    uint taps;
+    uint segments;
+};
+
+// Heads of a gated delta net: head h uses the key (before + h) / group. `decays`: one a head, or one a channel of a key.
+struct DeltaParams {
+    uint heads;
+    uint keys;
+    uint group;
+    uint before;
+    uint key_dim;
+    uint value_dim;
+    uint decays;
+};
+
+// Runs of `width` values, the first `count` of every row of `stride` values, of length one; then the first `scaled` runs
+// are multiplied by `scale`.
+struct LengthParams {
+    uint width;
+    uint count;
+    uint stride;
+    uint scaled;
+    float scale;
 };

@@ -1,12 +1,14 @@
 //! Which rows of an activation belong to which sequence, and where in it they stand.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The rows of one forward pass: runs of consecutive positions, each of one sequence.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     segments: Vec<Segment>,
     rows: usize,
+    id: u64,
 }
 
 /// Consecutive positions of one sequence.
@@ -32,9 +34,16 @@ impl Segment {
 impl Batch {
     /// Appends `count` rows of a sequence whose first stands at position `start`.
     pub fn push(&mut self, slot: usize, start: usize, count: usize, pages: &[u32]) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        self.id = NEXT.fetch_add(1, Ordering::Relaxed);
         let rows = self.rows..self.rows + count;
         self.rows = rows.end;
         self.segments.push(Segment { slot, start, rows, pages: pages.to_vec() });
+    }
+
+    /// A number that no other contents have.
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The runs, in the order of their rows.

@@ -1,9 +1,11 @@
 //! The transformer's operations behind one trait; `cpu` defines what each of them computes.
 
 mod batch;
+mod check;
 pub mod cpu;
 
 mod memory;
+pub mod metal;
 mod shapes;
 mod state;
 mod tensor;
@@ -11,6 +13,7 @@ mod tensor;
 pub use batch::{Batch, Segment};
 pub use cpu::Cpu;
 pub use memory::{Constant, DeviceMemory, Memory};
+pub use metal::Metal;
 
 pub use shapes::{
     AttentionShape, DeltaGates, DeltaShape, ExpertWeights, Experts, HeadGroups, LatentShape, RopeStyle, Router, Routes,

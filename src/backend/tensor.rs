@@ -86,6 +86,16 @@ impl Tensor {
         Self { rows, cols, data: Memory::Host(buffer(rows * cols)) }
     }
 
+    /// `[rows, cols]` in `memory`, which has room for them.
+    pub(super) fn within(rows: usize, cols: usize, memory: Memory) -> Self {
+        Self { rows, cols, data: memory }
+    }
+
+    /// Where the values are.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.data
+    }
+
     /// Returns zeros of `[rows, cols]`.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         let mut tensor = Self::scratch(rows, cols);

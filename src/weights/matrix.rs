@@ -121,6 +121,11 @@ impl Matrix {
         (self.rows.start, self.columns.start)
     }
 
+    /// Where the bytes of what is stored start.
+    pub fn start(&self) -> *const u8 {
+        self.values.bytes().as_ptr()
+    }
+
     /// Values of a stored row.
     pub fn stride(&self) -> usize {
         self.stride

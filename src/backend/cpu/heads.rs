@@ -7,8 +7,8 @@ use super::dot::{leaf_products, widen};
 use super::linear::Shared;
 use super::rows::with_rows;
 use super::simd::{LANES, Simd, dispatch};
-use crate::backend::Tensor;
-use crate::error::{Error, Result};
+use crate::backend::{Tensor, check};
+use crate::error::Result;
 use crate::weights::Matrix;
 
 /// Rows of a matrix in one task.
@@ -18,14 +18,7 @@ const ROWS: usize = 128;
 ///
 /// A product is one leaf in the order of all dot products; a turned one adds the rows of `w` from first to last.
 pub(super) fn per_head(cpu: &Cpu, x: &Tensor, ws: &[Matrix], turned: bool) -> Result<Tensor> {
-    let Some(first) = ws.first() else { return Ok(Tensor::zeros(x.rows(), 0)) };
-    let shape = |w: &Matrix| (w.out_features(), w.in_features());
-    let (rows, columns) = shape(first);
-    let (inner, out) = if turned { (rows, columns) } else { (columns, rows) };
-    if x.cols() != ws.len() * inner || ws.iter().any(|w| shape(w) != (rows, columns)) {
-        let error = format!("activations of {} columns do not fit {} heads of [{rows}, {columns}]", x.cols(), ws.len());
-        return Err(Error::msg(error));
-    }
+    let (inner, out) = check::per_head(x, ws, turned)?;
     let mut y = Tensor::scratch(x.rows(), ws.len() * out);
     let to = Shared::new(y.data_mut());
     let inputs = |head: usize| x.rows_iter().map(move |row| &row[head * inner..(head + 1) * inner]).collect::<Vec<_>>();

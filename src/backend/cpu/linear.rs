@@ -10,10 +10,10 @@ use super::rows::F32Rows;
 use super::simd::pairs::PAIRED;
 use super::simd::{Simd, dispatch_fast};
 use super::stream::stream;
-use crate::backend::{Arithmetic, Tensor};
-use crate::error::{Error, Result};
+use crate::backend::{Arithmetic, Tensor, check};
+use crate::error::Result;
 use crate::partition::{Fold, halves};
-use crate::weights::{Matrix, Values};
+use crate::weights::Matrix;
 
 /// Output rows of one block where a few tokens stream the weights.
 const STREAM_ROWS: Range<usize> = 16..256;
@@ -68,7 +68,7 @@ struct Block {
 
 /// `[tokens, in] × [out, in]ᵀ` of every matrix, all shared out at once: one `[tokens, out]` block per subtree of `fold`.
 pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {
-    ws.iter().try_for_each(|w| check(x, w, fold))?;
+    ws.iter().try_for_each(|w| check::linear(x, w, fold))?;
     let tokens = x.rows();
     let few = tokens < WIDEN_FROM;
     let total: usize = ws.iter().map(|w| w.out_features()).sum();
@@ -155,31 +155,6 @@ unsafe fn round_all<S: Simd, K: Products<S, X = u16>>(from: &[f32], to: &mut [u1
         widen::<S, K, _>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
     }
     to[whole..].copy_from_slice(&rest[..from.len() - whole]);
-}
-
-/// Checks that activations, weight and leaves belong together.
-fn check(x: &Tensor, w: &Matrix, fold: &Fold) -> Result<()> {
-    let fits = x.cols() == w.in_features() && fold.width() == w.in_features();
-    if !fits && !fold.roots.is_empty() {
-        return Err(Error::msg(format!(
-            "activations of {} columns and leaves of {} do not fit a [{}, {}] matrix",
-            x.cols(),
-            fold.width(),
-            w.out_features(),
-            w.in_features()
-        )));
-    }
-    if let Values::Packed(packed) = w.values() {
-        let group = packed.coding.group();
-        let cut = |columns: &Range<usize>| {
-            !(columns.start + w.origin().1).is_multiple_of(group) || !columns.len().is_multiple_of(group)
-        };
-        let mut steps = (0..fold.roots.len()).flat_map(|root| fold.steps(root));
-        if let Some(step) = steps.find(|step| cut(&step.columns)) {
-            return Err(Error::msg(format!("the leaf {:?} cuts a group of {group} packed weights", step.columns)));
-        }
-    }
-    Ok(())
 }
 
 /// Sums the leaves under `node` in the order of the tree; returns `[xs, rows]`.

@@ -11,9 +11,9 @@ use super::math::{load_some, store_some, zip};
 use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
-use crate::backend::{ExpertWeights, Experts, Routes, Tensor};
-use crate::error::{Error, Result};
-use crate::partition::{Fold, Leaves};
+use crate::backend::{Experts, Routes, Tensor, check};
+use crate::error::Result;
+use crate::partition::Leaves;
 use crate::weights::Matrix;
 
 /// Rows of a weight in one task: many where they are streamed for a few tokens, few where many tokens share them.
@@ -58,22 +58,8 @@ impl Grouped {
 /// The sum of the chosen experts' (and the shared expert's) outputs: one `[tokens, hidden]` block per subtree.
 pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
     let grouped = Grouped::new(routes);
-    if routes.experts.rows() != x.rows() || routes.weights.rows() != x.rows() {
-        return Err(Error::msg(format!("routes of {} tokens for {}", routes.experts.rows(), x.rows())));
-    }
-    for (expert, _) in &grouped.runs {
-        let ExpertWeights { gate, up, down } = experts.routed;
-        match (gate.get(*expert), up.get(*expert), down.get(*expert)) {
-            (Some(gate), Some(up), Some(down)) => check_expert(x, [gate, up, down], experts.fold)?,
-            _ => return Err(Error::msg(format!("there is no expert {expert}"))),
-        }
-    }
-    if let Some(shared) = &experts.shared {
-        check_expert(x, [shared.gate, shared.up, shared.down], shared.fold)?;
-        if shared.fold.roots != experts.fold.roots {
-            return Err(Error::msg("the shared expert is cut into other leaves than the routed ones"));
-        }
-    }
+    check::routes(x, routes)?;
+    check::experts(x, grouped.runs.iter().map(|(expert, _)| *expert), experts)?;
     let tokens: Vec<&[f32]> = x.rows_iter().collect();
     let pairs: Vec<&[f32]> = grouped.tokens.iter().map(|t| tokens[*t]).collect();
     let mut inner = Tensor::scratch(pairs.len(), experts.fold.width());
@@ -94,21 +80,6 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     hidden(cpu, &jobs);
     drop(jobs);
     Ok(outer(cpu, x, routes, experts, &grouped, &inner, shared_inner.as_ref()))
-}
-
-/// Checks that the matrices of an expert fit the activations, and each other along the columns of `fold`.
-fn check_expert(x: &Tensor, [gate, up, down]: [&Matrix; 3], fold: &Fold) -> Result<()> {
-    let shape = |matrix: &Matrix| (matrix.out_features(), matrix.in_features());
-    let (inner, hidden) = (fold.width(), x.cols());
-    if shape(gate) == (inner, hidden) && shape(up) == (inner, hidden) && shape(down) == (hidden, inner) {
-        return Ok(());
-    }
-    Err(Error::msg(format!(
-        "an expert of gate {:?}, up {:?} and down {:?} does not fit {hidden} features and leaves of {inner}",
-        shape(gate),
-        shape(up),
-        shape(down)
-    )))
 }
 
 /// One expert's first half: the activations of its tokens go to the rows from `first` on.

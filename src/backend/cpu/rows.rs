@@ -10,8 +10,8 @@ use super::scales::{Bf16, E4m3, E8m0, Number, Other};
 use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{Isa, LANES, Simd, dispatch};
 
-use crate::backend::tensor::Tensor;
-use crate::error::{Error, Result};
+use crate::backend::{Tensor, check};
+use crate::error::Result;
 use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Packed, Values};
 
 /// The rows of a stored matrix.
@@ -328,15 +328,12 @@ unsafe fn widen_row<S: Simd>(table: &Matrix, row: usize, to: &mut [f32]) {
 
 /// Copies the rows `ids` of `table`, widened: `[ids, in]`.
 pub(super) fn gather(isa: Isa, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
+    check::ids(table, ids)?;
     let width = table.in_features();
     let mut out = Tensor::scratch(ids.len(), width);
     let mut wide = Tensor::scratch(1, width.next_multiple_of(LANES));
     for (i, id) in ids.iter().enumerate() {
         let row = *id as usize;
-        if row >= table.out_features() {
-            let rows = table.out_features();
-            return Err(Error::msg(format!("token {id} is not in the embedding table of {rows} rows")));
-        }
         let to = wide.data_mut();
         // SAFETY: the instruction set is available, the row is inside the table
         unsafe { dispatch!(isa, widen_row(table: &Matrix, row: usize, to: &mut [f32])) };

@@ -1,0 +1,55 @@
+// Matrix products in canonical leaves and their tree: twin of src/backend/cpu/linear.rs and stream.rs.
+#include "leaves.h"
+
+// [rows, in] · [out, in]ᵀ: one [rows, out] block a subtree. A SIMD-group has ROWS output rows and TOKENS tokens.
+template <typename F>
+kernel void linear(device const float *x [[buffer(0)]], device const uchar *values [[buffer(1)]],
+                   device const uchar *scales [[buffer(2)]], device const uchar *biases [[buffer(3)]],
+                   device float *y [[buffer(4)]], constant MatrixParams &m [[buffer(5)]],
+                   uint3 group [[threadgroup_position_in_grid]], uint simd [[simdgroup_index_in_threadgroup]],
+                   uint lane [[thread_index_in_simdgroup]]) {
+    constant LinearParams &p = *(constant LinearParams *)(&m + 1);
+    constant StepParams *steps = (constant StepParams *)(&p + 1);
+    Part w = {{values, scales, biases}, m.row, m.column};
+    uint first_row = (group.x * SIMDS + simd) * ROWS, first_token = group.y * TOKENS;
+    if (first_row >= m.out_features) return;
+    device const float *xs[TOKENS];
+    for (uint t = 0; t < TOKENS; t++) xs[t] = x + ulong(min(first_token + t, p.rows - 1)) * p.in_features;
+    float stack[LEVELS];
+    uint depth = 0, root = 0;
+    for (uint s = 0; s < p.steps; s++) {
+        stack[depth++] = leaf<F, TOKENS>(w, m, first_row, xs, steps[s].start, steps[s].end, lane);
+        for (uint merge = 0; merge < steps[s].merges; merge++) {
+            depth--;
+            stack[depth - 1] += stack[depth];
+        }
+        if (steps[s].last) {
+            uint row = first_row + lane / TOKENS, token = first_token + lane % TOKENS;
+            if (lane < ROWS * TOKENS && row < m.out_features && token < p.rows)
+                y[(ulong(root) * p.rows + token) * m.out_features + row] = stack[0];
+            depth = 0;
+            root++;
+        }
+    }
+}
+
+#define LINEAR(name, F) template [[host_name("linear_" #name)]] [[kernel]] decltype(linear<F>) linear<F>;
+FOR_ALL_FORMATS(LINEAR)
+
+// Rows of a table by number: [ids, width].
+template <typename F>
+kernel void embed(device const uint *ids [[buffer(0)]], device const uchar *values [[buffer(1)]],
+                  device const uchar *scales [[buffer(2)]], device const uchar *biases [[buffer(3)]],
+                  device float *y [[buffer(4)]], constant MatrixParams &m [[buffer(5)]],
+                  uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
+    constant GatherParams &p = *(constant GatherParams *)(&m + 1);
+    Stored w = {values, scales, biases};
+    uint column = (group.x * LANES + lane) * RUN;
+    if (column >= p.width) return;
+    float weights[RUN];
+    F::load(w, m, ids[group.y] + m.row, column + m.column, p.width + m.column, weights);
+    for (uint i = 0; i < RUN && column + i < p.width; i++) y[ulong(group.y) * p.width + column + i] = weights[i];
+}
+
+#define EMBED(name, F) template [[host_name("embed_" #name)]] [[kernel]] decltype(embed<F>) embed<F>;
+FOR_ALL_FORMATS(EMBED)

@@ -1,0 +1,101 @@
+//! Memory of a device for intermediates: taken from a few buffers again and again, so that a token allocates none.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::gpu::{Buffer, Device};
+
+/// Bytes of a buffer that small regions are cut from.
+const SLAB: usize = 8 << 20;
+/// Regions start at multiples of this.
+const ALIGN: usize = 256;
+
+/// A run of bytes of a buffer.
+#[derive(Debug, Clone)]
+pub(super) struct Region {
+    pub(super) buffer: Arc<Buffer>,
+    pub(super) bytes: Range<usize>,
+}
+
+impl Region {
+    /// Where kernels see it.
+    pub(super) fn address(&self) -> u64 {
+        self.buffer.address() + self.bytes.start as u64
+    }
+}
+
+/// Who writes a region first: that decides when it may be taken again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// The device, which does so after everything that it was asked before.
+    Device,
+    /// The host, which must wait until the device no longer reads it.
+    Host,
+}
+
+/// Regions by their size, and the buffer that new ones are cut from.
+#[derive(Debug, Default)]
+pub(super) struct Arena {
+    slab: Option<Region>,
+    free: HashMap<(usize, bool), Vec<Region>>,
+    // given back by the host, while the device may still read them
+    resting: Vec<Region>,
+}
+
+impl Arena {
+    /// A region of at least `bytes` bytes of unspecified values.
+    pub(super) fn take(&mut self, device: &dyn Device, bytes: usize, writer: Writer) -> Result<Region> {
+        let size = size_class(bytes);
+        if let Some(region) = self.free.get_mut(&(size, writer == Writer::Host)).and_then(Vec::pop) {
+            return Ok(region);
+        }
+        if size > SLAB / 4 {
+            return Ok(Region { buffer: Arc::new(device.allocate(size)?), bytes: 0..size });
+        }
+        let slab = match &mut self.slab {
+            Some(slab) if slab.bytes.len() >= size => slab,
+            slab => slab.insert(Region { buffer: Arc::new(device.allocate(SLAB)?), bytes: 0..SLAB }),
+        };
+        let start = slab.bytes.start;
+        slab.bytes.start += size;
+        Ok(Region { buffer: slab.buffer.clone(), bytes: start..start + size })
+    }
+
+    /// Takes a region back that [`Arena::take`] gave for the same writer.
+    pub(super) fn give_back(&mut self, region: Region, writer: Writer) {
+        match writer {
+            Writer::Device => self.free.entry((region.bytes.len(), false)).or_default().push(region),
+            Writer::Host => self.resting.push(region),
+        }
+    }
+
+    /// What the host has given back is free: the device has done all that it was asked.
+    pub(super) fn rested(&mut self) {
+        for region in self.resting.drain(..) {
+            self.free.entry((region.bytes.len(), true)).or_default().push(region);
+        }
+    }
+}
+
+/// Sizes that regions have: steps of an eighth to a quarter, so that few are wasted and many are met again.
+fn size_class(bytes: usize) -> usize {
+    let bytes = bytes.max(ALIGN);
+    bytes.next_multiple_of((bytes.next_power_of_two() / 8).max(ALIGN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_aligned_and_waste_little() {
+        for bytes in (1..100_000).step_by(37) {
+            let size = size_class(bytes);
+            assert!(size >= bytes && size.is_multiple_of(ALIGN));
+            assert!(size <= (bytes + bytes / 4).max(bytes + ALIGN), "{bytes} {size}");
+            assert_eq!(size_class(size), size);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Tensors, constants and weights as regions of a device's buffers.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::arena::{Region, Writer};
+use super::stream::Stream;
+use crate::backend::{Constant, DeviceMemory, Memory, Tensor};
+use crate::error::Result;
+
+/// A region that is given back in the end.
+#[derive(Debug)]
+pub(super) struct Taken {
+    stream: Arc<Stream>,
+    region: Region,
+    writer: Writer,
+}
+
+impl Taken {
+    /// `bytes` bytes of unspecified values, for the device to write.
+    pub(super) fn scratch(stream: &Arc<Stream>, bytes: usize) -> Result<Self> {
+        Ok(Self { region: stream.take(bytes, Writer::Device)?, stream: stream.clone(), writer: Writer::Device })
+    }
+
+    /// A copy of `bytes`.
+    pub(super) fn upload(stream: &Arc<Stream>, bytes: &[u8]) -> Result<Self> {
+        let region = stream.take(bytes.len(), Writer::Host)?;
+        let start = region.buffer.start().as_ptr();
+        // SAFETY: the region has at least so many bytes, belongs to us alone, and the device is done with what it was before
+        unsafe { start.add(region.bytes.start).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(Self { stream: stream.clone(), region, writer: Writer::Host })
+    }
+
+    pub(super) fn region(&self) -> &Region {
+        &self.region
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.stream.give_back(self.region.clone(), self.writer);
+    }
+}
+
+/// f32 values in a region, or in a buffer of their own.
+#[derive(Debug)]
+pub(super) struct Values {
+    stream: Arc<Stream>,
+    region: Region,
+    len: usize,
+    // keeps the region from being taken again; none for a buffer of its own
+    _taken: Option<Taken>,
+}
+
+impl Values {
+    pub(super) fn scratch(stream: &Arc<Stream>, len: usize) -> Result<Self> {
+        Ok(Self::of(stream, Taken::scratch(stream, len * 4)?, len))
+    }
+
+    pub(super) fn upload(stream: &Arc<Stream>, values: &[f32]) -> Result<Self> {
+        Ok(Self::of(stream, Taken::upload(stream, bytemuck::cast_slice(values))?, values.len()))
+    }
+
+    fn of(stream: &Arc<Stream>, taken: Taken, len: usize) -> Self {
+        // what is touched is what has values: regions are larger
+        let start = taken.region.bytes.start;
+        let region = Region { buffer: taken.region.buffer.clone(), bytes: start..start + len * 4 };
+        Self { stream: stream.clone(), region, len, _taken: Some(taken) }
+    }
+
+    /// `len` zeros in a buffer of their own.
+    pub(super) fn zeros(stream: &Arc<Stream>, len: usize) -> Result<Self> {
+        let buffer = Arc::new(stream.device().allocate((len * 4).max(4))?);
+        Ok(Self { stream: stream.clone(), region: Region { buffer, bytes: 0..len * 4 }, len, _taken: None })
+    }
+
+    pub(super) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    fn start(&self) -> *mut f32 {
+        // what has failed is said by `finish`
+        let _ = self.stream.finish();
+        // SAFETY: the region lies in the buffer
+        unsafe { self.region.buffer.start().as_ptr().add(self.region.bytes.start).cast() }
+    }
+}
+
+impl DeviceMemory for Values {
+    fn values(&self) -> &[f32] {
+        // SAFETY: `len` values that the device has written or zeroed, and that it does not write while they are borrowed
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and nobody else has this region
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+/// The region of `memory`, if it is a device's.
+pub(super) fn region_of(memory: &Memory) -> Option<&Region> {
+    let Memory::Device(memory) = memory else { return None };
+    (&**memory as &dyn Any).downcast_ref::<Values>().map(Values::region)
+}
+
+/// A tensor as an argument: where it is, or a copy of it.
+#[derive(Debug)]
+pub(super) enum Operand<'a> {
+    There(&'a Region),
+    Copied(Values),
+}
+
+impl std::ops::Deref for Operand<'_> {
+    type Target = Region;
+
+    fn deref(&self) -> &Region {
+        match self {
+            Self::There(region) => region,
+            Self::Copied(values) => values.region(),
+        }
+    }
+}
+
+/// Constants and weights that a device has, by where the host has them. The host's are kept, so an address tells them apart.
+#[derive(Debug, Default)]
+pub(super) struct Residents {
+    constants: Mutex<HashMap<usize, (Constant, Arc<Values>)>>,
+    weights: Mutex<HashMap<(usize, usize), (Bytes, Region)>>,
+}
+
+impl Residents {
+    /// The device's copy of `constant`.
+    pub(super) fn constant(&self, stream: &Arc<Stream>, constant: &Constant) -> Result<Arc<Values>> {
+        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, values)) = constants.get(&constant.identity()) {
+            return Ok(values.clone());
+        }
+        let values = Arc::new(Values::upload(stream, constant)?);
+        constants.insert(constant.identity(), (constant.clone(), values.clone()));
+        Ok(values)
+    }
+
+    /// `bytes` where the device sees them: the host's own, unless they do not lie on whole words.
+    pub(super) fn weights(&self, stream: &Arc<Stream>, bytes: &Bytes) -> Result<Region> {
+        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (bytes.as_ptr() as usize, bytes.len());
+        if let Some((_, region)) = weights.get(&key) {
+            return Ok(region.clone());
+        }
+        let aligned = if key.0.is_multiple_of(4) { bytes.clone() } else { aligned(bytes) };
+        let (buffer, start) = stream.device().adopt(&aligned)?;
+        let region = Region { buffer: Arc::new(buffer), bytes: start..start + bytes.len() };
+        weights.insert(key, (bytes.clone(), region.clone()));
+        Ok(region)
+    }
+}
+
+/// A copy that starts at a whole word.
+fn aligned(bytes: &Bytes) -> Bytes {
+    struct Words(Vec<u32>, usize);
+    impl AsRef<[u8]> for Words {
+        fn as_ref(&self) -> &[u8] {
+            &bytemuck::cast_slice(&self.0)[..self.1]
+        }
+    }
+    let mut words = vec![0u32; bytes.len().div_ceil(4)];
+    bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    Bytes::from_owner(Words(words, bytes.len()))
+}
+
+/// A tensor over `values`, `[rows, cols]`.
+pub(super) fn tensor(rows: usize, cols: usize, values: Values) -> Tensor {
+    Tensor::within(rows, cols, Memory::Device(Box::new(values)))
+}
