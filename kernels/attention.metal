@@ -13,7 +13,7 @@ kernel void store_kv(device const float *k [[buffer(0)]], device const float *v 
                      device const RowParams *rows [[buffer(2)]], device float *cache [[buffer(3)]],
                      constant CacheParams &p [[buffer(4)]], uint3 group [[threadgroup_position_in_grid]],
                      uint lane [[thread_index_in_simdgroup]]) {
-    RowParams row = rows[group.y];
+    device const RowParams &row = rows[group.y];
     uint page = ((device const uint *)rows)[row.pages + row.position / PAGE], column = row.position % TILE;
     uint tile = (page * p.kv_heads + group.x) * (PAGE / TILE) + row.position % PAGE / TILE;
     device float *keys = cache + ulong(tile) * 2 * TILE * p.head_dim;
@@ -29,7 +29,7 @@ kernel void store_kv(device const float *k [[buffer(0)]], device const float *v 
 kernel void store_latent(device const float *latent [[buffer(0)]], device const RowParams *rows [[buffer(1)]],
                          device float *cache [[buffer(2)]], constant CacheParams &p [[buffer(3)]],
                          uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
-    RowParams row = rows[group.y];
+    device const RowParams &row = rows[group.y];
     uint page = ((device const uint *)rows)[row.pages + row.position / PAGE];
     device float *to = cache + (ulong(page) * PAGE + row.position % PAGE) * p.head_dim;
     for (uint d = lane; d < p.head_dim; d += LANES) to[d] = latent[ulong(group.y) * p.head_dim + d];

@@ -6,7 +6,7 @@ kernel void conv_silu(device const float *x [[buffer(0)]], device const float *w
                       device const float *past [[buffer(2)]], device const SegmentParams *segments [[buffer(3)]],
                       device float *y [[buffer(4)]], constant ConvParams &p [[buffer(5)]],
                       uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
-    SegmentParams segment = segments[group.z];
+    device const SegmentParams &segment = segments[group.z];
     uint channel = group.x * LANES + lane, row = group.y;
     if (channel >= p.channels || row >= segment.count) return;
     device const float *own = past + ulong(segment.slot) * p.taps * p.channels + channel;
@@ -24,7 +24,7 @@ kernel void conv_silu(device const float *x [[buffer(0)]], device const float *w
 kernel void conv_keep(device const float *x [[buffer(0)]], device const SegmentParams *segments [[buffer(1)]],
                       device float *past [[buffer(2)]], constant ConvParams &p [[buffer(3)]],
                       uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
-    SegmentParams segment = segments[group.z];
+    device const SegmentParams &segment = segments[group.z];
     uint channel = group.x * LANES + lane;
     if (channel >= p.channels) return;
     device float *own = past + ulong(segment.slot) * p.taps * p.channels + channel;
@@ -73,7 +73,7 @@ kernel void delta_rule(device const float *qkv [[buffer(0)]], device const float
                        device float *state [[buffer(4)]], device float *y [[buffer(5)]],
                        constant DeltaParams &p [[buffer(6)]], uint3 group [[threadgroup_position_in_grid]],
                        uint lane [[thread_index_in_simdgroup]]) {
-    SegmentParams segment = segments[group.y];
+    device const SegmentParams &segment = segments[group.y];
     uint head = group.x, column = group.z * LANES + lane;
     if (column >= p.value_dim) return;
     uint values = p.heads * p.value_dim, keys = p.keys * p.key_dim, stride = 2 * keys + values;

@@ -66,7 +66,7 @@ pub(super) fn arrange(metal: &Metal, rows: usize, cols: usize, pieces: &[Piece<'
 /// Rotates the first `table.cols()` values of every head of `head_dim`.
 pub(super) fn rope(metal: &Metal, x: &mut Tensor, head_dim: usize, table: &Tensor, style: RopeStyle) -> Result<()> {
     let (rows, heads, half) = (x.rows(), x.cols() / head_dim, table.cols() / 2);
-    assert!(rows == table.rows() && table.cols() <= head_dim && x.cols() % head_dim == 0);
+    assert!(rows == table.rows() && table.cols() <= head_dim && x.cols().is_multiple_of(head_dim));
     let pairs = u32::from(style == RopeStyle::Pairs);
     let params = RopeParams { heads: heads as u32, head_dim: head_dim as u32, half_dim: half as u32, pairs };
     let (table, x) = (metal.input(table)?, metal.in_place(x)?);
