@@ -1,6 +1,6 @@
-// What all kernels share. Conventions: activations are f32 and row-major; buffers are bound in the order of the call, its
-// params after them; a kernel writes every value of what it is said to write. Sums are f32, in an order that depends on the
-// operands' shapes alone.
+// What all kernels share. Conventions: activations are f32 and row-major; what is read is bound first, then what is written
+// (or changed), then the params; a kernel writes every value of what it is said to write. Sums are f32, in an order that
+// depends on the operands' shapes alone.
 #include <metal_stdlib>
 using namespace metal;
 

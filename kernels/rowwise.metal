@@ -1,22 +1,22 @@
 // Operations on values by themselves, and copies: twin of src/backend/cpu/rowwise.rs. A thread a value.
 #include "common.h"
 
-kernel void add(device float *x [[buffer(0)]], device const float *y [[buffer(1)]], constant RunParams &p [[buffer(2)]],
+kernel void add(device const float *y [[buffer(0)]], device float *x [[buffer(1)]], constant RunParams &p [[buffer(2)]],
                 uint i [[thread_position_in_grid]]) {
     if (i < p.count) x[i] += y[i];
 }
 
-kernel void add_bias(device float *x [[buffer(0)]], device const float *bias [[buffer(1)]],
+kernel void add_bias(device const float *bias [[buffer(0)]], device float *x [[buffer(1)]],
                      constant RunParams &p [[buffer(2)]], uint i [[thread_position_in_grid]]) {
     if (i < p.count) x[i] += bias[i % p.width];
 }
 
-kernel void swiglu(device float *gate [[buffer(0)]], device const float *up [[buffer(1)]],
+kernel void swiglu(device const float *up [[buffer(0)]], device float *gate [[buffer(1)]],
                    constant RunParams &p [[buffer(2)]], uint i [[thread_position_in_grid]]) {
     if (i < p.count) gate[i] = silu(gate[i]) * up[i];
 }
 
-kernel void gate_sigmoid(device float *x [[buffer(0)]], device const float *gate [[buffer(1)]],
+kernel void gate_sigmoid(device const float *gate [[buffer(0)]], device float *x [[buffer(1)]],
                          constant RunParams &p [[buffer(2)]], uint i [[thread_position_in_grid]]) {
     if (i < p.count) x[i] *= sigmoid(gate[i]);
 }
@@ -30,7 +30,7 @@ kernel void arrange(device const float *from [[buffer(0)]], device float *to [[b
 }
 
 // A thread a pair: rotates it by the angle of its row, whose cosines and then sines are in the table.
-kernel void rope(device float *x [[buffer(0)]], device const float *table [[buffer(1)]],
+kernel void rope(device const float *table [[buffer(0)]], device float *x [[buffer(1)]],
                  constant RopeParams &p [[buffer(2)]], uint3 at [[thread_position_in_grid]]) {
     uint i = at.x, head = at.y, row = at.z;
     if (i >= p.half_dim) return;
