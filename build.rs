@@ -49,10 +49,16 @@ fn append(file: &Path, text: &mut String, done: &mut Vec<PathBuf>) {
     }
     done.push(file.to_owned());
     let source = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    for line in source.lines() {
+    // a compiler names the file and its own line
+    let place = |line: usize| format!("#line {line} \"{}\"\n", file.display());
+    *text += &place(1);
+    for (number, line) in source.lines().enumerate() {
         match line.strip_prefix("#include ") {
-            Some(name) if name.starts_with('"') => append(&file.with_file_name(name.trim_matches('"')), text, done),
-            Some(_) => {}
+            Some(name) if name.starts_with('"') => {
+                append(&file.with_file_name(name.trim_matches('"')), text, done);
+                *text += &place(number + 2);
+            }
+            Some(_) => text.push('\n'),
             None => writeln!(text, "{line}").expect("a string takes all"),
         }
     }
@@ -93,5 +99,7 @@ fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR can be written");
     write("kernels.metal", kernels(&files));
+    // for the build of what runs them elsewhere
+    println!("cargo::metadata=kernels={}", out.join("kernels.metal").display());
     write("params.rs", structures(&fs::read_to_string("kernels/params.h").expect("kernels/params.h is there")));
 }

@@ -12,5 +12,4 @@ constant constexpr uint LANES = 32;
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
-// silu(−∞) is 0, not NaN
-inline float silu(float x) { return x < -88.0f ? 0.0f : x * sigmoid(x); }
+inline float silu(float x) { return x * sigmoid(x); }

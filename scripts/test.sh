@@ -6,7 +6,7 @@
 #
 # TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
 # Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd, shells,
-# and what runs the NEON kernels on an emulated processor).
+# what runs the NEON kernels on an emulated processor, and clang 19 for Metal's kernels).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -65,7 +65,14 @@ neon() { # the kernels on an emulated processor, without the tests that candle m
   cargo nextest run --target aarch64-unknown-linux-gnu --lib --test main \
     -E 'test(/^backend::/) | test(/^kernels::(packed|embed|rowwise|routing|edges|delta)::/) | test(/^kernels::.*::adds?_in/)'
 }
-export -f need hosts arm neon
+metal() { # Metal's kernels on this processor, where clang 19 can be had
+  if ! type clang++-19 >/dev/null 2>&1 && type apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    apt-get update && apt-get install -y --no-install-recommends clang-19
+  fi
+  type clang++-19 >/dev/null 2>&1 || { echo "skipped: clang++-19 is missing"; return 0; }
+  cargo clippy -p metal-on-cpu --all-targets -- -D warnings && cargo nextest run -p metal-on-cpu
+}
+export -f need hosts arm neon metal
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
@@ -92,6 +99,7 @@ if [ -n "$full" ]; then
   suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
   suite neon 1200 bash -c neon
+  suite metal 900 bash -c metal
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources
   suite python 600 scripts/python-env.sh

@@ -10,6 +10,7 @@ pub mod gpu;
 pub mod models;
 pub mod nn;
 pub mod partition;
+pub mod selftest;
 pub mod text;
 pub mod transport;
 pub mod weights;

@@ -12,6 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("weights", &["error", "partition"]),
     ("comm", &["error", "transport", "partition"]),
     ("backend", &["error", "gpu", "partition", "weights"]),
+    ("selftest", &["error", "partition", "weights", "backend"]),
     ("nn", &["error", "partition", "weights", "comm", "backend"]),
     ("models", &["error", "partition", "weights", "backend", "nn"]),
     ("text", &["error"]),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::memory::unspecified;
 use crate::error::Result;
 use crate::gpu::{Buffer, Device};
 
@@ -52,11 +53,11 @@ impl Arena {
             return Ok(region);
         }
         if size > SLAB / 4 {
-            return Ok(Region { buffer: Arc::new(device.allocate(size)?), bytes: 0..size });
+            return Ok(Region { buffer: Arc::new(unspecified(device, size)?), bytes: 0..size });
         }
         let slab = match &mut self.slab {
             Some(slab) if slab.bytes.len() >= size => slab,
-            slab => slab.insert(Region { buffer: Arc::new(device.allocate(SLAB)?), bytes: 0..SLAB }),
+            slab => slab.insert(Region { buffer: Arc::new(unspecified(device, SLAB)?), bytes: 0..SLAB }),
         };
         let start = slab.bytes.start;
         slab.bytes.start += size;

@@ -10,6 +10,7 @@ use super::arena::{Region, Writer};
 use super::stream::Stream;
 use crate::backend::{Constant, DeviceMemory, Memory, Tensor};
 use crate::error::Result;
+use crate::gpu::{Buffer, Device};
 
 /// A region that is given back in the end.
 #[derive(Debug)]
@@ -170,6 +171,16 @@ fn aligned(bytes: &Bytes) -> Bytes {
     let mut words = vec![0u32; bytes.len().div_ceil(4)];
     bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
     Bytes::from_owner(Words(words, bytes.len()))
+}
+
+/// A buffer of unspecified values: NaN in a debug build, so that what is read before it is written shows.
+pub(super) fn unspecified(device: &dyn Device, bytes: usize) -> Result<Buffer> {
+    let buffer = device.allocate(bytes)?;
+    if cfg!(debug_assertions) {
+        // SAFETY: the buffer has so many bytes, and nobody knows it yet
+        unsafe { buffer.start().as_ptr().write_bytes(0xff, bytes) };
+    }
+    Ok(buffer)
 }
 
 /// A tensor over `values`, `[rows, cols]`.

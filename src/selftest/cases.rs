@@ -1,0 +1,273 @@
+//! One case an operation and shape: what a backend computes from numbered operands.
+
+use super::operands::{Format, Numbered};
+use crate::backend::{
+    AttentionShape, Backend, Batch, DeltaShape, DeltaStore, ExpertWeights, Experts, HeadGroups, KvStore, LatentShape,
+    LatentStore, PAGE, Piece, RopeStyle, Router, Scores, SharedExpert, Tensor,
+};
+use crate::error::Result;
+use crate::partition::{Fold, Leaves};
+use crate::weights::{Coding, Dtype, Matrix};
+
+/// What a backend computes.
+type Run = Box<dyn Fn(&dyn Backend) -> Result<Vec<f32>> + Send + Sync>;
+
+/// An operation on some operands.
+pub struct Case {
+    /// The operation, and what is special about the operands.
+    pub name: String,
+    /// How far results may be from the CPU's, where its largest is 1 or less; else times the largest.
+    pub tolerance: f32,
+    pub(super) run: Run,
+}
+
+fn case(
+    name: impl Into<String>,
+    tolerance: f32,
+    run: impl Fn(&dyn Backend, &mut Numbered) -> Result<Vec<f32>> + Send + Sync + 'static,
+) -> Case {
+    let run = Box::new(move |backend: &dyn Backend| run(backend, &mut Numbered::new(1)));
+    Case { name: name.into(), tolerance, run }
+}
+
+/// Sums of some hundred products in another order.
+const SUMS: f32 = 1e-5;
+/// Values that are computed one by one, with another `exp`.
+const ALONE: f32 = 2e-6;
+
+/// All of them.
+pub fn all() -> Vec<Case> {
+    let mut all = Vec::new();
+    for format in Format::all() {
+        all.extend(linear(format));
+        all.push(embed(format));
+    }
+    all.extend(rowwise());
+    all.extend([(1, 1, 0, 16), (6, 2, 0, 64), (5, 2, 2, 128), (4, 1, 0, 256), (3, 3, 0, 20)].map(attention));
+    all.extend([(3, 24, 16), (5, 96, 80), (2, 576, 512)].map(latent));
+    all.extend([Format::Bf16, Format::Packed(Coding::Affine { bits: 4, group: 64 }, Dtype::Bf16)].map(per_head));
+    all.extend([1, 16].map(delta));
+    all.extend(routing());
+    let int4 = Format::Centred(Dtype::Bf16);
+    all.extend([(Format::Bf16, false), (int4, true), (Format::Fp8(Dtype::F32), true)].map(experts));
+    all
+}
+
+fn values(tensors: &[Tensor]) -> Vec<f32> {
+    tensors.iter().flat_map(|tensor| tensor.data().to_vec()).collect()
+}
+
+/// One token and several, widths that are no whole steps, whole trees and parts of them.
+fn linear(format: Format) -> Vec<Case> {
+    let width = move |width: usize| width.next_multiple_of(format.group());
+    let name = format.name();
+    let whole = case(format!("linear {name}"), SUMS, move |backend, numbers| {
+        let mut all = Vec::new();
+        for (rows, inner, out) in [(1, width(200), 7), (5, width(1100), 18), (9, width(64), 33)] {
+            let (x, w) = (numbers.tensor(rows, inner)?, numbers.matrix(format, out, inner)?);
+            let fold = Fold::whole(Leaves::unsharded(inner));
+            all.extend(values(&[backend.linear(&x, &w, &fold)?]));
+        }
+        Ok(all)
+    });
+    let part = case(format!("linear {name}, a part of a matrix and of a tree"), SUMS, move |backend, numbers| {
+        let unit = width(32);
+        let leaves = Leaves::of_units(7 * unit, unit);
+        let w = numbers.matrix(format, 21, 7 * unit)?.part(3..20, unit..6 * unit)?;
+        let fold = Fold::shared(leaves, vec![0, 1, 6, 7], 1);
+        let x = numbers.tensor(3, 5 * unit)?;
+        backend.linear(&x, &w, &fold).map(|y| values(&[y]))
+    });
+    vec![whole, part]
+}
+
+fn embed(format: Format) -> Case {
+    case(format!("embed {}", format.name()), 0.0, move |backend, numbers| {
+        let table = numbers.matrix(format, 40, 300usize.next_multiple_of(format.group()))?;
+        backend.embed(&table, &[3, 39, 0, 3]).map(|y| values(&[y]))
+    })
+}
+
+fn rowwise() -> Vec<Case> {
+    let norm = case("rms_norm", SUMS, |backend, numbers| {
+        let mut all = Vec::new();
+        for width in [5, 128, 1000] {
+            let (x, weight) = (numbers.tensor(3, 2 * width)?, numbers.constant(width));
+            let gate = numbers.tensor(3, 2 * width)?;
+            all.push(backend.rms_norm(&x, &weight, 1e-6));
+            all.push(backend.rms_norm_gated(&x, &gate, &weight, 1e-6));
+        }
+        Ok(values(&all))
+    });
+    let rope = case("rope", ALONE, |backend, numbers| {
+        let mut all = Vec::new();
+        for (style, table) in [(RopeStyle::Halves, 64), (RopeStyle::Halves, 16), (RopeStyle::Pairs, 24)] {
+            let (mut x, table) = (numbers.tensor(4, 3 * 64)?, numbers.tensor(4, table)?);
+            backend.rope(&mut x, 64, &table, style);
+            all.push(x);
+        }
+        Ok(values(&all))
+    });
+    let combine = case("swiglu, gate_sigmoid, add, add_bias", ALONE, |backend, numbers| {
+        let mut tensor = || numbers.tensor(5, 77);
+        let (a, b, mut c, mut d) = (tensor()?, tensor()?, tensor()?, tensor()?);
+        backend.gate_sigmoid(&mut c, &b);
+        backend.add(&mut d, &b);
+        backend.add_bias(&mut d, &numbers.constant(77));
+        Ok(values(&[backend.swiglu(a, &b), c, d]))
+    });
+    let arrange = case("arrange", 0.0, |backend, numbers| {
+        let (a, b) = (numbers.tensor(3, 8)?, numbers.tensor(3, 4)?);
+        let piece = Piece { from: &a, starts: (1, 0), strides: (4, 2), width: 2, count: 6 };
+        let pieces = backend.arrange(3, 4, &[piece]);
+        let chosen = a.select_rows(backend, &[2, 0, 2]);
+        Ok(values(&[pieces, chosen, Tensor::beside(backend, 3, &[&a, &b]), a.columns(backend, &[6..8, 0..3])]))
+    });
+    vec![norm, rope, combine, arrange]
+}
+
+/// Two sequences in pages of any order: what is told at once, and then rows one by one or in runs.
+fn batches(longest: usize) -> Vec<Batch> {
+    let pages = longest.div_ceil(PAGE) as u32;
+    let tables: [Vec<u32>; 2] = [(0..pages).rev().collect(), (pages..2 * pages).collect()];
+    let steps = [[(0, longest - 3), (0, 5)], [(longest - 3, 1), (5, 7)], [(longest - 2, 2), (12, 1)]];
+    let batch = |step: [(usize, usize); 2]| {
+        let mut batch = Batch::default();
+        for (slot, (start, count)) in step.into_iter().enumerate() {
+            batch.push(slot, start, count, &tables[slot]);
+        }
+        batch
+    };
+    steps.map(batch).into()
+}
+
+/// Positions of the longest sequence: in one page, and in several pages or, where heads are small, spans.
+fn lengths(values: usize) -> [usize; 2] {
+    [40, if values <= 128 { 1100 } else { 70 }]
+}
+
+/// Query heads over shared ones, or a part of a group's.
+fn attention((heads, shared, before, dim): (usize, usize, usize, usize)) -> Case {
+    let name = format!("attention, {heads} heads of {dim} over {shared}, {before} before");
+    case(name, SUMS, move |backend, numbers| {
+        let group = (heads + before).div_ceil(shared);
+        let shape = AttentionShape { heads: HeadGroups { heads, shared, group, before }, scale: 0.3 };
+        let mut all = Vec::new();
+        for longest in lengths(heads * dim) {
+            let mut store = KvStore::new(backend, 2 * longest.div_ceil(PAGE), shared, dim)?;
+            for batch in batches(longest) {
+                let rows = batch.rows();
+                let (k, v) = (numbers.tensor(rows, shared * dim)?, numbers.tensor(rows, shared * dim)?);
+                let q = numbers.tensor(rows, heads * dim)?;
+                all.push(backend.attention(&q, &k, &v, &mut store, &batch, &shape));
+            }
+        }
+        Ok(values(&all))
+    })
+}
+
+fn latent((heads, width, inner): (usize, usize, usize)) -> Case {
+    let name = format!("latent attention, {heads} heads, {inner} of {width} values");
+    case(name, SUMS, move |backend, numbers| {
+        let shape = LatentShape { heads, width, values: inner, scale: 0.2 };
+        let mut all = Vec::new();
+        for longest in lengths(heads * width) {
+            let mut store = LatentStore::new(backend, 2 * longest.div_ceil(PAGE), width)?;
+            for batch in batches(longest) {
+                let (latent, q) = (numbers.tensor(batch.rows(), width)?, numbers.tensor(batch.rows(), heads * width)?);
+                all.push(backend.latent_attention(&q, &latent, &mut store, &batch, &shape));
+            }
+        }
+        Ok(values(&all))
+    })
+}
+
+fn per_head(format: Format) -> Case {
+    case(format!("per_head {}", format.name()), SUMS, move |backend, numbers| {
+        let ws: Result<Vec<Matrix>> = (0..3).map(|_| numbers.matrix(format, 72, 128)).collect();
+        let (ws, x, turned) = (ws?, numbers.tensor(3, 3 * 128)?, numbers.tensor(3, 3 * 72)?);
+        Ok(values(&[backend.per_head(&x, &ws, false)?, backend.per_head(&turned, &ws, true)?]))
+    })
+}
+
+/// Convolution, gates and the rule, one decay a head or one a channel, over sequences that go on.
+fn delta(decays: usize) -> Case {
+    let name = format!("conv_silu and delta_rule, {decays} decays a head");
+    case(name, SUMS, move |backend, numbers| {
+        let heads = HeadGroups { heads: 5, shared: 3, group: 2, before: 1 };
+        let shape = DeltaShape { heads, key_dim: 16, value_dim: 48 };
+        let (width, values_of) = (2 * shape.keys() + shape.values(), shape.values());
+        let taps = 3;
+        let mut store = DeltaStore::new(backend, 2, width, taps, values_of * shape.key_dim)?;
+        let weight = numbers.constant((taps + 1) * width);
+        let (a_log, dt_bias) = (numbers.constant(5 * decays), numbers.constant(5 * decays));
+        let mut all = Vec::new();
+        for batch in batches(9) {
+            let x = numbers.tensor(batch.rows(), width)?;
+            let (a, b) = (numbers.tensor(batch.rows(), 5 * decays)?, numbers.tensor(batch.rows(), 5)?);
+            let qkv = backend.conv_silu(&x, &weight, &mut store, &batch);
+            let gates = backend.delta_gates(&a, &b, &a_log, &dt_bias);
+            all.extend(qkv.data());
+            all.extend(gates.decay.data());
+            all.extend(gates.beta.data());
+            all.extend(backend.delta_rule(qkv, &gates, &mut store, &batch, &shape).data());
+        }
+        store.reset(1);
+        let mut batch = Batch::default();
+        batch.push(1, 0, 2, &[0]);
+        let x = numbers.tensor(2, width)?;
+        all.extend(backend.conv_silu(&x, &weight, &mut store, &batch).data());
+        Ok(all)
+    })
+}
+
+fn routing() -> Vec<Case> {
+    let chosen = |backend: &dyn Backend, logits: &Tensor, router: &Router<'_>| {
+        let routes = backend.route(logits, router);
+        let experts = routes.experts().iter().map(|expert| *expert as f32);
+        experts.chain(routes.weights.data().iter().copied()).collect::<Vec<f32>>()
+    };
+    let softmax = case("route, softmax", ALONE, move |backend, numbers| {
+        let router = Router { scores: Scores::Softmax, top_k: 5, normalise: true, scale: 1.0 };
+        let mut logits = numbers.tensor(4, 70)?;
+        // equals: the lower number first
+        logits.row_mut(1).fill(0.5);
+        Ok(chosen(backend, &logits, &router))
+    });
+    let sigmoid = case("route, sigmoid with groups", ALONE, move |backend, numbers| {
+        let (logits, bias) = (numbers.tensor(4, 64)?, numbers.constant(64));
+        let scores = |groups, top_groups| Scores::Sigmoid { bias: &bias, groups, top_groups };
+        let mut all = Vec::new();
+        for scores in [scores(8, 3), scores(1, 1)] {
+            all.extend(chosen(backend, &logits, &Router { scores, top_k: 6, normalise: true, scale: 2.5 }));
+        }
+        Ok(all)
+    });
+    vec![softmax, sigmoid]
+}
+
+fn experts((format, with_shared): (Format, bool)) -> Case {
+    let name = format!("experts {}{}", format.name(), if with_shared { " and a shared one" } else { "" });
+    case(name, SUMS, move |backend, numbers| {
+        let (hidden, inner, rows) = (256, 384, 3);
+        let matrices = |numbers: &mut Numbered, out, inner| {
+            (0..4).map(|_| numbers.matrix(format, out, inner)).collect::<Result<Vec<Matrix>>>()
+        };
+        let routed = ExpertWeights {
+            gate: matrices(numbers, inner, hidden)?,
+            up: matrices(numbers, inner, hidden)?,
+            down: matrices(numbers, hidden, inner)?,
+        };
+        let (gate, up) = (numbers.matrix(Format::Bf16, 640, hidden)?, numbers.matrix(Format::Bf16, 640, hidden)?);
+        let down = numbers.matrix(Format::Bf16, hidden, 640)?;
+        let fold = |inner| Fold::whole(Leaves::into_parts(inner, 128, 3));
+        let (fold, shared_fold) = (fold(inner), fold(640));
+        let weights = Some(numbers.tensor(rows, 1)?);
+        let shared = SharedExpert { gate: &gate, up: &up, down: &down, fold: &shared_fold, weights };
+        let experts = Experts { routed: &routed, fold: &fold, shared: with_shared.then_some(shared) };
+        let x = numbers.tensor(rows, hidden)?;
+        let router = Router { scores: Scores::Softmax, top_k: 2, normalise: true, scale: 1.0 };
+        let routes = backend.route(&numbers.tensor(rows, 4)?, &router);
+        backend.experts(&x, &routes, &experts).map(|y| values(&[y]))
+    })
+}
