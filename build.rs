@@ -95,7 +95,7 @@ fn sizes(header: &str) -> String {
             ["};"] => {
                 writeln!(out, "static_assert(sizeof({structure}) == {size}, \"layout\");").expect("a string takes all")
             }
-            ["ulong", _] => size += 8,
+            ["address", _] => size += 8,
             [_, _] => size += 4,
             _ => {}
         }

@@ -102,6 +102,11 @@ impl Apple {
     pub fn working_set(&self) -> u64 {
         self.0.device.recommendedMaxWorkingSetSize()
     }
+
+    /// The names of all kernels.
+    pub fn kernels(&self) -> Vec<String> {
+        autoreleasepool(|_| self.0.library.functionNames().iter().map(|name| name.to_string()).collect())
+    }
 }
 
 impl fmt::Debug for Apple {
