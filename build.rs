@@ -91,6 +91,24 @@ fn structures(header: &str) -> String {
     out
 }
 
+/// That Metal lays them out as Rust does: it refuses a library in which one has another size.
+fn sizes(header: &str) -> String {
+    let mut out = String::new();
+    let (mut structure, mut size) = ("", 0);
+    for line in header.lines().map(|line| line.split("//").next().unwrap_or_default().trim()) {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["struct", name, "{"] => (structure, size) = (name, 0),
+            ["};"] => {
+                writeln!(out, "static_assert(sizeof({structure}) == {size}, \"layout\");").expect("a string takes all")
+            }
+            ["address", _] => size += 8,
+            [_, _] => size += 4,
+            _ => {}
+        }
+    }
+    out
+}
+
 fn main() {
     let mut files = Vec::new();
     SOURCES.iter().for_each(|source| collect(Path::new(source), &mut files));
@@ -98,8 +116,9 @@ fn main() {
     println!("cargo::rustc-env=TBSHARD_BUILD={:016x}", digest(&files));
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR can be written");
-    write("kernels.metal", kernels(&files));
+    let params = fs::read_to_string("kernels/params.h").expect("kernels/params.h is there");
+    write("kernels.metal", kernels(&files) + &sizes(&params));
     // for the build of what runs them elsewhere
     println!("cargo::metadata=kernels={}", out.join("kernels.metal").display());
-    write("params.rs", structures(&fs::read_to_string("kernels/params.h").expect("kernels/params.h is there")));
+    write("params.rs", structures(&params));
 }

@@ -6,7 +6,8 @@
 #
 # TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
 # Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd, shells,
-# what runs the NEON kernels on an emulated processor, and clang 19 for Metal's kernels).
+# what runs the NEON kernels on an emulated processor, and clang 19 for Metal's kernels). What checks the macOS build goes to
+# the user's cache.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -100,6 +101,7 @@ if [ -n "$full" ]; then
   suite doc 300 cargo doc --no-deps --quiet
   suite neon 1200 bash -c neon
   suite metal 900 bash -c metal
+  suite macos 900 scripts/check-macos.sh
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources
   suite python 600 scripts/python-env.sh

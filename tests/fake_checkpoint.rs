@@ -2,11 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Instant;
 
 use serde_json::{Value, json};
-use tbshard::models::Blueprint;
-use tbshard::partition::{Layout, Plan};
 
 use crate::cli::command;
 
@@ -79,6 +76,10 @@ fn resident(dir: &Path) -> u64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_trillion_parameters_are_mapped_and_not_read() {
+    use std::time::Instant;
+    use tbshard::models::Blueprint;
+    use tbshard::partition::{Layout, Plan};
+
     let dir = tempfile::tempdir().unwrap();
     let files = dir.path().join("k2.6");
     let output = fake(&["kimi-k2.6", text(&files)]);

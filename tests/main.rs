@@ -3,6 +3,8 @@
 #![allow(clippy::type_complexity, reason = "tables of cases have the types they have")]
 #![allow(unreachable_pub, missing_docs, clippy::print_stdout, reason = "tests are nobody's library")]
 
+#[cfg(target_os = "macos")]
+mod apple;
 mod bench;
 mod bits;
 mod catalogue;

@@ -1,5 +1,8 @@
 //! The device that `backend/metal` is written against: memory shared with the host, kernels by name, commands in order.
 
+#[cfg(target_os = "macos")]
+pub mod apple;
+
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;

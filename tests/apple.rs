@@ -1,0 +1,56 @@
+//! The GPU of a Mac: all kernels compile for it, and it shares the host's memory. Where there is none that counts as passed.
+
+use bytes::Bytes;
+use tbshard::gpu::Device;
+use tbshard::gpu::apple::{Apple, system};
+
+/// A machine that rents out its CPU alone has none.
+fn gpu() -> Option<Apple> {
+    match system() {
+        Ok(gpu) => Some(gpu),
+        Err(error) if error.to_string().contains("shows this process no GPU") => {
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn every_kernel_compiles() {
+    let Some(gpu) = gpu() else { return };
+    let kernels = gpu.kernels();
+    println!("{}: {} kernels, {} bytes of working set", gpu.name(), kernels.len(), gpu.working_set());
+    assert!(!kernels.is_empty());
+    for name in &kernels {
+        assert_eq!(gpu.kernel(name).unwrap(), gpu.kernel(name).unwrap());
+    }
+    assert!(gpu.kernel("no_such_kernel").unwrap_err().to_string().contains("no_such_kernel"));
+}
+
+#[test]
+fn buffers_are_pages_that_the_host_sees() {
+    let Some(gpu) = gpu() else { return };
+    let page = rustix::param::page_size();
+    for bytes in [0, 1, page, page + 1] {
+        let buffer = gpu.allocate(bytes).unwrap();
+        assert_eq!((buffer.len(), buffer.start().as_ptr().addr() % page), (bytes, 0));
+        assert_ne!(buffer.address(), 0);
+    }
+    let bytes = Bytes::from((0..=255).cycle().take(3 * page).collect::<Vec<u8>>()).slice(page / 2 + 1..2 * page);
+    let (buffer, start) = gpu.adopt(&bytes).unwrap();
+    assert_eq!(buffer.start().as_ptr().wrapping_add(start).cast_const(), bytes.as_ptr());
+    assert!(start + bytes.len() <= buffer.len() && buffer.len() % page == 0);
+}
+
+#[test]
+fn nothing_runs_at_once() {
+    let Some(gpu) = gpu() else { return };
+    drop(gpu.commands().unwrap());
+    let first = gpu.commands().unwrap().commit().unwrap();
+    let mut second = gpu.commands().unwrap();
+    second.barrier();
+    second.commit().unwrap().wait().unwrap();
+    first.wait().unwrap();
+    assert!(first.done());
+}
