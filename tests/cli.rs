@@ -1,6 +1,7 @@
 //! The binary as its user runs it: what goes to stdout, what to stderr, and the exit code.
 
 mod chat;
+mod selftest;
 
 use std::io::Write;
 use std::path::Path;

@@ -7,11 +7,11 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::device::Computing;
 use super::loading::{self, Means, Told};
 use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
 use super::{env, ui};
-use crate::backend::Cpu;
 use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Sampling};
 use crate::error::{Context, Error, Result};
@@ -51,6 +51,9 @@ pub(super) struct ModelArgs {
     /// How numbers are rounded: exact (f32 activations) or fast (operands of dense products in bf16)
     #[arg(long, value_enum, default_value_t = Rounding::Exact, help_heading = "Model")]
     pub(super) arithmetic: Rounding,
+    /// What computes: cpu, metal (a Mac's GPU), or auto: the GPU on a Mac, else the processor
+    #[arg(long, value_enum, default_value_t = Computing::Auto, help_heading = "Model")]
+    pub(super) device: Computing,
     /// Sequences that run at once
     #[arg(skip = 1usize)]
     pub(super) sequences: usize,
@@ -113,8 +116,18 @@ pub(super) fn all_cores() -> usize {
 impl ModelArgs {
     /// A checkpoint as it is.
     pub(super) fn of(model: Option<String>, revision: Option<String>, quiet: bool) -> Self {
-        let (weights, arithmetic, sequences) = (Weights::Checkpoint, Rounding::Exact, 1);
-        Self { model, revision, weights, layers: None, quantize: None, ctx: None, arithmetic, sequences, quiet }
+        Self {
+            model,
+            revision,
+            weights: Weights::Checkpoint,
+            layers: None,
+            quantize: None,
+            ctx: None,
+            arithmetic: Rounding::Exact,
+            device: Computing::Auto,
+            sequences: 1,
+            quiet,
+        }
     }
 
     /// Whether nothing needs to be downloaded.
@@ -312,8 +325,8 @@ impl Opened {
                 model.geometry.context
             ));
         }
-        let cpu = Cpu::new(means.threads)?.computing(args.arithmetic.into());
-        let engine = Engine::with_ranks(model, Box::new(cpu), context, args.sequences, ranks)?;
+        let backend = args.device.backend(args.arithmetic, means.threads)?;
+        let engine = Engine::with_ranks(model, backend, context, args.sequences, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
         let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());
         Ok(Loaded { engine, tokenizer, template, defaults, directory, threads: means.threads, others: None })

@@ -6,6 +6,7 @@ mod capture;
 mod caught;
 mod chat;
 mod console;
+mod device;
 mod doctor;
 mod env;
 mod fault;
@@ -27,6 +28,7 @@ mod relay;
 mod sampling;
 mod schema;
 mod score;
+mod selftest;
 mod setup;
 mod table;
 mod task;
@@ -83,6 +85,8 @@ enum Command {
     /// Start a rank for a launcher on another machine.
     #[command(hide = true)]
     Agent,
+    /// Compare every operation of this machine's GPU (or processor) with plain arithmetic, and measure it.
+    Selftest(selftest::Args),
     /// Print the JSON Schema of cluster files, for editors.
     Schema,
     /// Be one of the ranks that another command started.
@@ -160,6 +164,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
         Command::Setup(args) => setup::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Agent => agent::run(),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Schema => schema::run(),
         Command::Rank => rank::run(),
     }

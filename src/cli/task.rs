@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::fault::{HELLO, LOADING, SELF_TEST};
 use super::load::{Loaded, ModelArgs, Opened};
 use super::loading::{Means, Told};
-use crate::backend::Arithmetic;
 use crate::comm::{Communicator, Hello, Ranks, self_test};
 use crate::error::{Error, Result};
 use crate::partition::Plan;
@@ -54,7 +53,7 @@ pub(super) fn start(
         ("model", opened.blueprint.digest.clone()),
         ("plan", plan.describe()),
         ("context", opened.context(model).to_string()),
-        ("arithmetic", Arithmetic::from(model.arithmetic).id().to_owned()),
+        ("arithmetic", model.arithmetic_id().to_owned()),
     ]);
     world.starting(HELLO)?;
     hello.exchange(&world)?;

@@ -1,9 +1,11 @@
 //! Every operation of a backend against the CPU's, on operands that are the same everywhere.
 
 mod cases;
+mod measure;
 mod operands;
 
 pub use cases::{Case, all};
+pub use measure::{bandwidth, crossing};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};

@@ -87,6 +87,11 @@ impl Numbered {
         Matrix::new(out, inner, values)
     }
 
+    /// A bf16 matrix of one number, for what only counts bytes.
+    pub(super) fn ones(out: usize, inner: usize) -> Result<Matrix> {
+        Matrix::new(out, inner, Values::Bf16(vec![0x3f; out * inner * 2].into()))
+    }
+
     fn packed(&mut self, coding: Coding, dtype: Dtype, biased: bool, out: usize, inner: usize) -> Packed {
         let groups = out * inner / coding.group();
         let codes = out * coding.words(inner) * 4;

@@ -55,6 +55,9 @@ struct Rows {
 }
 
 impl Metal {
+    /// The name of its arithmetic, which changes when any bit of a result may.
+    pub const ARITHMETIC: &str = "metal-exact-1";
+
     /// Computes on `device`.
     pub fn new(device: Arc<dyn Device>) -> Self {
         let stream = Arc::new(Stream::new(device));

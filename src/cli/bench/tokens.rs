@@ -14,7 +14,6 @@ use super::row::{self, Row};
 use super::shape::Shape;
 use super::spread::{Setting, Spread};
 use super::statistics::mean_and_sd;
-use crate::backend::Arithmetic;
 use crate::cli::agent::BUILD;
 use crate::cli::caught::caught;
 use crate::cli::load::{Loaded, ModelArgs, all_cores};
@@ -231,7 +230,7 @@ impl Bench<'_> {
             model_digest: loaded.engine.model().digest.clone(),
             model_size: on.shape.bytes,
             model_n_params: on.shape.parameters,
-            arithmetic: Arithmetic::from(self.args.model.arithmetic).id().to_owned(),
+            arithmetic: self.args.model.arithmetic_id().to_owned(),
             // threads have a column of their own
             backend: backend.strip_suffix(&threads).unwrap_or(&backend).to_owned(),
             n_threads: loaded.threads,

@@ -1,0 +1,69 @@
+//! `--device`: what computes.
+
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::load::ModelArgs;
+use super::numbers::Rounding;
+use crate::backend::{Arithmetic, Backend, Cpu, Metal};
+use crate::error::{Error, Result};
+use crate::gpu::Device;
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(super) enum Computing {
+    /// The GPU on a Mac, else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The GPU of a Mac.
+    Metal,
+}
+
+impl Computing {
+    fn is_metal(self) -> bool {
+        match self {
+            Self::Auto => cfg!(target_os = "macos"),
+            Self::Cpu => false,
+            Self::Metal => true,
+        }
+    }
+
+    /// A backend in this arithmetic; `threads` are the processor's.
+    ///
+    /// # Errors
+    /// If there is no such device here, or it cannot round so.
+    pub(super) fn backend(self, rounding: Rounding, threads: usize) -> Result<Box<dyn Backend>> {
+        if !self.is_metal() {
+            return Ok(Box::new(Cpu::new(threads)?.computing(rounding.into())));
+        }
+        if rounding != Rounding::Exact {
+            let error = Error::usage("--arithmetic fast is for processors; a GPU computes exactly");
+            return Err(error.hint("leave --arithmetic out, or add --device cpu"));
+        }
+        Ok(Box::new(Metal::new(gpu()?)))
+    }
+}
+
+impl ModelArgs {
+    /// The name of the arithmetic, which all ranks must share.
+    pub(super) fn arithmetic_id(&self) -> &'static str {
+        if self.device.is_metal() { Metal::ARITHMETIC } else { Arithmetic::from(self.arithmetic).id() }
+    }
+}
+
+#[cfg(target_os = "macos")]
+fn gpu() -> Result<Arc<dyn Device>> {
+    let gpu = crate::gpu::apple::system().map_err(|error| match error.hint_text() {
+        Some(_) => error,
+        None => error.hint("--device cpu computes on the processor"),
+    })?;
+    Ok(Arc::new(gpu))
+}
+
+#[cfg(not(target_os = "macos"))]
+fn gpu() -> Result<Arc<dyn Device>> {
+    Err(Error::usage("--device metal is for Macs").hint("leave --device out: the processor computes"))
+}
