@@ -70,15 +70,23 @@ fn linear(format: Format) -> Vec<Case> {
         }
         Ok(all)
     });
+    let many = case(format!("linear {name}, many tokens"), SUMS, move |backend, numbers| {
+        let mut all = Vec::new();
+        for (rows, inner, out) in [(16, width(70), 40), (35, width(600), 33)] {
+            let (x, w) = (numbers.tensor(rows, inner)?, numbers.matrix(format, out, inner)?);
+            all.extend(values(&[backend.linear(&x, &w, &Fold::whole(Leaves::into_parts(inner, width(16), 3)))?]));
+        }
+        Ok(all)
+    });
     let part = case(format!("linear {name}, a part of a matrix and of a tree"), SUMS, move |backend, numbers| {
         let unit = width(32);
         let leaves = Leaves::of_units(7 * unit, unit);
         let w = numbers.matrix(format, 21, 7 * unit)?.part(3..20, unit..6 * unit)?;
         let fold = Fold::shared(leaves, vec![0, 1, 6, 7], 1);
-        let x = numbers.tensor(3, 5 * unit)?;
-        backend.linear(&x, &w, &fold).map(|y| values(&[y]))
+        let (few, many) = (numbers.tensor(3, 5 * unit)?, numbers.tensor(17, 5 * unit)?);
+        Ok(values(&[backend.linear(&few, &w, &fold)?, backend.linear(&many, &w, &fold)?]))
     });
-    vec![whole, part]
+    vec![whole, many, part]
 }
 
 fn embed(format: Format) -> Case {

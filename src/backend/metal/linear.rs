@@ -18,6 +18,10 @@ pub(super) const ROWS: usize = 16;
 pub(super) const THREADS: usize = 4 * LANES;
 /// Its tokens.
 const TOKENS: usize = 4;
+/// Output rows and tokens of a threadgroup where many tokens share what is read.
+const TILE: usize = 32;
+/// So many tokens that a tile is worth it.
+const MANY: usize = 16;
 /// Values that a thread widens at once.
 const RUN: usize = 8;
 
@@ -141,9 +145,12 @@ pub(super) fn linears(metal: &Metal, x: &Tensor, ws: &[&Matrix], fold: &Fold) ->
             let weight = weight(metal, w)?;
             let params = joined(&[bytes_of(&weight.params), bytes_of(&params), bytemuck::cast_slice(&steps)]);
             let [values, scales, biases] = weight.regions();
-            let groups = [out.div_ceil(ROWS), rows.div_ceil(TOKENS), 1];
+            let (kernel, groups) = match rows {
+                MANY.. => ("matmul", [out.div_ceil(TILE), rows.div_ceil(TILE), 1]),
+                _ => ("linear", [out.div_ceil(ROWS), rows.div_ceil(TOKENS), 1]),
+            };
             let reads = [&*from, values, scales, biases];
-            metal.run(("linear", weight.format), &reads, &[y.region()], &params, (groups, THREADS));
+            metal.run((kernel, weight.format), &reads, &[y.region()], &params, (groups, THREADS));
         }
         Ok(tensor(blocks, out, y))
     };

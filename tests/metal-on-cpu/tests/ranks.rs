@@ -12,7 +12,7 @@ use tbshard::partition::{Layout, Plan};
 use tbshard::transport::loopback;
 
 /// A prompt, and tokens after it one by one.
-const PROMPT: usize = 9;
+const PROMPT: usize = 33;
 const AFTER: usize = 2;
 
 fn logits(engine: &mut Engine) -> Vec<u32> {
