@@ -118,7 +118,5 @@ fn main() {
     let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR can be written");
     let params = fs::read_to_string("kernels/params.h").expect("kernels/params.h is there");
     write("kernels.metal", kernels(&files) + &sizes(&params));
-    // for the build of what runs them elsewhere
-    println!("cargo::metadata=kernels={}", out.join("kernels.metal").display());
     write("params.rs", structures(&params));
 }

@@ -77,7 +77,7 @@ kernel void route(device const float *logits [[buffer(0)]], device const float *
             }
             group_sums[lane] = ordered(size > 1 ? first + second : first);
         }
-        simdgroup_barrier(mem_flags::mem_threadgroup);
+        // no barrier: as long as nothing else is written, `best` has a lane look at what it wrote itself
         uint kept = 0;
         for (uint i = 0; i < p.top_groups; i++) {
             uint group = best(group_sums, p.groups, lane);
@@ -88,7 +88,6 @@ kernel void route(device const float *logits [[buffer(0)]], device const float *
         }
         for (uint i = lane; i < p.experts; i += LANES)
             if ((kept >> (i / size) & 1) == 0) wanted[i] = ordered(-INFINITY);
-        simdgroup_barrier(mem_flags::mem_threadgroup);
     }
     float total = 0;
     for (uint rank = 0; rank < p.top_k; rank++) {

@@ -71,7 +71,8 @@ metal() { # Metal's kernels on this processor, where clang 19 can be had
     apt-get update && apt-get install -y --no-install-recommends clang-19
   fi
   type clang++-19 >/dev/null 2>&1 || { echo "skipped: clang++-19 is missing"; return 0; }
-  cargo clippy -p metal-on-cpu --all-targets -- -D warnings && cargo nextest run -p metal-on-cpu
+  cargo fmt -p metal-on-cpu --check && cargo clippy -p metal-on-cpu --all-targets -- -D warnings &&
+    cargo nextest run -p metal-on-cpu
 }
 export -f need hosts arm neon metal
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"

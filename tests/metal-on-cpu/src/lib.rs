@@ -1,10 +1,19 @@
-//! A device of tbshard's GPU layer on a CPU: the project's Metal kernels, compiled as C++, a fiber a thread.
-//!
-//! It is strict where a GPU is silent: see `README.md` for what it finds and what it cannot show.
+#![doc = include_str!("../README.md")]
 
-mod device;
-mod kernels;
+mod commands;
+pub mod compile;
+mod emulator;
+mod fault;
+mod fiber;
+mod group;
+mod host;
+mod library;
 mod memory;
+mod order;
 mod queue;
+mod races;
+pub mod translate;
 
-pub use device::{Emulator, Options, Order};
+pub use emulator::{Emulator, Options};
+pub use library::Library;
+pub use order::Order;

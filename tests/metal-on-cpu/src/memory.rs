@@ -1,62 +1,193 @@
-//! Memory between pages that nobody may touch.
+//! Memory that host and kernels see at different addresses, so that what kernels may touch can be taken away from them alone.
 
-use std::ptr::NonNull;
+use std::ffi::c_void;
+use std::io;
+use std::ops::Range;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-use tbshard::error::{Error, Result};
+use bytes::Bytes;
+use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 
-/// A mapping of `len` bytes, a page that faults before and one after it.
+/// Bytes before and behind memory that nobody may touch: whole pages of any size that is usual.
+const GUARD: usize = 64 << 10;
+
+/// Bytes of a page.
+pub(crate) fn page() -> usize {
+    // SAFETY: the call has no preconditions
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
+fn map(at: *mut u8, bytes: usize, access: i32, flags: i32, file: i32) -> io::Result<*mut u8> {
+    // SAFETY: it maps new pages, or replaces what this module has reserved
+    let start = unsafe { libc::mmap(at.cast(), bytes, access, flags, file, 0) };
+    if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(start.cast()) }
+}
+
+/// `bytes` bytes, whole pages, between pages that nobody may touch.
+pub(crate) fn reserve_guarded(bytes: usize) -> *mut u8 {
+    try_reserve(bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1).unwrap_or_else(|error| {
+        panic!("no memory for the emulator's own use: {error}");
+    })
+}
+
+fn try_reserve(bytes: usize, flags: i32, file: i32) -> io::Result<*mut u8> {
+    let whole = bytes + 2 * GUARD;
+    let start = map(null_mut(), whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1)?;
+    map(start.wrapping_add(GUARD), bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, file)
+}
+
+/// Gives back what [`reserve_guarded`] gave.
+pub(crate) fn release_guarded(start: *mut u8, bytes: usize) {
+    // SAFETY: the pages are this module's and are not used any more
+    unsafe { libc::munmap(start.wrapping_sub(GUARD).cast::<c_void>(), bytes + 2 * GUARD) };
+}
+
+/// Pages mapped twice.
 #[derive(Debug)]
-pub(crate) struct Guarded {
-    mapping: NonNull<u8>,
-    mapped: usize,
-    start: NonNull<u8>,
+struct Shared {
+    host: *mut u8,
+    kernels: *mut u8,
+    bytes: usize,
 }
 
-// SAFETY: a mapping belongs to nobody's thread
-unsafe impl Send for Guarded {}
-// SAFETY: as above
-unsafe impl Sync for Guarded {}
-
-impl Guarded {
-    /// Zeros that start at a page.
-    pub(crate) fn pages(len: usize) -> Result<Self> {
-        Self::new(len, |_, _| 0)
-    }
-
-    /// Zeros that end at a page, to the byte, if `len` is a multiple of `align`.
-    pub(crate) fn ending(len: usize, align: usize) -> Result<Self> {
-        Self::new(len, |len, room| room - len.next_multiple_of(align))
-    }
-
-    fn new(len: usize, start: impl Fn(usize, usize) -> usize) -> Result<Self> {
-        let page = rustix::param::page_size();
-        let room = len.max(1).next_multiple_of(page);
-        let mapped = room + 2 * page;
-        // SAFETY: a new mapping
-        let mapping = unsafe {
-            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            mmap_anonymous(std::ptr::null_mut(), mapped, ProtFlags::empty(), flags).map_err(Error::from_std)?
-        };
-        let mapping = NonNull::new(mapping.cast::<u8>()).ok_or_else(|| Error::msg("a mapping at zero"))?;
-        // SAFETY: inside the mapping
-        let start = unsafe {
-            let first = mapping.add(page);
-            let access = MprotectFlags::READ | MprotectFlags::WRITE;
-            mprotect(first.as_ptr().cast(), room, access).map_err(Error::from_std)?;
-            first.add(start(len, room))
-        };
-        Ok(Self { mapping, mapped, start })
-    }
-
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start
+impl Shared {
+    fn new(bytes: usize) -> io::Result<Self> {
+        // SAFETY: the name is a string
+        let file = unsafe { libc::memfd_create(c"metal-on-cpu".as_ptr(), libc::MFD_CLOEXEC) };
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the file is this function's
+        let sized = unsafe { libc::ftruncate(file, bytes as i64) };
+        let mapped = if sized == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }.and_then(|()| {
+            let host = try_reserve(bytes, MAP_SHARED, file)?;
+            Ok(Self { host, kernels: try_reserve(bytes, MAP_SHARED, file)?, bytes })
+        });
+        // SAFETY: mappings outlive it
+        unsafe { libc::close(file) };
+        mapped
     }
 }
 
-impl Drop for Guarded {
+impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours
-        let _ = unsafe { munmap(self.mapping.as_ptr().cast(), self.mapped) };
+        release_guarded(self.host, self.bytes);
+        release_guarded(self.kernels, self.bytes);
+    }
+}
+
+/// What a buffer of the emulator is.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// Memory of its own, or a copy of what was adopted.
+    Own(Own),
+    /// The host's memory.
+    Adopted { _bytes: Bytes, start: *mut u8, len: usize },
+}
+
+/// Memory between guard pages.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pages: Shared,
+    offset: usize,
+    len: usize,
+    /// Kernels may read it whatever they are given.
+    pub(crate) resident: bool,
+    access: AtomicI32,
+}
+
+// SAFETY: memory may be used by any thread; who uses it when is what `Buffer` asks of callers
+unsafe impl Send for Memory {}
+// SAFETY: as above
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// `len` zeros that start a page, or end one (but for what 16 bytes of alignment ask for).
+    pub(crate) fn allocate(len: usize, at_the_end: bool) -> io::Result<Self> {
+        let bytes = len.max(1).next_multiple_of(page());
+        let offset = if at_the_end { bytes - len.max(1).next_multiple_of(16) } else { 0 };
+        let (pages, access) = (Shared::new(bytes)?, AtomicI32::new(PROT_READ | PROT_WRITE));
+        Ok(Self::Own(Own { pages, offset, len, resident: false, access }))
+    }
+
+    /// A copy of `bytes`, which nobody writes, and where it starts.
+    pub(crate) fn copy(bytes: &Bytes) -> io::Result<(Self, usize)> {
+        let before = bytes.as_ptr() as usize % 16;
+        let memory = Self::allocate(before + bytes.len(), true)?;
+        // SAFETY: there is room for them, and nobody else knows of it yet
+        unsafe { memory.host().add(before).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        let Self::Own(mut own) = memory else { unreachable!("it was allocated") };
+        own.resident = true;
+        Ok((Self::Own(own), before))
+    }
+
+    /// The pages that `bytes` lie in, and where they start.
+    pub(crate) fn adopt(bytes: &Bytes) -> (Self, usize) {
+        let before = bytes.as_ptr() as usize % page();
+        let start = bytes.as_ptr().wrapping_sub(before).cast_mut();
+        (Self::Adopted { start, len: (before + bytes.len()).next_multiple_of(page()), _bytes: bytes.clone() }, before)
+    }
+
+    /// Where the host sees it.
+    pub(crate) fn host(&self) -> *mut u8 {
+        match self {
+            Self::Own(own) => own.pages.host.wrapping_add(own.offset),
+            Self::Adopted { start, .. } => *start,
+        }
+    }
+
+    /// Where kernels see it.
+    pub(crate) fn kernels(&self) -> *mut u8 {
+        match self {
+            Self::Own(own) => own.pages.kernels.wrapping_add(own.offset),
+            Self::Adopted { start, .. } => *start,
+        }
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Own(own) => own.len,
+            Self::Adopted { len, .. } => *len,
+        }
+    }
+
+    /// Whether nobody may write it.
+    pub(crate) fn is_constant(&self) -> bool {
+        match self {
+            Self::Own(own) => own.resident,
+            Self::Adopted { .. } => true,
+        }
+    }
+
+    /// A buffer of this memory.
+    pub(crate) fn buffer(self: std::sync::Arc<Self>) -> tbshard::gpu::Buffer {
+        let start = NonNull::new(self.host()).unwrap_or(NonNull::dangling());
+        let (len, address) = (self.len(), self.kernels() as u64);
+        // SAFETY: the handle keeps the memory
+        unsafe { tbshard::gpu::Buffer::new(start, len, address, Box::new(self)) }
+    }
+}
+
+impl Own {
+    /// Lets kernels do with it what `writes` says, if anything.
+    pub(crate) fn protect(&self, writes: Option<bool>) {
+        let access = match writes {
+            None if self.resident => PROT_READ,
+            None => PROT_NONE,
+            Some(false) => PROT_READ,
+            Some(true) => PROT_READ | PROT_WRITE,
+        };
+        if self.access.swap(access, Ordering::Relaxed) != access {
+            // SAFETY: only kernels use this mapping, and none runs
+            unsafe { libc::mprotect(self.pages.kernels.cast(), self.pages.bytes, access) };
+        }
+    }
+
+    /// The addresses that kernels see, with the guard pages.
+    pub(crate) fn around(&self) -> Range<usize> {
+        let start = self.pages.kernels as usize;
+        start - GUARD..start + self.pages.bytes + GUARD
     }
 }

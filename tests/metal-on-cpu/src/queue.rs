@@ -1,204 +1,231 @@
-//! Lists of commands one after the other, on a thread of their own or when somebody waits.
+//! The thread that runs what is committed, in the order of the commits.
 
-use std::ffi::c_void;
-use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use tbshard::error::{Error, Result};
-use tbshard::gpu::{Buffer, Pending};
+use tbshard::gpu::Pending;
 
-use crate::device::{Options, Order};
-use crate::kernels::Compiled;
-use crate::memory::Guarded;
+use crate::commands::{Bound, Recorded};
+use crate::emulator::Shared;
+use crate::fault;
+use crate::group::Runner;
+use crate::host::Grid;
+use crate::memory::{Memory, page, release_guarded, reserve_guarded};
+use crate::order::Random;
+use crate::races::Races;
 
-/// Bytes of the process that a call touches.
-#[derive(Debug, Clone)]
-pub(crate) struct Touched {
-    pub(crate) bytes: Range<usize>,
-    pub(crate) writes: bool,
-}
+/// Calls between barriers, in their order.
+type Runs = Vec<Vec<Recorded>>;
 
-/// A call to be run.
-pub(crate) struct Recorded {
-    pub(crate) kernel: &'static Compiled,
-    // kept until it has run
-    #[allow(dead_code, reason = "holding them is what it is for")]
-    pub(crate) buffers: Vec<Arc<Buffer>>,
-    pub(crate) touched: Vec<Touched>,
-    pub(crate) params: Vec<u8>,
-    pub(crate) groups: [u32; 3],
-    pub(crate) threads: [u32; 3],
-}
-
-/// Calls between barriers.
-type List = Vec<Vec<Recorded>>;
-
-/// What becomes of a list.
-#[derive(Default)]
-struct Outcome {
+/// How commands have ended, once they have.
+#[derive(Debug, Default)]
+struct Ending {
     result: Mutex<Option<std::result::Result<(), String>>>,
-    ended: Condvar,
+    known: Condvar,
 }
 
-/// The lists of a device.
+/// Commands whose ending is waited for.
+struct Sent(Arc<Ending>);
+
+impl Pending for Sent {
+    fn done(&self) -> bool {
+        self.0.result.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut result = self.0.result.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*result {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(problem)) => return Err(Error::msg(problem)),
+                None => result = self.0.known.wait(result).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Where commands are sent.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    options: Options,
-    // where a thread takes them from, if there is one
-    thread: Option<Sender<(List, Arc<Outcome>)>>,
-    waiting: Mutex<Vec<(List, Arc<Outcome>)>>,
-}
-
-impl std::fmt::Debug for Recorded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.kernel.name())
-    }
-}
-
-impl std::fmt::Debug for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Outcome")
-    }
+    sender: Option<Sender<(Runs, Arc<Ending>)>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Queue {
-    pub(crate) fn new(options: Options) -> Self {
-        let thread = (!options.late).then(|| {
-            let (sender, receiver): (_, Receiver<(List, Arc<Outcome>)>) = channel();
-            // it ends when the queue and all lists are gone
-            std::thread::spawn(move || {
-                receiver.into_iter().for_each(|(list, outcome)| finish(options, list, &outcome))
-            });
-            sender
+    pub(crate) fn start(shared: &Arc<Shared>) -> Self {
+        let (sender, receiver) = channel::<(Runs, Arc<Ending>)>();
+        let shared = shared.clone();
+        let thread = std::thread::spawn(move || {
+            let mut processor = Processor::new(&shared);
+            for (runs, ending) in receiver {
+                let result = processor.run(&runs);
+                // buffers are given back before anybody hears that they are not needed
+                drop(runs);
+                *ending.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                ending.known.notify_all();
+            }
         });
-        Self { options, thread, waiting: Mutex::default() }
+        Self { sender: Some(sender), thread: Some(thread) }
     }
 
-    pub(crate) fn push(self: &Arc<Self>, list: List) -> OnItsWay {
-        let outcome = Arc::new(Outcome::default());
-        match &self.thread {
-            Some(thread) => {
-                if let Err(lost) = thread.send((list, outcome.clone())) {
-                    drop(lost);
-                    say(&outcome, Err("the emulator's thread is gone".to_owned()));
-                }
-            }
-            None => self.waiting().push((list, outcome.clone())),
-        }
-        OnItsWay { queue: self.clone(), outcome }
-    }
-
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<(List, Arc<Outcome>)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs what waits for somebody to wait.
-    fn catch_up(&self) {
-        let lists = std::mem::take(&mut *self.waiting());
-        lists.into_iter().for_each(|(list, outcome)| finish(self.options, list, &outcome));
+    pub(crate) fn commit(&self, runs: Runs) -> Result<Box<dyn Pending>> {
+        let ending = Arc::new(Ending::default());
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send((runs, ending.clone())).is_ok());
+        if sent { Ok(Box::new(Sent(ending))) } else { Err(Error::msg("the emulator has ended")) }
     }
 }
 
-fn say(outcome: &Outcome, result: std::result::Result<(), String>) {
-    *outcome.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-    outcome.ended.notify_all();
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.sender = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
-fn finish(options: Options, list: List, outcome: &Outcome) {
-    let result = list.into_iter().enumerate().try_for_each(|(at, calls)| run_unordered(options, at, calls));
-    say(outcome, result.map_err(|error| error.to_string()));
+/// What runs calls.
+struct Processor<'a> {
+    shared: &'a Shared,
+    runners: Vec<Runner>,
+    random: Random,
+    params: *mut u8,
 }
 
-/// Runs calls between which there is no barrier.
-fn run_unordered(options: Options, at: usize, mut calls: Vec<Recorded>) -> Result<()> {
-    match options.order {
-        Order::Forward => {}
-        Order::Reverse => calls.reverse(),
-        Order::Shuffled(seed) => {
-            let mut state = u64::from(seed) ^ (at as u64) << 32 | 1;
-            for i in (1..calls.len()).rev() {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                calls.swap(i, (state >> 33) as usize % (i + 1));
-            }
+impl<'a> Processor<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        fault::catch();
+        let options = shared.options;
+        Self {
+            shared,
+            runners: (0..options.workers.max(1)).map(|_| Runner::new(options.threads)).collect(),
+            random: Random::new(options.calls.seed() ^ options.groups.seed()),
+            params: reserve_guarded(page()),
         }
     }
-    calls.iter().try_for_each(|call| {
-        let done = if options.isolated { call.run_isolated(options.order) } else { call.run(options.order) };
-        done.map_err(|error| error.context(format_args!("kernel `{}`", call.kernel.name())))
-    })
-}
 
-impl Recorded {
-    /// Params at an address that any structure may have.
-    fn params(&self) -> Vec<u64> {
-        let mut words = vec![0u64; self.params.len().div_ceil(8)];
-        for (at, byte) in self.params.iter().enumerate() {
-            words[at / 8] |= u64::from(*byte) << (8 * (at % 8));
-        }
-        words
-    }
-
-    fn run(&self, order: Order) -> Result<()> {
-        let params = self.params();
-        let addresses = self.touched.iter().map(|touched| touched.bytes.start as *mut c_void);
-        let mut buffers: Vec<*mut c_void> = addresses.chain([params.as_ptr().cast_mut().cast()]).collect();
-        // SAFETY: the list has checked that the arguments lie in their buffers, which `self` keeps
-        unsafe { self.kernel.run(&mut buffers, self.groups, self.threads, order.number()) }
-    }
-
-    /// Runs it on copies of its arguments.
-    fn run_isolated(&self, order: Order) -> Result<()> {
-        let params = self.params();
-        let mut copies = Vec::with_capacity(self.touched.len());
-        for Touched { bytes, .. } in &self.touched {
-            let copy = Guarded::ending(bytes.len(), 4)?;
-            // SAFETY: both have so many bytes; the device's earlier calls are done
-            unsafe { copy.start().as_ptr().copy_from_nonoverlapping(bytes.start as *const u8, bytes.len()) };
-            copies.push(copy);
-        }
-        let addresses = copies.iter().map(|copy| copy.start().as_ptr().cast::<c_void>());
-        let mut buffers: Vec<*mut c_void> = addresses.chain([params.as_ptr().cast_mut().cast()]).collect();
-        // SAFETY: every argument is as large as the call says, and ends at a page that faults
-        unsafe { self.kernel.run(&mut buffers, self.groups, self.threads, order.number())? };
-        for (at, (Touched { bytes, writes }, copy)) in self.touched.iter().zip(&copies).enumerate() {
-            // SAFETY: as above
-            let (original, copy) = unsafe {
-                let original = std::slice::from_raw_parts_mut(bytes.start as *mut u8, bytes.len());
-                (original, std::slice::from_raw_parts(copy.start().as_ptr(), bytes.len()))
-            };
-            if *writes {
-                original.copy_from_slice(copy);
-            } else if original != copy {
-                return Err(Error::msg(format!("it wrote to buffer {at}, which it may only read")));
+    fn run(&mut self, runs: &Runs) -> std::result::Result<(), String> {
+        for run in runs {
+            for index in self.shared.options.calls.of(run.len(), &mut self.random) {
+                let call = &run[index];
+                self.call(call).map_err(|problem| format!("kernel `{}`: {problem}", call.entry.name))?;
             }
         }
         Ok(())
     }
+
+    fn call(&mut self, call: &Recorded) -> std::result::Result<(), String> {
+        let memories = self.shared.memories();
+        if self.shared.options.strict {
+            protect(&memories, call);
+        }
+        let copies =
+            if self.shared.options.isolated { call.arguments.iter().map(Copy::of).collect() } else { Vec::new() };
+        let mut bound: Vec<*mut u8> = match copies.is_empty() {
+            true => call.arguments.iter().map(|bound| bound.addresses().start as *mut u8).collect(),
+            false => copies.iter().map(|copy: &Copy| copy.start).collect(),
+        };
+        if !call.params.is_empty() {
+            // they end at the guard page, as far as eight bytes of alignment allow
+            let at = self.params.wrapping_add(page() - call.params.len().next_multiple_of(8));
+            // SAFETY: there is room for 4096 bytes, and no kernel runs
+            unsafe { at.copy_from_nonoverlapping(call.params.as_ptr(), call.params.len()) };
+            bound.push(at);
+        }
+        let grid = Grid { function: call.entry.call, bound: &bound, groups: call.groups, threads: call.threads };
+        let [wide, high, deep] = call.groups.map(|count| count as usize);
+        let order = self.shared.options.groups.of(wide * high * deep, &mut self.random);
+        if self.shared.options.races {
+            let buffers: Vec<_> = call.arguments.iter().filter(|bound| bound.writes).map(Bound::addresses).collect();
+            for runner in &mut self.runners {
+                runner.races = Some(Races::new(buffers.clone()));
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let work = |runner: &mut Runner| {
+            while let Some(group) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let place = [group % wide, group / wide % high, group / wide / high].map(|at| at as u32);
+                let result = runner.run(&grid, place);
+                let result = fault::explain(runner, call, &memories).map_or(result, Err);
+                result.map_err(|problem| format!("threadgroup {place:?}: {problem}"))?;
+            }
+            Ok(())
+        };
+        let (first, others) = self.runners.split_at_mut(1);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = if order.len() == 1 {
+                Vec::new()
+            } else {
+                others.iter_mut().map(|runner| scope.spawn(|| work(runner))).collect()
+            };
+            let own = work(&mut first[0]);
+            let ended =
+                others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("it panicked".to_owned())));
+            ended.fold(own, std::result::Result::and)
+        })?;
+        copies
+            .iter()
+            .zip(&call.arguments)
+            .enumerate()
+            .try_for_each(|(index, (copy, bound))| copy.give_back(index, bound))
+    }
 }
 
-/// A list that was committed.
-pub(crate) struct OnItsWay {
-    queue: Arc<Queue>,
-    outcome: Arc<Outcome>,
+impl Drop for Processor<'_> {
+    fn drop(&mut self) {
+        release_guarded(self.params, page());
+    }
 }
 
-impl Pending for OnItsWay {
-    fn done(&self) -> bool {
-        self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+/// An argument's bytes, at the end of pages of their own.
+struct Copy {
+    pages: *mut u8,
+    room: usize,
+    start: *mut u8,
+    len: usize,
+}
+
+impl Copy {
+    fn of(bound: &Bound) -> Self {
+        let bytes = bound.addresses();
+        let room = bytes.len().max(1).next_multiple_of(page());
+        let pages = reserve_guarded(room);
+        // the last value ends where nobody may go on
+        let start = pages.wrapping_add(room - bytes.len().next_multiple_of(4));
+        // SAFETY: there is room for them; what wrote them has run
+        unsafe { start.copy_from_nonoverlapping(bytes.start as *const u8, bytes.len()) };
+        Self { pages, room, start, len: bytes.len() }
     }
 
-    fn wait(&self) -> Result<()> {
-        if self.queue.thread.is_none() {
-            self.queue.catch_up();
+    /// Writes what the kernel has written to where it belongs; an error if it may only read.
+    fn give_back(&self, index: usize, bound: &Bound) -> std::result::Result<(), String> {
+        let place = bound.addresses().start as *mut u8;
+        // SAFETY: both have so many bytes, and no kernel runs
+        unsafe {
+            if bound.writes {
+                place.copy_from_nonoverlapping(self.start, self.len);
+                return Ok(());
+            }
+            let (now, before) =
+                (std::slice::from_raw_parts(self.start, self.len), std::slice::from_raw_parts(place, self.len));
+            if now == before { Ok(()) } else { Err(format!("it writes argument {index}, which it may only read")) }
         }
-        let mut result = self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner);
-        while result.is_none() {
-            result = self.outcome.ended.wait(result).unwrap_or_else(PoisonError::into_inner);
-        }
-        match &*result {
-            Some(Err(error)) => Err(Error::msg(error)),
-            _ => Ok(()),
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        release_guarded(self.pages, self.room);
+    }
+}
+
+/// Kernels may touch what the call names, and read what is resident.
+fn protect(memories: &[Arc<Memory>], call: &Recorded) {
+    for memory in memories {
+        if let Memory::Own(own) = &**memory {
+            let named = call.arguments.iter().filter(|bound| Arc::ptr_eq(&bound.memory, memory));
+            own.protect(named.map(|bound| bound.writes).reduce(|a, b| a || b));
         }
     }
 }

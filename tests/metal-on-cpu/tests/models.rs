@@ -1,99 +1,98 @@
-//! Whole models on the emulated device against the reference implementation: prompt and decode, one rank and several.
+//! Whole models: the backend of Metal on an emulator against the CPU's and the reference implementation's tokens.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use metal_on_cpu::{Emulator, Options, Order};
-use tbshard::backend::Metal;
-use tbshard::engine::{Engine, Wanted};
+use tbshard::backend::{Backend, Cpu, Metal};
+use tbshard::engine::{Engine, Event, Request, Sampler, Sampling, Wanted, generate};
 use tbshard::models::Model;
 
-/// Tokens of a prompt, and of an answer, that are compared: an emulated thread is a fiber.
-const PROMPT: usize = 24;
-const ANSWER: usize = 4;
-
-fn fixtures() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny");
-    let mut dirs: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+pub fn checkpoints() -> Vec<PathBuf> {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny");
+    let mut dirs: Vec<_> = std::fs::read_dir(tiny).unwrap().map(|entry| entry.unwrap().path()).collect();
     dirs.sort();
     dirs
 }
 
-fn engine(dir: &Path, options: Options) -> Engine {
-    let model = Model::open(dir, &|_, _| ()).unwrap_or_else(|error| panic!("{}: {error:?}", dir.display()));
-    Engine::new(model, Box::new(Metal::new(Arc::new(Emulator::new(options)))), 256, 1).unwrap()
+/// Prompts, and how the reference implementation goes on.
+pub fn prompts(dir: &Path) -> Vec<[Vec<u32>; 2]> {
+    let text = std::fs::read(dir.join("fixture.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let ids = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
+    json["prompts"].as_array().unwrap().iter().map(|p| [ids(&p["input_ids"]), ids(&p["greedy"])]).collect()
 }
 
-struct Prompt {
-    ids: Vec<u32>,
-    greedy: Vec<u32>,
-    logits: Vec<f32>,
-    decode: Vec<f32>,
-}
-
-/// The shortest prompt of a fixture, with what the reference says to it.
-fn reference(dir: &Path) -> Prompt {
-    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("fixture.json")).unwrap()).unwrap();
-    let bytes = std::fs::read(dir.join("fixture.safetensors")).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: String| {
-        let data = tensors.tensor(&name).unwrap().data().to_vec();
-        data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect::<Vec<f32>>()
-    };
-    let ids = |value: &serde_json::Value| {
-        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<u32>>()
-    };
-    let prompts = json["prompts"].as_array().unwrap();
-    let (at, prompt) = prompts.iter().enumerate().min_by_key(|(_, prompt)| ids(&prompt["input_ids"]).len()).unwrap();
-    Prompt {
-        ids: ids(&prompt["input_ids"]),
-        greedy: ids(&prompt["greedy"]),
-        logits: floats(format!("p{at}.logits")),
-        decode: floats(format!("p{at}.decode_logits")),
-    }
-}
-
-fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
-    let differences =
-        ours.iter().zip(theirs).map(|(a, b)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() });
-    differences.fold(0.0, f32::max)
-}
-
-/// Compares the logits of a prompt and of the answer to it; returns the largest difference.
-fn compare(dir: &Path, options: Options) -> f32 {
-    let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-    let Prompt { ids, greedy, logits, decode } = reference(dir);
-    let vocab = logits.len() / ids.len();
-    let mut engine = engine(dir, options);
+/// The logits of a prompt, and the tokens that follow.
+fn answer(dir: &Path, backend: Box<dyn Backend>, [prompt, greedy]: &[Vec<u32>; 2]) -> (Vec<f32>, Vec<u32>) {
+    let mut engine = Engine::new(Model::open(dir, &|_, _| ()).unwrap(), backend, 512, 1).unwrap();
     let mut sequence = engine.start().unwrap();
-    let count = ids.len().min(PROMPT);
-    let ours = engine.forward(&mut [(&mut sequence, &ids[..count])], Wanted::All, None).unwrap();
-    let mut worst = difference(ours.data(), &logits[..count * vocab]);
-    if count == ids.len() {
-        let mut row = ours.row(count - 1).to_vec();
-        for (token, theirs) in greedy.iter().zip(decode.chunks_exact(vocab)).take(ANSWER) {
-            let best = (0..vocab).max_by(|a, b| row[*a].total_cmp(&row[*b]).then(b.cmp(a))).unwrap();
-            assert_eq!(best, *token as usize, "{name}: greedy tokens");
-            worst = worst.max(difference(&row, theirs));
-            row = engine.forward(&mut [(&mut sequence, &[*token])], Wanted::Last, None).unwrap().row(0).to_vec();
+    let logits = engine.forward(&mut [(&mut sequence, &prompt[..])], Wanted::All, None).unwrap();
+    let logits = logits.data().to_vec();
+    engine.end(sequence).unwrap();
+    let mut sequence = engine.start().unwrap();
+    let sampling = Sampling::default();
+    let mut sampler = Sampler::new(sampling.clone(), 0);
+    let request = Request { prompt: prompt.clone(), max_tokens: greedy.len(), eos: Vec::new(), sampling };
+    let go_on = &mut |_: Event| std::ops::ControlFlow::Continue(());
+    let answer = generate(&mut engine, &mut sequence, &request, &mut sampler, go_on).unwrap();
+    engine.end(sequence).unwrap();
+    (logits, answer.tokens)
+}
+
+fn metal(options: Options) -> Box<dyn Backend> {
+    Box::new(Metal::new(Arc::new(Emulator::new(options).unwrap())))
+}
+
+#[test]
+fn answers_are_the_references() {
+    for dir in checkpoints() {
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        for prompt in prompts(&dir) {
+            let start = std::time::Instant::now();
+            let (logits, tokens) = answer(&dir, metal(Options::default()), &prompt);
+            let took = start.elapsed();
+            let (wanted, _) = answer(&dir, Box::new(Cpu::new(1).unwrap()), &prompt);
+            assert_eq!(logits.len(), wanted.len());
+            let worst = logits.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{name}: {} + {} tokens in {took:?}, logits differ by {worst:e}", prompt[0].len(), tokens.len());
+            assert!(worst < 1e-3, "{name}: logits differ by {worst}");
+            assert_eq!(tokens, prompt[1], "{name}");
         }
     }
-    assert!(worst <= 2e-3, "{name}: logits differ by {worst}");
-    println!("{name}: {count} tokens, max |Δ| {worst:.1e}");
-    worst
 }
 
 #[test]
-fn logits_and_greedy_tokens_are_the_references() {
-    let dirs = fixtures();
-    assert!(dirs.len() > 10);
-    dirs.iter().for_each(|dir| _ = compare(dir, Options::default()));
+fn schedules_change_nothing() {
+    for dir in checkpoints() {
+        let prompt = &prompts(&dir)[0];
+        let run = |order| {
+            let options = Options {
+                groups: order,
+                threads: order,
+                calls: order,
+                strict: true,
+                poison: true,
+                ..Options::default()
+            };
+            let (logits, tokens) = answer(&dir, metal(options), prompt);
+            (logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>(), tokens)
+        };
+        let forward = run(Order::Forward);
+        for order in [Order::Reverse, Order::Random(1)] {
+            assert!(run(order) == forward, "{}: {order:?}", dir.display());
+        }
+    }
 }
 
 #[test]
-fn whatever_the_order() {
-    for name in ["qwen3_5_moe", "kimi_linear", "kimi_k25-int4", "mlx-qwen3_5_moe-mixed"] {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny").join(name);
-        compare(&dir, Options { order: Order::Shuffled(7), isolated: true, late: true });
+fn there_are_no_races() {
+    for dir in checkpoints() {
+        let [prompt, greedy] = &prompts(&dir)[0];
+        let start = std::time::Instant::now();
+        let options = Options { races: true, ..Options::default() };
+        let (_, tokens) = answer(&dir, metal(options), &[prompt.clone(), greedy[..2].to_vec()]);
+        println!("{}: {:?}", dir.display(), start.elapsed());
+        assert_eq!(tokens, greedy[..2]);
     }
 }

@@ -11,6 +11,8 @@ use tbshard::models::Blueprint;
 use tbshard::partition::{Layout, Plan};
 use tbshard::transport::loopback;
 
+use crate::models::checkpoints;
+
 /// A prompt, and tokens after it one by one.
 const PROMPT: usize = 33;
 const AFTER: usize = 2;
@@ -43,7 +45,7 @@ fn run(dir: &Path, layout: &Layout) -> Vec<u32> {
                     let ranks = Ranks::new(Communicator::new(Box::new(endpoint), None), &plan).unwrap();
                     let rank = ranks.world.rank();
                     let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
-                    let backend = Box::new(Metal::new(Arc::new(Emulator::new(Options::default()))));
+                    let backend = Box::new(Metal::new(Arc::new(Emulator::new(Options::default()).unwrap())));
                     let mut engine = Engine::with_ranks(model, backend, 64, 1, ranks).unwrap();
                     if rank > 0 {
                         engine.follow().unwrap();
@@ -65,10 +67,7 @@ fn layout(tp: usize, pp: usize) -> Layout {
 
 #[test]
 fn no_layout_changes_a_bit() {
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny");
-    let mut dirs: Vec<_> = std::fs::read_dir(tiny).unwrap().map(|entry| entry.unwrap().path()).collect();
-    dirs.sort();
-    for dir in dirs {
+    for dir in checkpoints() {
         let one = run(&dir, &layout(1, 1));
         assert!(one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
         for (tp, pp) in [(2, 1), (3, 1), (1, 2)] {

@@ -1,0 +1,15 @@
+//! Kernels on the emulator against plain references, and the emulator's own checks.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod checks;
+mod formats;
+mod linear;
+mod models;
+mod mutations;
+mod operations;
+mod races;
+mod ranks;
+mod rowwise;
+mod shim;
+mod support;
