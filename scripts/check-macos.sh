@@ -23,7 +23,6 @@ esac
 
 triple=aarch64-apple-darwin
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tbshard
-target=${CARGO_TARGET_DIR:-target}/macos
 say() { echo "check-macos: $*" >&2; }
 skip() { echo "skipped: $*"; exit 0; }
 
@@ -43,7 +42,7 @@ has_std() { ls "$("$1" --print target-libdir --target $triple)"/libstd-*.rlib >/
 debian() {
   local dir=$1 suite=$2 mirror key=/usr/share/keyrings/debian-archive-keyring.gpg state=$work/apt
   shift 2
-  command -v apt-get dpkg-deb >/dev/null && [ -e $key ] || return 1
+  type apt-get dpkg-deb >/dev/null && [ -e $key ] || return 1
   mirror=$(grep -rhoE "https?://[^ ]+/$([[ $suite = *-security ]] && echo debian-security || echo debian)/?( |$)" \
     /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | tr -d ' ' | grep -v snapshot | sed -n 1p || true)
   [ -n "$mirror" ] || return 1
@@ -51,7 +50,7 @@ debian() {
   echo "deb [signed-by=$key] $mirror $suite main" >"$state/sources"
   : >"$state/status"
   local options=(-qq -o Dir::State="$state" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache"
-    -o Dir::Etc::sourcelist="$state/sources" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferencesparts=- -o APT::Sandbox::User=root)
+    -o Dir::Etc::sourcelist="$state/sources" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null -o APT::Sandbox::User=root)
   apt-get "${options[@]}" update || return 1
   (cd "$state/cache" && apt-get "${options[@]}" download "$@") || return 1
   local package
@@ -63,6 +62,7 @@ debian() {
 build_std() {
   local toolchain=$1 empty=$work/empty lib=$1/lib/rustlib/$triple/lib
   say "building std for $triple"
+  rm -rf "$lib"
   mkdir -p "$empty/src" "$lib"
   : >"$empty/src/lib.rs"
   printf '[package]\nname = "empty"\nedition = "2024"\n[workspace]\n' >"$empty/Cargo.toml"
@@ -73,13 +73,13 @@ build_std() {
 }
 
 std_rustup() {
-  command -v rustc cargo cargo-clippy >/dev/null || return 1
+  type rustc cargo cargo-clippy >/dev/null || return 1
   has_std rustc && return 0
   command -v rustup >/dev/null && rustup target add $triple >&2 && has_std rustc
 }
 
 std_source() {
-  command -v rustc cargo cargo-clippy >/dev/null || return 1
+  type rustc cargo cargo-clippy >/dev/null || return 1
   local version made
   version=$(rustc --version | cut -d' ' -f2)
   made=$cache/macos-rust-$version
@@ -92,6 +92,7 @@ std_source() {
     mkdir -p "$made/toolchain/lib/rustlib/src"
     ln -s "$made/source/usr/src/rustc-$version" "$made/toolchain/lib/rustlib/src/rust"
     build_std "$made/toolchain" || return 1
+    rm -rf "$made/source"
     touch "$made/complete"
   fi
   use "$made/toolchain"
@@ -121,6 +122,8 @@ for one in $ways; do
 done
 [ -n "$way" ] || skip "std for $triple can be had neither from rustup nor from Debian"
 say "std is that of $way"
+# cargo does not see that one std is not the other
+target=${CARGO_TARGET_DIR:-target}/macos-$way
 
 # C for macOS: zig brings the headers, but takes no flags that cc gives to Apple's compiler
 zig=0.17.1
@@ -157,7 +160,8 @@ say "clippy"
 cargo clippy --target $triple --target-dir "$target" --all-targets -- -D warnings
 
 # The SDK that it is linked against: for each library what it is called on a Mac, and the symbols that may come from it
-sdk=$(realpath "$target")/sdk symbols=$scripts/macos/symbols.txt
+sdk=$(realpath "$target")/sdk
+symbols=$scripts/macos/symbols.txt
 stub() { # file in the SDK, what it is called on a Mac, what symbols.txt calls it
   mkdir -p "$sdk/${1%/*}"
   {
