@@ -4,10 +4,10 @@
 #     scripts/check-macos.sh [--std rustup|source|debian]
 #
 # On Linux this needs std for Apple silicon, and a C compiler for it because ring has C. std is rustup's if that can be had;
-# else it is built from Debian's source package of the same rustc; else Debian's own rustc does it all (--std tries only one of
-# these). The C compiler is zig's, from PyPI. What had to be made is kept in ${XDG_CACHE_HOME:-~/.cache}/tbshard/macos-*, and the
-# next run begins where this one was. Nothing is installed. Where there is no way, it says `skipped: …` and that is no failure.
-# Nothing that is built here runs here.
+# else it is built from Debian's source package of the same rustc; else Debian's own rustc does it all, but for the linking
+# (--std tries only one of these). The C compiler is zig's, from PyPI. What had to be made is kept in
+# ${XDG_CACHE_HOME:-~/.cache}/tbshard/macos-*, and the next run begins where this one was. Nothing is installed but rustup's std.
+# Where there is no way, it says `skipped: …` and that is no failure. Nothing that is built here runs here.
 set -euo pipefail
 export LC_ALL=C
 scripts=$(cd "$(dirname "$0")" && pwd)
@@ -23,7 +23,6 @@ esac
 
 triple=aarch64-apple-darwin
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tbshard
-target=${CARGO_TARGET_DIR:-target}/macos
 say() { echo "check-macos: $*" >&2; }
 skip() { echo "skipped: $*"; exit 0; }
 
@@ -39,23 +38,26 @@ trap 'rm -rf "$work"' EXIT
 # has_std RUSTC
 has_std() { ls "$("$1" --print target-libdir --target $triple)"/libstd-*.rlib >/dev/null 2>&1; }
 
-# debian DIR SUITE PACKAGE...: unpacks packages of the system's own Debian mirror into DIR, without installing them
+# debian DIR "SUITE..." APT-GET-ARGUMENT...: unpacks packages of the system's own Debian mirror into DIR, without installing them
 debian() {
-  local dir=$1 suite=$2 mirror key=/usr/share/keyrings/debian-archive-keyring.gpg state=$work/apt
+  local dir=$1 suites=$2 suite kind mirror package key=/usr/share/keyrings/debian-archive-keyring.gpg state=$work/apt
   shift 2
-  command -v apt-get dpkg-deb >/dev/null && [ -e $key ] || return 1
-  mirror=$(grep -rhoE "https?://[^ ]+/$([[ $suite = *-security ]] && echo debian-security || echo debian)/?( |$)" \
-    /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | tr -d ' ' | grep -v snapshot | sed -n 1p || true)
-  [ -n "$mirror" ] || return 1
+  type apt-get dpkg-deb >/dev/null && [ -e $key ] || return 1
+  rm -rf "$state"
   mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$dir"
-  echo "deb [signed-by=$key] $mirror $suite main" >"$state/sources"
-  : >"$state/status"
-  local options=(-qq -o Dir::State="$state" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache"
-    -o Dir::Etc::sourcelist="$state/sources" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferencesparts=- -o APT::Sandbox::User=root)
-  apt-get "${options[@]}" update || return 1
-  (cd "$state/cache" && apt-get "${options[@]}" download "$@") || return 1
-  local package
-  for package in "$state"/cache/*.deb; do dpkg-deb -x "$package" "$dir" || return 1; done
+  for suite in $suites; do
+    kind=debian
+    [[ $suite != *-security ]] || kind=debian-security
+    mirror=$(grep -rhoE "https?://[^ ]+/$kind/?( |$)" /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null |
+      tr -d ' ' | grep -v snapshot | sed -n 1p || true)
+    [ -n "$mirror" ] || return 1
+    echo "deb [signed-by=$key] $mirror $suite main" >>"$state/sources"
+  done
+  local options=(-qq -o Dir::State="$state" -o Dir::State::status=/var/lib/dpkg/status -o Dir::Cache="$state/cache"
+    -o Dir::Etc::sourcelist="$state/sources" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null
+    -o APT::Sandbox::User=root -o Debug::NoLocking=1)
+  apt-get "${options[@]}" update && (cd "$state/cache/archives" && apt-get "${options[@]}" "$@" >&2) || return 1
+  for package in "$state"/cache/archives/*.deb; do dpkg-deb -x "$package" "$dir" || return 1; done
   rm -rf "$state"
 }
 
@@ -63,6 +65,7 @@ debian() {
 build_std() {
   local toolchain=$1 empty=$work/empty lib=$1/lib/rustlib/$triple/lib
   say "building std for $triple"
+  rm -rf "$lib"
   mkdir -p "$empty/src" "$lib"
   : >"$empty/src/lib.rs"
   printf '[package]\nname = "empty"\nedition = "2024"\n[workspace]\n' >"$empty/Cargo.toml"
@@ -73,25 +76,26 @@ build_std() {
 }
 
 std_rustup() {
-  command -v rustc cargo cargo-clippy >/dev/null || return 1
+  type rustc cargo cargo-clippy >/dev/null || return 1
   has_std rustc && return 0
   command -v rustup >/dev/null && rustup target add $triple >&2 && has_std rustc
 }
 
 std_source() {
-  command -v rustc cargo cargo-clippy >/dev/null || return 1
+  type rustc cargo cargo-clippy >/dev/null || return 1
   local version made
   version=$(rustc --version | cut -d' ' -f2)
   made=$cache/macos-rust-$version
   if [ ! -e "$made/complete" ]; then
     say "looking for Debian's source of rustc $version"
     rm -rf "$made"
-    debian "$made/source" trixie-backports "rust-src=$version*" || debian "$made/source" sid "rust-src=$version*" || return 1
+    debian "$made/source" "trixie-backports sid" download "rust-src=$version*" || return 1
     cp -al "$(rustc --print sysroot)" "$made/toolchain" 2>/dev/null || cp -a "$(rustc --print sysroot)" "$made/toolchain"
     rm -rf "$made/toolchain/lib/rustlib/src"
     mkdir -p "$made/toolchain/lib/rustlib/src"
     ln -s "$made/source/usr/src/rustc-$version" "$made/toolchain/lib/rustlib/src/rust"
     build_std "$made/toolchain" || return 1
+    rm -rf "$made/source"
     touch "$made/complete"
   fi
   use "$made/toolchain"
@@ -105,14 +109,22 @@ use() {
 }
 
 std_debian() {
-  local made=$cache/macos-debian
+  local made=$cache/macos-debian source
+  export LD_LIBRARY_PATH=$made/lib/$(uname -m)-linux-gnu
   if [ ! -e "$made/complete" ]; then
     say "looking for Debian's own rustc, cargo and clippy with their source"
     rm -rf "$made"
-    debian "$made/root" bookworm-security rustc-web cargo-web rust-web-clippy rust-web-src || return 1
+    debian "$made" "bookworm bookworm-security" install --yes --download-only --no-install-recommends \
+      rustc-web cargo-web rust-web-clippy rust-web-src || return 1
+    mv "$made/usr"/* "$made/"
+    source=$(dirname "$(ls -d "$made"/src/*/library)")
+    mkdir -p "$made/lib/rustlib/src"
+    ln -sfn "$source" "$made/lib/rustlib/src/rust"
+    build_std "$made" || return 1
+    rm -rf "$made/src" "$made/usr"
     touch "$made/complete"
   fi
-  use "$made/root/usr"
+  use "$made"
 }
 
 way=""
@@ -121,6 +133,8 @@ for one in $ways; do
 done
 [ -n "$way" ] || skip "std for $triple can be had neither from rustup nor from Debian"
 say "std is that of $way"
+# cargo does not see that one std is not the other
+target=${CARGO_TARGET_DIR:-target}/macos-$way
 
 # C for macOS: zig brings the headers, but takes no flags that cc gives to Apple's compiler
 zig=0.17.1
@@ -156,8 +170,12 @@ export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 say "clippy"
 cargo clippy --target $triple --target-dir "$target" --all-targets -- -D warnings
 
+linker=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-lld
+[ -x "$linker" ] || linker=$(command -v ld64.lld) || skip "clippy has passed, but for linking there is neither rust-lld nor ld64.lld"
+
 # The SDK that it is linked against: for each library what it is called on a Mac, and the symbols that may come from it
-sdk=$(realpath "$target")/sdk symbols=$scripts/macos/symbols.txt
+sdk=$(realpath "$target")/sdk
+symbols=$scripts/macos/symbols.txt
 stub() { # file in the SDK, what it is called on a Mac, what symbols.txt calls it
   mkdir -p "$sdk/${1%/*}"
   {
@@ -181,7 +199,6 @@ for name in CoreFoundation CoreGraphics Foundation Metal; do
 done
 
 say "linking the program and its tests"
-linker=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-lld
 if ! SDKROOT=$sdk CARGO_TARGET_AARCH64_APPLE_DARWIN_LINKER=$linker \
   CARGO_TARGET_AARCH64_APPLE_DARWIN_RUSTFLAGS="-Clinker-flavor=ld64.lld -Clink-arg=--error-limit=0" \
   cargo build --target $triple --target-dir "$target" --bin tbshard --test main --keep-going 2>"$work/linking"; then
