@@ -1,5 +1,6 @@
 //! The catalogue against published figures and against shape formulas.
 
+mod costs;
 mod shapes;
 
 use std::collections::HashSet;
