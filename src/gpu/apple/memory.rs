@@ -96,7 +96,7 @@ fn wrap(
         let error = Error::msg(format_args!("Metal refuses {len} bytes of memory as a buffer"));
         error.hint(format_args!("a buffer of this device may have {} bytes", device.maxBufferLength()))
     })?;
-    residency.add(&buffer);
+    residency.add(&buffer)?;
     let address = buffer.gpuAddress();
     let handle = Box::new(Pages { buffer, residency: residency.clone(), _owner: owner });
     // SAFETY: the handle has the owner, which is what keeps the memory
@@ -110,6 +110,9 @@ struct Set {
     set: Retained<ProtocolObject<dyn MTLResidencySet>>,
     /// Whether something was added that Metal has not been told to look at.
     stale: bool,
+    /// Bytes that are in it, and that may be: beyond them Metal ends commands for want of memory.
+    bytes: u64,
+    limit: u64,
 }
 
 // SAFETY: a residency set belongs to no thread; the mutex lets one at a time at it
@@ -124,21 +127,29 @@ impl Residency {
             .newResidencySetWithDescriptor_error(&MTLResidencySetDescriptor::new())
             .map_err(|error| said("Metal makes no residency set", &error))?;
         queue.addResidencySet(&set);
-        Ok(Self(Mutex::new(Set { set, stale: false })))
+        let limit = device.recommendedMaxWorkingSetSize();
+        Ok(Self(Mutex::new(Set { set, stale: false, bytes: 0, limit })))
     }
 
-    fn add(&self, buffer: &ProtocolObject<dyn MTLBuffer>) {
+    fn add(&self, buffer: &ProtocolObject<dyn MTLBuffer>) -> Result<()> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bytes, limit) = (held.bytes.saturating_add(buffer.length() as u64), held.limit);
+        if bytes > limit {
+            let error = format_args!("the GPU would need {bytes} bytes, and macOS lets it have {limit}");
+            let hint = "lower --ctx, spread the model over more machines, or raise `sysctl iogpu.wired_limit_mb`";
+            return Err(Error::msg(error).hint(hint));
+        }
         held.set.addAllocation(allocation(buffer));
-        held.stale = true;
+        (held.bytes, held.stale) = (bytes, true);
+        Ok(())
     }
 
     fn remove(&self, buffer: &ProtocolObject<dyn MTLBuffer>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.set.removeAllocation(allocation(buffer));
+        held.bytes = held.bytes.saturating_sub(buffer.length() as u64);
         // now, because the pages are about to go
         held.set.commit();
-        held.stale = false;
     }
 
     /// Makes what was added resident: once for many, because a model has thousands of tensors.
