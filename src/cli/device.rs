@@ -31,19 +31,49 @@ impl Computing {
         }
     }
 
-    /// A backend in this arithmetic; `threads` are the processor's.
+    /// What computes in this arithmetic; `threads` are the processor's.
     ///
     /// # Errors
     /// If there is no such device here, or it cannot round so.
-    pub(super) fn backend(self, rounding: Rounding, threads: usize) -> Result<Box<dyn Backend>> {
+    pub(super) fn open(self, rounding: Rounding, threads: usize) -> Result<Opened> {
         if !self.is_metal() {
-            return Ok(Box::new(Cpu::new(threads)?.computing(rounding.into())));
+            return Ok(Opened::Processor(rounding.into(), threads));
         }
         if rounding != Rounding::Exact {
             let error = Error::usage("--arithmetic fast is for processors; a GPU computes exactly");
             return Err(error.hint("leave --arithmetic out, or add --device cpu"));
         }
-        Ok(Box::new(Metal::new(gpu()?)))
+        Ok(Opened::Gpu(gpu()?))
+    }
+}
+
+/// What computes, once it was found.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// So many threads of the processor.
+    Processor(Arithmetic, usize),
+    /// A GPU.
+    Gpu(Arc<dyn Device>),
+}
+
+impl Opened {
+    /// A backend of its own.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub(super) fn backend(&self) -> Result<Box<dyn Backend>> {
+        Ok(match self {
+            Self::Processor(arithmetic, threads) => Box::new(Cpu::new(*threads)?.computing(*arithmetic)),
+            Self::Gpu(device) => Box::new(Metal::new(device.clone())),
+        })
+    }
+
+    /// The GPU, if it is one.
+    pub(super) fn gpu(&self) -> Option<&dyn Device> {
+        match self {
+            Self::Processor(..) => None,
+            Self::Gpu(device) => Some(&**device),
+        }
     }
 }
 

@@ -325,7 +325,7 @@ impl Opened {
                 model.geometry.context
             ));
         }
-        let backend = args.device.backend(args.arithmetic, means.threads)?;
+        let backend = args.device.open(args.arithmetic, means.threads)?.backend()?;
         let engine = Engine::with_ranks(model, backend, context, args.sequences, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
         let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());

@@ -7,13 +7,13 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::device::Computing;
+use super::device::{Computing, Opened};
 use super::load::{ModelArgs, all_cores};
 use super::numbers::Rounding;
 use super::table::scaled;
 use super::{Outcome, interrupt, ui};
+use crate::backend::Cpu;
 use crate::backend::cpu::Isa;
-use crate::backend::{Backend, Cpu};
 use crate::cluster::facts::Facts;
 use crate::engine::{Event, Request, Sampler, Sampling, generate};
 use crate::error::{Error, Result};
@@ -58,81 +58,143 @@ struct Found {
 /// A measurement, or what kept it from being made.
 type Measured = std::result::Result<f64, String>;
 
-pub(super) fn run(args: &Args) -> Result<Outcome> {
-    interrupt::listen()?;
-    // an instruction set is compared with none at all
-    let (device, reference) = (args.device.backend(Rounding::Exact, all_cores())?, Cpu::with_isa(1, Isa::Scalar)?);
-    let report_path = args.report.as_ref();
-    if let Some(path) = report_path {
-        // better now than after all the work
-        std::fs::write(path, "").map_err(|error| Error::io(path, error))?;
-    }
-    let found = cases(args, &*device, &reference)?;
-    let all = args.only.is_none();
-    let answer = if all { Some(answers(args.device)) } else { None };
-    let measured: Option<(Measured, Measured)> = all.then(|| {
-        let said = |result: Result<f64>| result.map_err(|error| error.to_string());
-        (said(selftest::bandwidth(&*device)), said(selftest::crossing(&*device)))
-    });
-    let failed = found.iter().filter(|found| found.error.is_some()).count();
-    let wrong = answer.as_ref().is_some_and(Result::is_err)
-        || measured.as_ref().is_some_and(|(bandwidth, crossing)| bandwidth.is_err() || crossing.is_err());
-    let told = |result: &Measured| result.as_ref().map_or_else(|error| json!({ "error": error }), |value| json!(value));
-    // nothing of its networks: the report is for others
-    let facts = Facts::here();
-    let report = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "build": env!("TBSHARD_BUILD"),
-        "os": std::env::consts::OS,
-        "arch": std::env::consts::ARCH,
-        "cpu": facts.cpu,
-        "cores": facts.cores,
-        "memory": facts.memory,
-        "wired_limit": facts.wired_limit,
-        "device": device.name(),
-        "cases": found,
-        "failed": failed,
-        "demo": answer.as_ref().map(|answer| answer.as_ref().map_or_else(|error| error.to_string(), |()| "same".into())),
-        "bytes_per_second": measured.as_ref().map(|(bandwidth, _)| told(bandwidth)),
-        "crossing_seconds": measured.as_ref().map(|(_, crossing)| told(crossing)),
-    });
-    if let Some(path) = report_path {
-        let text = serde_json::to_string_pretty(&report).map_err(Error::from_std)?;
-        std::fs::write(path, text + "\n").map_err(|error| Error::io(path, error))?;
-    }
-    let mut lines = Vec::new();
-    if args.json {
-        lines.push(report.to_string());
-    } else {
-        let worst = found.iter().filter_map(|found| found.difference).fold(0.0f32, f32::max);
-        lines.push(format!(
-            "{}: {} of {} cases failed, largest difference {worst:.1e}",
-            device.name(),
-            failed,
-            found.len()
-        ));
-        match &answer {
-            Some(Ok(())) => lines.push(format!("demo: the same {ANSWER} tokens")),
-            Some(Err(error)) => lines.push(format!("demo: {error}")),
-            None => {}
-        }
-        if let Some((bandwidth, crossing)) = &measured {
-            let bandwidth = bandwidth.as_ref().map(|rate| scaled(*rate, &["B/s", "kB/s", "MB/s", "GB/s", "TB/s"]));
-            let crossing = crossing.as_ref().map(|seconds| format!("{:.1} µs", seconds * 1e6));
-            lines.push(format!("weights are read at {}", bandwidth.unwrap_or_else(Clone::clone)));
-            lines.push(format!("from asking to having takes {}", crossing.unwrap_or_else(Clone::clone)));
-        }
-        lines.extend(report_path.map(|path| format!("report: {}", path.display())));
-    }
-    ui::print(&(lines.join("\n") + "\n"))?;
-    if failed > 0 || wrong {
-        let error = Error::msg("this machine does not compute what it should");
-        return Err(error.hint("please report it with the file that --report writes; another --device may do"));
-    }
-    Ok(Outcome::Done)
+/// What became of a GPU's kernels.
+#[derive(Debug, Default, Serialize)]
+struct Kernels {
+    compiled: usize,
+    /// What was said of those that were not.
+    refused: Vec<String>,
 }
 
-fn cases(args: &Args, device: &dyn Backend, reference: &dyn Backend) -> Result<Vec<Found>> {
+/// Everything that was found. Nothing of networks and paths: it is for others.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    version: &'static str,
+    build: &'static str,
+    os: &'static str,
+    arch: &'static str,
+    cpu: String,
+    cores: usize,
+    memory: Option<u64>,
+    wired_limit: Option<u64>,
+    /// What kept the device from being opened.
+    error: Option<String>,
+    device: String,
+    kernels: Kernels,
+    cases: Vec<Found>,
+    failed: usize,
+    /// Whether the demo says the same as on the processor.
+    demo: Option<std::result::Result<&'static str, String>>,
+    bytes_per_second: Option<Measured>,
+    crossing_seconds: Option<Measured>,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome> {
+    interrupt::listen()?;
+    let mut report = Report::begin();
+    // better now than after all the work
+    report.write(args)?;
+    let opened =
+        args.device.open(Rounding::Exact, all_cores()).inspect_err(|error| report.error = Some(error.to_string()));
+    report.write(args)?;
+    report.fill(args, &opened?)?;
+    report.write(args)?;
+    let text = if args.json { json!(report).to_string() } else { report.lines(args).join("\n") };
+    ui::print(&(text + "\n"))?;
+    if report.is_right() {
+        return Ok(Outcome::Done);
+    }
+    let error = Error::msg("this machine does not compute what it should");
+    Err(error.hint("please report it with the file that --report writes; another --device may do"))
+}
+
+impl Report {
+    fn begin() -> Self {
+        let facts = Facts::here();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            build: env!("TBSHARD_BUILD"),
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            cpu: facts.cpu,
+            cores: facts.cores,
+            memory: facts.memory,
+            wired_limit: facts.wired_limit,
+            ..Self::default()
+        }
+    }
+
+    fn fill(&mut self, args: &Args, opened: &Opened) -> Result<()> {
+        let device = opened.backend()?;
+        self.device = device.name();
+        self.kernels = compile(opened);
+        self.cases = cases(args, opened)?;
+        self.failed = self.kernels.refused.len() + self.cases.iter().filter(|case| case.error.is_some()).count();
+        if args.only.is_none() {
+            let said = |result: Result<f64>| result.map_err(|error| error.to_string());
+            self.demo = Some(answers(args.device).map(|()| "same").map_err(|error| error.to_string()));
+            self.bytes_per_second = Some(said(selftest::bandwidth(&*device)));
+            self.crossing_seconds = Some(said(selftest::crossing(&*device)));
+        }
+        Ok(())
+    }
+
+    fn is_right(&self) -> bool {
+        let measured = [&self.bytes_per_second, &self.crossing_seconds];
+        let wrong = self.demo.as_ref().is_some_and(std::result::Result::is_err);
+        self.failed == 0 && !wrong && !measured.iter().any(|value| matches!(value, Some(Err(_))))
+    }
+
+    fn write(&self, args: &Args) -> Result<()> {
+        let Some(path) = &args.report else { return Ok(()) };
+        let text = serde_json::to_string_pretty(self).map_err(Error::from_std)?;
+        std::fs::write(path, text + "\n").map_err(|error| Error::io(path, error))
+    }
+
+    fn lines(&self, args: &Args) -> Vec<String> {
+        let worst = self.cases.iter().filter_map(|case| case.difference).fold(0.0f32, f32::max);
+        let (device, count, refused) = (&self.device, self.cases.len(), self.kernels.refused.len());
+        let failed = self.failed - refused;
+        let mut lines = vec![format!("{device}: {failed} of {count} cases failed, largest difference {worst:.1e}")];
+        if self.kernels.compiled + refused > 0 {
+            lines.push(format!("kernels: {} compiled, {refused} refused", self.kernels.compiled));
+        }
+        lines.extend(self.demo.as_ref().map(|demo| match demo {
+            Ok(_) => format!("demo: the same {ANSWER} tokens"),
+            Err(error) => format!("demo: {error}"),
+        }));
+        let told = |value: &Measured, text: &dyn Fn(f64) -> String| {
+            value.as_ref().map_or_else(Clone::clone, |value| text(*value))
+        };
+        let rate = |rate| scaled(rate, &["B/s", "kB/s", "MB/s", "GB/s", "TB/s"]);
+        lines.extend(self.bytes_per_second.as_ref().map(|value| format!("weights are read at {}", told(value, &rate))));
+        let time = |seconds: f64| format!("{:.1} µs", seconds * 1e6);
+        let crossing = self.crossing_seconds.as_ref();
+        lines.extend(crossing.map(|value| format!("from asking to having takes {}", told(value, &time))));
+        lines.extend(args.report.as_ref().map(|path| format!("report: {}", path.display())));
+        lines
+    }
+}
+
+/// Compiles all kernels, also those that no case needs.
+fn compile(opened: &Opened) -> Kernels {
+    let mut kernels = Kernels::default();
+    let Some(gpu) = opened.gpu() else { return kernels };
+    for name in gpu.kernels() {
+        match gpu.kernel(&name) {
+            Ok(_) => kernels.compiled += 1,
+            Err(error) => {
+                ui::say(format_args!("FAILED  {error}"));
+                kernels.refused.push(error.to_string());
+            }
+        }
+    }
+    kernels
+}
+
+fn cases(args: &Args, opened: &Opened) -> Result<Vec<Found>> {
+    // an instruction set is compared with none at all
+    let reference = Cpu::with_isa(1, Isa::Scalar)?;
     let chosen = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
     let cases: Vec<_> = selftest::all().into_iter().filter(|case| chosen(&case.name)).collect();
     if cases.is_empty() {
@@ -143,7 +205,8 @@ fn cases(args: &Args, device: &dyn Backend, reference: &dyn Backend) -> Result<V
     for case in cases {
         answering.check()?;
         let start = Instant::now();
-        let compared = case.compare(device, reference);
+        // a backend of its own: a GPU's error stays
+        let compared = opened.backend().and_then(|device| case.compare(&*device, &reference));
         let (difference, values) = compared.as_ref().map_or((None, 0), |found| (Some(found.largest), found.values));
         let error = compared.err().map(|error| error.to_string());
         let row = Found {

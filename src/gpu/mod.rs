@@ -135,6 +135,9 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// If the device refuses the pages.
     fn adopt(&self, bytes: &Bytes) -> Result<(Buffer, usize)>;
 
+    /// The names of all kernels.
+    fn kernels(&self) -> Vec<String>;
+
     /// The kernel called `name` in [`SOURCE`].
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::backend::{
 };
 use crate::error::Result;
 use crate::partition::{Fold, Leaves};
-use crate::weights::{Coding, Dtype, Matrix};
+use crate::weights::Matrix;
 
 /// What a backend computes.
 type Run = Box<dyn Fn(&dyn Backend) -> Result<Vec<f32>> + Send + Sync>;
@@ -45,11 +45,11 @@ pub fn all() -> Vec<Case> {
     all.extend(rowwise());
     all.extend([(1, 1, 0, 16), (6, 2, 0, 64), (5, 2, 2, 128), (4, 1, 0, 256), (3, 3, 0, 20)].map(attention));
     all.extend([(3, 24, 16), (5, 96, 80), (2, 576, 512)].map(latent));
-    all.extend([Format::Bf16, Format::Packed(Coding::Affine { bits: 4, group: 64 }, Dtype::Bf16)].map(per_head));
+    all.extend(Format::all().into_iter().map(per_head));
     all.extend([1, 16].map(delta));
     all.extend(routing());
-    let int4 = Format::Centred(Dtype::Bf16);
-    all.extend([(Format::Bf16, false), (int4, true), (Format::Fp8(Dtype::F32), true)].map(experts));
+    all.extend(Format::all().into_iter().enumerate().map(|(i, format)| experts(format, i % 2 == 1)));
+    all.push(chain());
     all
 }
 
@@ -149,9 +149,25 @@ fn batches(longest: usize) -> Vec<Batch> {
     steps.map(batch).into()
 }
 
-/// Positions of the longest sequence: in one page, and in several pages or, where heads are small, spans.
-fn lengths(values: usize) -> [usize; 2] {
-    [40, if values <= 128 { 1100 } else { 70 }]
+/// Positions of the longest sequence of [`batches`]: in one page, and in several.
+const LENGTHS: [usize; 2] = [40, 70];
+
+/// Rows of one sequence far behind positions that nobody has written, which are zeros: they see several spans.
+fn late() -> Batch {
+    let (start, count) = (2100usize, 3);
+    let pages: Vec<u32> = (0..(start + count).div_ceil(PAGE) as u32).rev().collect();
+    let mut batch = Batch::default();
+    batch.push(0, start, count, &pages);
+    batch
+}
+
+/// Batches that go to one cache after the other, and the pages of those caches.
+fn caches() -> Vec<(Vec<Batch>, usize)> {
+    let late = late();
+    let pages = late.segments().iter().map(|segment| segment.pages.len()).sum();
+    let mut all: Vec<_> = LENGTHS.map(|longest| (batches(longest), 2 * longest.div_ceil(PAGE))).into();
+    all.push((vec![late], pages));
+    all
 }
 
 /// Query heads over shared ones, or a part of a group's.
@@ -161,9 +177,9 @@ fn attention((heads, shared, before, dim): (usize, usize, usize, usize)) -> Case
         let group = (heads + before).div_ceil(shared);
         let shape = AttentionShape { heads: HeadGroups { heads, shared, group, before }, scale: 0.3 };
         let mut all = Vec::new();
-        for longest in lengths(heads * dim) {
-            let mut store = KvStore::new(backend, 2 * longest.div_ceil(PAGE), shared, dim)?;
-            for batch in batches(longest) {
+        for (batches, pages) in caches() {
+            let mut store = KvStore::new(backend, pages, shared, dim)?;
+            for batch in batches {
                 let rows = batch.rows();
                 let (k, v) = (numbers.tensor(rows, shared * dim)?, numbers.tensor(rows, shared * dim)?);
                 let q = numbers.tensor(rows, heads * dim)?;
@@ -179,9 +195,9 @@ fn latent((heads, width, inner): (usize, usize, usize)) -> Case {
     case(name, SUMS, move |backend, numbers| {
         let shape = LatentShape { heads, width, values: inner, scale: 0.2 };
         let mut all = Vec::new();
-        for longest in lengths(heads * width) {
-            let mut store = LatentStore::new(backend, 2 * longest.div_ceil(PAGE), width)?;
-            for batch in batches(longest) {
+        for (batches, pages) in caches() {
+            let mut store = LatentStore::new(backend, pages, width)?;
+            for batch in batches {
                 let (latent, q) = (numbers.tensor(batch.rows(), width)?, numbers.tensor(batch.rows(), heads * width)?);
                 all.push(backend.latent_attention(&q, &latent, &mut store, &batch, &shape));
             }
@@ -229,6 +245,15 @@ fn delta(decays: usize) -> Case {
     })
 }
 
+/// Operations each of which needs the one before: thousands, in many lists of commands.
+fn chain() -> Case {
+    case("5000 sums, one after the other", 0.0, |backend, numbers| {
+        let (mut x, y) = (numbers.tensor(1, 40)?, backend.upload(numbers.tensor(1, 40)?));
+        (0..5000).for_each(|_| backend.add(&mut x, &y));
+        Ok(values(&[x]))
+    })
+}
+
 fn routing() -> Vec<Case> {
     let chosen = |backend: &dyn Backend, logits: &Tensor, router: &Router<'_>| {
         let routes = backend.route(logits, router);
@@ -254,10 +279,11 @@ fn routing() -> Vec<Case> {
     vec![softmax, sigmoid]
 }
 
-fn experts((format, with_shared): (Format, bool)) -> Case {
+fn experts(format: Format, with_shared: bool) -> Case {
     let name = format!("experts {}{}", format.name(), if with_shared { " and a shared one" } else { "" });
     case(name, SUMS, move |backend, numbers| {
-        let (hidden, inner, rows) = (256, 384, 3);
+        // many tokens where the shared one is there: it is a product of tiles then
+        let (hidden, inner, rows) = (256, 384, if with_shared { 18 } else { 3 });
         let matrices = |numbers: &mut Numbered, out, inner| {
             (0..4).map(|_| numbers.matrix(format, out, inner)).collect::<Result<Vec<Matrix>>>()
         };

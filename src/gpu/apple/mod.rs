@@ -102,11 +102,6 @@ impl Apple {
     pub fn working_set(&self) -> u64 {
         self.0.device.recommendedMaxWorkingSetSize()
     }
-
-    /// The names of all kernels.
-    pub fn kernels(&self) -> Vec<String> {
-        autoreleasepool(|_| self.0.library.functionNames().iter().map(|name| name.to_string()).collect())
-    }
 }
 
 impl fmt::Debug for Apple {
@@ -126,6 +121,10 @@ impl Device for Apple {
 
     fn adopt(&self, bytes: &Bytes) -> Result<(Buffer, usize)> {
         autoreleasepool(|_| memory::adopt(&self.0.device, &self.0.residency, bytes))
+    }
+
+    fn kernels(&self) -> Vec<String> {
+        autoreleasepool(|_| self.0.library.functionNames().iter().map(|name| name.to_string()).collect())
     }
 
     fn kernel(&self, name: &str) -> Result<Kernel> {

@@ -113,6 +113,10 @@ impl Device for Emulator {
         Ok((self.shared.keep(memory), start))
     }
 
+    fn kernels(&self) -> Vec<String> {
+        self.shared.library.entries.iter().map(|entry| entry.name.clone()).collect()
+    }
+
     fn kernel(&self, name: &str) -> Result<Kernel> {
         let found = self.shared.library.entries.iter().position(|entry| entry.name == name);
         found.map(Kernel).ok_or_else(|| Error::msg(format!("there is no kernel `{name}`")))
