@@ -80,7 +80,7 @@ fn structures(header: &str) -> String {
                 let kind = match kind {
                     "uint" => "u32",
                     "float" => "f32",
-                    "address" => "u64",
+                    "device_address" => "u64",
                     _ => panic!("kernels/params.h: there is no Rust type for `{line}`"),
                 };
                 writeln!(out, "    pub {field}: {kind},").expect("a string takes all");
@@ -101,7 +101,7 @@ fn sizes(header: &str) -> String {
             ["};"] => {
                 writeln!(out, "static_assert(sizeof({structure}) == {size}, \"layout\");").expect("a string takes all")
             }
-            ["address", _] => size += 8,
+            ["device_address", _] => size += 8,
             [_, _] => size += 4,
             _ => {}
         }

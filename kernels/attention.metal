@@ -66,7 +66,7 @@ kernel void attention(device const float *q [[buffer(0)]], device const RowParam
                       device const float *cache [[buffer(2)]], device float *y [[buffer(3)]],
                       constant AttentionParams &p [[buffer(4)]], uint3 group [[threadgroup_position_in_grid]],
                       uint lane [[thread_index_in_simdgroup]]) {
-    uint shared = group.x / p.chunks, row = group.y;
+    uint shared = group.x / p.chunks, row = p.first + group.y;
     uint before = shared * p.group + group.x % p.chunks * HEADS_AT_ONCE;
     uint from = max(before, p.before), to = min(min(before + HEADS_AT_ONCE, (shared + 1) * p.group), p.before + p.heads);
     if (from >= to) return;
@@ -110,7 +110,8 @@ kernel void attention(device const float *q [[buffer(0)]], device const RowParam
         }
     }
     for (uint h = 0; h < count; h++) {
-        ulong place = ulong(row) * p.heads + first + h;
+        // parts are those of this call's rows alone
+        ulong place = ulong(p.spans == 1 ? row : group.y) * p.heads + first + h;
         device float *out = y + (p.spans == 1 ? place * p.values : (place * p.spans + group.z) * (2 + p.values));
         if (p.spans > 1) {
             if (lane == 0) {
@@ -152,6 +153,6 @@ kernel void merge_spans(device const float *parts [[buffer(0)]], device float *y
             value = fma(next[2 + d], added, value * old);
             most = top;
         }
-        y[place * p.values + d] = value / sum;
+        y[(ulong(p.first + group.y) * p.heads + group.x) * p.values + d] = value / sum;
     }
 }

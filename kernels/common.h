@@ -4,7 +4,8 @@
 #include <metal_stdlib>
 using namespace metal;
 
-typedef device const uchar *address;
+// (`metal` has an `address` of its own)
+typedef device const uchar *device_address;
 #include "params.h"
 
 // Threads of a SIMD-group.

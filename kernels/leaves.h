@@ -4,8 +4,6 @@
 // Output rows of one SIMD-group, and SIMD-groups of a threadgroup.
 constant constexpr uint ROWS = 4;
 constant constexpr uint SIMDS = 4;
-// Tokens of one SIMD-group where many share a matrix.
-constant constexpr uint TOKENS = 4;
 // Levels of a tree of 32 leaves.
 constant constexpr uint LEVELS = 6;
 

@@ -1,8 +1,8 @@
 // Matrix products in canonical leaves and their tree: twin of src/backend/cpu/linear.rs and stream.rs.
 #include "leaves.h"
 
-// [rows, in] · [out, in]ᵀ: one [rows, out] block a subtree. A SIMD-group has ROWS output rows and TOKENS tokens.
-template <typename F>
+// [rows, in] · [out, in]ᵀ: one [rows, out] block a subtree. A SIMD-group has ROWS output rows and T tokens.
+template <typename F, uint T>
 kernel void linear(device const float *x [[buffer(0)]], device const uchar *values [[buffer(1)]],
                    device const uchar *scales [[buffer(2)]], device const uchar *biases [[buffer(3)]],
                    device float *y [[buffer(4)]], constant MatrixParams &m [[buffer(5)]],
@@ -11,21 +11,21 @@ kernel void linear(device const float *x [[buffer(0)]], device const uchar *valu
     constant LinearParams &p = *(constant LinearParams *)(&m + 1);
     constant StepParams *steps = (constant StepParams *)(&p + 1);
     Part w = {{values, scales, biases}, m.row, m.column};
-    uint first_row = (group.x * SIMDS + simd) * ROWS, first_token = group.y * TOKENS;
+    uint first_row = (group.x * SIMDS + simd) * ROWS, first_token = group.y * T;
     if (first_row >= m.out_features) return;
-    device const float *xs[TOKENS];
-    for (uint t = 0; t < TOKENS; t++) xs[t] = x + ulong(min(first_token + t, p.rows - 1)) * p.in_features;
+    device const float *xs[T];
+    for (uint t = 0; t < T; t++) xs[t] = x + ulong(min(first_token + t, p.rows - 1)) * p.in_features;
     float stack[LEVELS];
     uint depth = 0, root = 0;
     for (uint s = 0; s < p.steps; s++) {
-        stack[depth++] = leaf<F, TOKENS>(w, m, first_row, xs, steps[s].start, steps[s].end, lane);
+        stack[depth++] = leaf<F, T>(w, m, first_row, xs, steps[s].start, steps[s].end, lane);
         for (uint merge = 0; merge < steps[s].merges; merge++) {
             depth--;
             stack[depth - 1] += stack[depth];
         }
         if (steps[s].last) {
-            uint row = first_row + lane / TOKENS, token = first_token + lane % TOKENS;
-            if (lane < ROWS * TOKENS && row < m.out_features && token < p.rows)
+            uint row = first_row + lane / T, token = first_token + lane % T;
+            if (lane < ROWS * T && row < m.out_features && token < p.rows)
                 y[(ulong(root) * p.rows + token) * m.out_features + row] = stack[0];
             depth = 0;
             root++;
@@ -33,8 +33,10 @@ kernel void linear(device const float *x [[buffer(0)]], device const uchar *valu
     }
 }
 
-#define LINEAR(name, F) template [[host_name("linear_" #name)]] [[kernel]] decltype(linear<F>) linear<F>;
+#define LINEAR(name, F) template [[host_name("linear_" #name)]] [[kernel]] decltype(linear<F, 4>) linear<F, 4>;
 FOR_ALL_FORMATS(LINEAR)
+#define ONE(name, F) template [[host_name("linear_one_" #name)]] [[kernel]] decltype(linear<F, 1>) linear<F, 1>;
+FOR_ALL_FORMATS(ONE)
 
 // Rows of a table by number: [ids, width].
 template <typename F>

@@ -53,7 +53,7 @@ kernel void matmul(device const float *x [[buffer(0)]], device const uchar *valu
                 for (uint i = 0; i < 4; i++) simdgroup_multiply_accumulate(sums[i], a[i / 2], b[i % 2], sums[i]);
             }
         }
-        for (uint i = 0; i < 4; i++) stack[depth][i] = sums[i].thread_elements();
+        for (uint i = 0; i < 4; i++) stack[depth][i] = float2(sums[i].thread_elements()[0], sums[i].thread_elements()[1]);
         depth++;
         for (uint merge = 0; merge < steps[s].merges; merge++) {
             depth--;
@@ -62,7 +62,8 @@ kernel void matmul(device const float *x [[buffer(0)]], device const uchar *valu
         if (steps[s].last) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
             for (uint i = 0; i < 4; i++) {
-                sums[i].thread_elements() = stack[0][i];
+                sums[i].thread_elements()[0] = stack[0][i][0];
+                sums[i].thread_elements()[1] = stack[0][i][1];
                 simdgroup_store(sums[i], tokens + (simd_token + i / 2 * 8) * PITCH + simd_row + i % 2 * 8, PITCH);
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -1,5 +1,5 @@
 // What the host hands to kernels beside buffers. The build makes Rust structures of these, so a field is a uint, a float
-// or an address (of device memory), and every structure is a whole number of its widest field.
+// or a device_address, and every structure is a whole number of its widest field.
 
 // x · rsqrt(mean x² + eps) · weight over runs of `width` values; where `gated`, times silu(gate)
 struct NormParams {
@@ -46,9 +46,9 @@ struct MatrixParams {
 
 // A matrix among others that are read alike: where it lies, and the row and column of what is stored that it starts at.
 struct MatrixAt {
-    address values;
-    address scales;
-    address biases;
+    device_address values;
+    device_address scales;
+    device_address biases;
     uint row;
     uint column;
 };
@@ -121,8 +121,9 @@ struct CacheParams {
 };
 
 // Query heads over the cache: head h uses the cache's head (before + h) / group, `chunks` threadgroups each. A head has
-// `width` values and gives `values`; a row's positions are folded in `spans` spans.
+// `width` values and gives `values`; a row's positions are folded in `spans` spans. Rows from `first` on.
 struct AttentionParams {
+    uint first;
     uint heads;
     uint kv_heads;
     uint group;

@@ -59,6 +59,11 @@ pub trait Backend: Send + Sync {
     /// If it has no room for them.
     fn zeros(&self, len: usize) -> Result<Memory>;
 
+    /// A prompt whose passes have a multiple of so many tokens, and then one of the rest, has the same bits however it is cut.
+    fn grain(&self) -> usize {
+        1
+    }
+
     /// The same values in memory that the device reads.
     fn upload(&self, x: Tensor) -> Tensor;
 

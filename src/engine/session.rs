@@ -328,12 +328,12 @@ impl Engine {
             return Err(Error::msg("the prompt has no tokens").hint("give some text with --prompt"));
         }
         let mut logits = Tensor::zeros(rest.len(), self.model.geometry.vocab);
-        let (mut done, mut rows) = (0, FIRST_ROWS);
+        let (mut done, mut rows, grain) = (0, FIRST_ROWS, self.backend.grain());
         loop {
-            let share = (rows / rest.len()).max(1);
-            let ends = rest.iter().any(|(.., tokens)| tokens.len() <= share);
-            let pass =
-                rest.iter_mut().map(|(_, sequence, tokens)| (&mut **sequence, &tokens[..share.min(tokens.len())]));
+            let share = (rows / rest.len() / grain).max(1) * grain;
+            let ends = rest.iter().any(|(.., tokens)| cut(tokens.len(), share, grain) == tokens.len());
+            let pass = rest.iter_mut();
+            let pass = pass.map(|(_, sequence, tokens)| (&mut **sequence, &tokens[..cut(tokens.len(), share, grain)]));
             let mut pass: Vec<(&mut Sequence, &[u32])> = pass.collect();
             let (count, start) = (pass.iter().map(|(_, tokens)| tokens.len()).sum::<usize>(), Instant::now());
             // a pass that wants nothing back lets the next one begin while later stages still work on it
@@ -342,10 +342,11 @@ impl Engine {
             let rate = count as f64 / start.elapsed().as_secs_f64().max(1e-9);
             rows = ((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS);
             for (row, (prompt, _, tokens)) in rest.iter_mut().enumerate() {
-                if tokens.len() <= share {
+                let count = cut(tokens.len(), share, grain);
+                if tokens.len() == count {
                     logits.row_mut(*prompt).copy_from_slice(last.row(row));
                 }
-                *tokens = &tokens[share.min(tokens.len())..];
+                *tokens = &tokens[count..];
             }
             rest.retain(|(.., tokens)| !tokens.is_empty());
             done += count;
@@ -368,10 +369,22 @@ impl Engine {
         tokens: &[u32],
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
-        for chunk in tokens.chunks(MOST_ROWS / 2) {
+        let (mut rest, grain) = (tokens, self.backend.grain());
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(cut(rest.len(), MOST_ROWS / 2, grain));
             let logits = self.forward(&mut [(&mut *sequence, chunk)], Wanted::All, None)?;
             each(&logits)?;
+            rest = after;
         }
         Ok(())
+    }
+}
+
+/// How many of `len` tokens a pass takes that has room for `share`, which is a multiple of `grain`.
+fn cut(len: usize, share: usize, grain: usize) -> usize {
+    match len {
+        _ if len > share => share,
+        _ if len > grain => len / grain * grain,
+        _ => len,
     }
 }

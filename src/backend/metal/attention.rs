@@ -13,6 +13,8 @@ use crate::gpu::params::{AttentionParams, CacheParams, RowParams, SegmentParams}
 const SPAN: usize = 1024;
 /// Query heads that share the loads of a tile.
 const HEADS: usize = 4;
+/// Bytes of what spans have found that are kept until they are merged.
+const PARTS: usize = 64 << 20;
 
 /// Makes a batch visible to kernels.
 pub(super) fn upload(metal: &Metal, batch: &Batch) -> Result<Rows> {
@@ -108,7 +110,8 @@ fn attend(
 ) -> Result<Tensor> {
     let spans = batch.positions().max().map_or(0, |last| last / SPAN + 1);
     let chunks = heads.group.div_ceil(HEADS);
-    let params = AttentionParams {
+    let mut params = AttentionParams {
+        first: 0,
         heads: heads.heads as u32,
         kv_heads: heads.shared as u32,
         group: heads.group as u32,
@@ -121,17 +124,23 @@ fn attend(
     };
     let from = metal.input(q)?;
     let y = metal.scratch(q.rows() * heads.heads * values)?;
-    let attend = |to: &Values| {
-        let work = ([heads.shared * chunks, q.rows(), spans], LANES);
-        metal.run((kernel, ""), &[&from, rows.rows.region(), cache], &[to.region()], bytes_of(&params), work);
+    let attend = |params: &AttentionParams, count: usize, to: &Values| {
+        let work = ([heads.shared * chunks, count, spans], LANES);
+        metal.run((kernel, ""), &[&from, rows.rows.region(), cache], &[to.region()], bytes_of(params), work);
     };
     if spans <= 1 {
-        attend(&y);
+        attend(&params, q.rows(), &y);
     } else {
-        let parts = metal.scratch(q.rows() * heads.heads * spans * (2 + values))?;
-        attend(&parts);
-        let work = ([heads.heads, q.rows(), 1], LANES);
-        metal.run(("merge_spans", ""), &[parts.region()], &[y.region()], bytes_of(&params), work);
+        let of_row = heads.heads * spans * (2 + values);
+        let at_once = (PARTS / (4 * of_row).max(1)).clamp(1, q.rows().max(1));
+        for first in (0..q.rows()).step_by(at_once) {
+            let count = at_once.min(q.rows() - first);
+            params.first = first as u32;
+            let parts = metal.scratch(count * of_row)?;
+            attend(&params, count, &parts);
+            let work = ([heads.heads, count, 1], LANES);
+            metal.run(("merge_spans", ""), &[parts.region()], &[y.region()], bytes_of(&params), work);
+        }
     }
     Ok(tensor(q.rows(), heads.heads * values, y))
 }

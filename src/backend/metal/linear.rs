@@ -10,7 +10,7 @@ use crate::backend::{Tensor, check};
 use crate::error::{Error, Result};
 use crate::gpu::params::{GatherParams, HeadsParams, LinearParams, MatrixParams, StepParams};
 use crate::partition::Fold;
-use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Values};
+use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Numbers, Values};
 
 /// Output rows of a threadgroup: four SIMD-groups of four rows.
 pub(super) const ROWS: usize = 16;
@@ -21,7 +21,7 @@ const TOKENS: usize = 4;
 /// Output rows and tokens of a threadgroup where many tokens share what is read.
 const TILE: usize = 32;
 /// So many tokens that a tile is worth it.
-const MANY: usize = 16;
+pub(super) const MANY: usize = 16;
 /// Values that a thread widens at once.
 const RUN: usize = 8;
 
@@ -77,7 +77,8 @@ fn format_of(values: &Values) -> &'static str {
 /// Makes `w` visible to kernels.
 pub(super) fn weight(metal: &Metal, w: &Matrix) -> Result<Weight> {
     let (stride, (row, column)) = (w.stride(), w.origin());
-    let resident = |bytes: &Bytes| metal.residents.weights(&metal.stream, bytes);
+    let resident = |bytes: &Bytes, align| metal.residents.weights(&metal.stream, bytes, align);
+    let numbers = |numbers: &Numbers| resident(&numbers.bytes, numbers.dtype.width());
     let mut params = MatrixParams {
         out_features: w.out_features() as u32,
         row: row as u32,
@@ -86,20 +87,21 @@ pub(super) fn weight(metal: &Metal, w: &Matrix) -> Result<Weight> {
     };
     let format = format_of(w.values());
     let (values, scales, biases) = match w.values() {
-        Values::F32(values) => (values, None, None),
-        Values::F16(values) | Values::Bf16(values) => (values, None, None),
+        Values::F32(values) => (resident(values, 4)?, None, None),
+        Values::F16(values) | Values::Bf16(values) => (resident(values, 2)?, None, None),
         Values::Fp8 { values, scales } => {
             params.group = FP8_BLOCK as u32;
             params.groups_a_row = stride.div_ceil(FP8_BLOCK) as u32;
             params.scales = dtype_code(None, scales.dtype)?;
-            (values, Some(&scales.bytes), None)
+            (resident(values, 1)?, Some(numbers(scales)?), None)
         }
         Values::Packed(packed) => {
             params.group = packed.coding.group() as u32;
             params.groups_a_row = (stride / packed.coding.group()) as u32;
             params.scales = dtype_code(Some(packed.coding), packed.scales.dtype)?;
             params.biased = packed.biases.is_some().into();
-            (&packed.values, Some(&packed.scales.bytes), packed.biases.as_ref().map(|biases| &biases.bytes))
+            let biases = packed.biases.as_ref().map(numbers).transpose()?;
+            (resident(&packed.values, 1)?, Some(numbers(&packed.scales)?), biases)
         }
     };
     params.row_bytes = match w.values() {
@@ -108,9 +110,9 @@ pub(super) fn weight(metal: &Metal, w: &Matrix) -> Result<Weight> {
         Values::Fp8 { .. } => stride,
         Values::Packed(packed) => packed.coding.words(stride) * 4,
     } as u32;
-    let values = resident(values)?;
-    let scales = scales.map(&resident).transpose()?.unwrap_or_else(|| values.clone());
-    let biases = biases.map(&resident).transpose()?.unwrap_or_else(|| scales.clone());
+    // an index without a buffer is an error of Metal's
+    let scales = scales.unwrap_or_else(|| values.clone());
+    let biases = biases.unwrap_or_else(|| scales.clone());
     Ok(Weight { format, values, scales, biases, params })
 }
 
@@ -146,6 +148,7 @@ pub(super) fn linears(metal: &Metal, x: &Tensor, ws: &[&Matrix], fold: &Fold) ->
             let params = joined(&[bytes_of(&weight.params), bytes_of(&params), bytemuck::cast_slice(&steps)]);
             let [values, scales, biases] = weight.regions();
             let (kernel, groups) = match rows {
+                1 => ("linear_one", [out.div_ceil(ROWS), 1, 1]),
                 MANY.. => ("matmul", [out.div_ceil(TILE), rows.div_ceil(TILE), 1]),
                 _ => ("linear", [out.div_ceil(ROWS), rows.div_ceil(TOKENS), 1]),
             };

@@ -145,14 +145,14 @@ impl Residents {
         Ok(values)
     }
 
-    /// `bytes` where the device sees them: the host's own, unless they do not lie on whole words.
-    pub(super) fn weights(&self, stream: &Arc<Stream>, bytes: &Bytes) -> Result<Region> {
+    /// `bytes` where the device sees them: the host's own, unless they do not start at a multiple of `align` (at most 4).
+    pub(super) fn weights(&self, stream: &Arc<Stream>, bytes: &Bytes, align: usize) -> Result<Region> {
         let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (bytes.as_ptr() as usize, bytes.len());
         if let Some((_, region)) = weights.get(&key) {
             return Ok(region.clone());
         }
-        let aligned = if key.0.is_multiple_of(4) { bytes.clone() } else { aligned(bytes) };
+        let aligned = if key.0.is_multiple_of(align) { bytes.clone() } else { aligned(bytes) };
         let (buffer, start) = stream.device().adopt(&aligned)?;
         let region = Region { buffer: Arc::new(buffer), bytes: start..start + bytes.len() };
         weights.insert(key, (bytes.clone(), region.clone()));

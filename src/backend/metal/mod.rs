@@ -123,6 +123,13 @@ impl Metal {
     }
 }
 
+impl Drop for Metal {
+    fn drop(&mut self) {
+        // weights that kernels find by address alone must outlive what was asked for
+        let _ = self.stream.finish();
+    }
+}
+
 /// As many threads as values, in threadgroups of a row.
 fn threads_for(values: usize) -> ([usize; 3], usize) {
     ([values.div_ceil(THREADS), 1, 1], THREADS)
@@ -131,6 +138,11 @@ fn threads_for(values: usize) -> ([usize; 3], usize) {
 impl Backend for Metal {
     fn name(&self) -> String {
         self.stream.device().name()
+    }
+
+    fn grain(&self) -> usize {
+        // so many tokens are multiplied otherwise than fewer
+        linear::MANY
     }
 
     fn zeros(&self, len: usize) -> Result<Memory> {

@@ -1,10 +1,13 @@
 //! Operations on values and rows by themselves.
 
 use super::memory::tensor;
-use super::{LANES, Metal, threads_for};
+use super::{LANES, Metal, THREADS, threads_for};
 use crate::backend::{Constant, Piece, RopeStyle, Tensor};
 use crate::error::Result;
 use crate::gpu::params::{NormParams, PieceParams, RopeParams, RunParams};
+
+/// Values of a run that many SIMD-groups share.
+const WIDE: usize = 512;
 
 /// x · rsqrt(mean x² + eps) · weight over runs of `weight.len()` values, times silu(gate) if there is one.
 pub(super) fn rms_norm(
@@ -19,7 +22,9 @@ pub(super) fn rms_norm(
     let (from, gate) = (metal.input(x)?, metal.input(gate.unwrap_or(x))?);
     let weight = metal.residents.constant(&metal.stream, weight)?;
     let y = metal.scratch(values)?;
-    let work = ([values / width.max(1), 1, 1], LANES);
+    // a wide run alone would keep most of a GPU waiting; how it is summed depends on its width
+    let threads = if width < WIDE { LANES } else { THREADS };
+    let work = ([values / width.max(1), 1, 1], threads);
     metal.run(("rms_norm", ""), &[&from, weight.region(), &gate], &[y.region()], bytemuck::bytes_of(&params), work);
     Ok(tensor(x.rows(), x.cols(), y))
 }

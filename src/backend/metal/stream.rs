@@ -11,6 +11,8 @@ use crate::gpu::{Access, Argument, Call, Commands, Device, Kernel, Pending};
 
 /// Calls after which a device is given what it was asked so far: it works while the host goes on asking.
 const CALLS: usize = 128;
+/// So does it after calls that read about so many bytes: macOS ends lists that run for seconds.
+const BYTES: u64 = 8 << 30;
 
 /// A kernel's name in two parts: what it does, and for which format (or nothing).
 pub(super) type Name = (&'static str, &'static str);
@@ -39,6 +41,8 @@ struct Asked {
     kernels: HashMap<Name, Kernel>,
     commands: Option<Box<dyn Commands>>,
     calls: usize,
+    // read by them, about
+    bytes: u64,
     // what was touched since the last barrier
     touched: Vec<(usize, Range<usize>, Access)>,
     pending: VecDeque<Box<dyn Pending>>,
@@ -167,12 +171,15 @@ impl Asked {
         commands.dispatch(&Call { kernel, arguments: &arguments, params: work.params, groups, threads })?;
         self.touched.extend(arguments.iter().map(|a| (id(a), a.bytes.clone(), a.access)));
         self.calls += 1;
-        if self.calls >= CALLS { self.commit() } else { Ok(()) }
+        // rows of threadgroups read what they share again
+        let touched: u64 = touches.iter().map(|(region, _)| region.bytes.len() as u64).sum();
+        self.bytes = self.bytes.saturating_add(touched.saturating_mul(u64::from(groups[1])));
+        if self.calls >= CALLS || self.bytes >= BYTES { self.commit() } else { Ok(()) }
     }
 
     fn commit(&mut self) -> Result<()> {
         self.touched.clear();
-        self.calls = 0;
+        (self.calls, self.bytes) = (0, 0);
         if let Some(commands) = self.commands.take() {
             self.pending.push_back(commands.commit()?);
         }

@@ -59,7 +59,7 @@ kernel void product(device const half *a [[buffer(0)]], device const half *b [[b
         simdgroup_load(right, b + k * 16 + column, 16);
         simdgroup_multiply_accumulate(sum, left, right, sum);
     }
-    sum.thread_elements() *= 2.0f;
+    for (uint i = 0; i < 2; i++) sum.thread_elements()[i] *= 2.0f;
     simdgroup_store(sum, c + row * 16 + column, 16);
 }
 

@@ -15,14 +15,22 @@ inline uint lane_of(uint row, uint column) {
 
 namespace metal {
 
+// A lane's two values. Metal says only that they have an index: it is no vector of two there.
+template <typename T> struct Elements {
+    T values[2];
+
+    T &operator[](uint at) { return values[at]; }
+    const T &operator[](uint at) const { return values[at]; }
+};
+
 template <typename T, int Columns, int Rows> struct simdgroup_matrix {
     static_assert(Columns == 8 && Rows == 8, "there are 8 × 8 ones only");
-    vec<T, 2> own;
+    Elements<T> own;
     // NaN until something is loaded
     simdgroup_matrix() { __builtin_memset(&own, 0xff, sizeof own); }
     explicit simdgroup_matrix(T diagonal);
-    vec<T, 2> &thread_elements() { return own; }
-    const vec<T, 2> &thread_elements() const { return own; }
+    Elements<T> &thread_elements() { return own; }
+    const Elements<T> &thread_elements() const { return own; }
 };
 typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
 typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
@@ -85,10 +93,10 @@ template <typename D, typename A, typename B, typename C>
 inline void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8> &d, const simdgroup_matrix<A, 8, 8> &a,
                                           const simdgroup_matrix<B, 8, 8> &b, const simdgroup_matrix<C, 8, 8> &c, SITE) {
     struct Pair {
-        vec<A, 2> a;
-        vec<B, 2> b;
+        Elements<A> a;
+        Elements<B> b;
     };
-    emulator::Lanes<Pair> lanes({a.own, b.own}, "simdgroup_multiply_accumulate", HERE);
+    emulator::Lanes<Pair> lanes(Pair{a.own, b.own}, "simdgroup_multiply_accumulate", HERE);
     uint lane = emulator_host.lane(), row = emulator::row_of(lane), column = emulator::column_of(lane);
     float first = float(c.own[0]), second = float(c.own[1]);
     for (uint k = 0; k < 8; k++) {

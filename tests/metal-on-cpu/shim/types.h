@@ -68,6 +68,23 @@ extern "C" __attribute__((weak, visibility("hidden"))) bfloat __truncsfbf2(float
 
 namespace metal {
 
+// Names of Metal's that kernels do not use: one of theirs with such a name would be ambiguous there.
+enum class address {};
+enum class s_address {};
+enum class t_address {};
+enum class r_address {};
+enum class coord {};
+enum class filter {};
+enum class mip_filter {};
+enum class mag_filter {};
+enum class min_filter {};
+enum class compare_func {};
+enum class border_color {};
+enum class access {};
+struct sampler {};
+struct level {};
+struct bias {};
+
 template <typename T, int N> struct Vector {
     typedef T type __attribute__((ext_vector_type(N)));
 };
