@@ -7,6 +7,20 @@ constant constexpr uint SIMDS = 4;
 // Levels of a tree of 32 leaves.
 constant constexpr uint LEVELS = 6;
 
+// The leaves of a subtree so far: sums on a stack, of which pairs become one as the tree has them.
+struct Subtree {
+    float sums[LEVELS];
+    uint depth;
+
+    void add(float leaf, uint merges) {
+        sums[depth++] = leaf;
+        for (uint merge = 0; merge < merges; merge++) {
+            depth--;
+            sums[depth - 1] += sums[depth];
+        }
+    }
+};
+
 // A matrix that starts at a row and a column of what is stored.
 struct Part {
     Stored stored;

@@ -15,19 +15,15 @@ kernel void linear(device const float *x [[buffer(0)]], device const uchar *valu
     if (first_row >= m.out_features) return;
     device const float *xs[T];
     for (uint t = 0; t < T; t++) xs[t] = x + ulong(min(first_token + t, p.rows - 1)) * p.in_features;
-    float stack[LEVELS];
-    uint depth = 0, root = 0;
+    Subtree tree = {};
+    uint root = 0;
     for (uint s = 0; s < p.steps; s++) {
-        stack[depth++] = leaf<F, T>(w, m, first_row, xs, steps[s].start, steps[s].end, lane);
-        for (uint merge = 0; merge < steps[s].merges; merge++) {
-            depth--;
-            stack[depth - 1] += stack[depth];
-        }
+        tree.add(leaf<F, T>(w, m, first_row, xs, steps[s].start, steps[s].end, lane), steps[s].merges);
         if (steps[s].last) {
             uint row = first_row + lane / T, token = first_token + lane % T;
             if (lane < ROWS * T && row < m.out_features && token < p.rows)
-                y[(ulong(root) * p.rows + token) * m.out_features + row] = stack[0];
-            depth = 0;
+                y[(ulong(root) * p.rows + token) * m.out_features + row] = tree.sums[0];
+            tree.depth = 0;
             root++;
         }
     }

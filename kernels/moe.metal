@@ -13,16 +13,11 @@ kernel void experts(device const float *x [[buffer(0)]], device const uint *chos
     if (first_row >= p.out_features) return;
     Part w = part_at(table[chosen[pair]]);
     device const float *xs[1] = {x + ulong(pair / p.top_k) * p.in_features};
-    float stack[LEVELS];
-    uint depth = 0;
+    Subtree tree = {};
     for (uint s = 0; s < p.steps; s++) {
-        stack[depth++] = leaf<F, 1>(w, m, first_row, xs, steps[s].start, steps[s].end, lane);
-        for (uint merge = 0; merge < steps[s].merges; merge++) {
-            depth--;
-            stack[depth - 1] += stack[depth];
-        }
+        tree.add(leaf<F, 1>(w, m, first_row, xs, steps[s].start, steps[s].end, lane), steps[s].merges);
     }
-    if (lane < ROWS && row < p.out_features) y[ulong(pair) * p.out_features + row] = stack[0];
+    if (lane < ROWS && row < p.out_features) y[ulong(pair) * p.out_features + row] = tree.sums[0];
 }
 
 #define EXPERTS(name, F) template [[host_name("experts_" #name)]] [[kernel]] decltype(experts<F>) experts<F>;
@@ -64,17 +59,13 @@ kernel void tree(device const float *leaves [[buffer(0)]], device float *y [[buf
     constant StepParams *steps = (constant StepParams *)(&p + 1);
     uint column = group.x * LANES + lane, token = group.y;
     if (column >= p.width) return;
-    float stack[LEVELS];
-    uint depth = 0, root = 0;
+    Subtree sums = {};
+    uint root = 0;
     for (uint s = 0; s < p.steps; s++) {
-        stack[depth++] = leaves[(ulong(s) * p.tokens + token) * p.width + column];
-        for (uint merge = 0; merge < steps[s].merges; merge++) {
-            depth--;
-            stack[depth - 1] += stack[depth];
-        }
+        sums.add(leaves[(ulong(s) * p.tokens + token) * p.width + column], steps[s].merges);
         if (steps[s].last) {
-            y[(ulong(root) * p.rows + p.first + token) * p.width + column] = stack[0];
-            depth = 0;
+            y[(ulong(root) * p.rows + p.first + token) * p.width + column] = sums.sums[0];
+            sums.depth = 0;
             root++;
         }
     }
