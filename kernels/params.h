@@ -152,7 +152,6 @@ struct SegmentParams {
 struct ConvParams {
     uint channels;
     uint taps;
-    uint segments;
 };
 
 // Heads of a gated delta net: head h uses the key (before + h) / group. `decays`: one a head, or one a channel of a key.

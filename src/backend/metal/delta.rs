@@ -19,7 +19,7 @@ pub(super) fn conv_silu(
 ) -> Result<Tensor> {
     let (channels, segments) = (store.channels, batch.segments());
     assert!(x.cols() == channels && weight.len() == (store.taps + 1) * channels && x.rows() == batch.rows());
-    let params = ConvParams { channels: channels as u32, taps: store.taps as u32, segments: segments.len() as u32 };
+    let params = ConvParams { channels: channels as u32, taps: store.taps as u32 };
     let (rows, past) = (metal.rows_of(batch)?, state(metal, &mut store.conv)?);
     let (from, weight) = (metal.input(x)?, metal.residents.constant(&metal.stream, weight)?);
     let y = metal.scratch(x.rows() * channels)?;

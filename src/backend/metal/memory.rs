@@ -51,7 +51,6 @@ impl Drop for Taken {
 pub(super) struct Values {
     stream: Arc<Stream>,
     region: Region,
-    len: usize,
     // keeps the region from being taken again; none for a buffer of its own
     _taken: Option<Taken>,
 }
@@ -69,17 +68,21 @@ impl Values {
         // what is touched is what has values: regions are larger
         let start = taken.region.bytes.start;
         let region = Region { buffer: taken.region.buffer.clone(), bytes: start..start + len * 4 };
-        Self { stream: stream.clone(), region, len, _taken: Some(taken) }
+        Self { stream: stream.clone(), region, _taken: Some(taken) }
     }
 
     /// `len` zeros in a buffer of their own.
     pub(super) fn zeros(stream: &Arc<Stream>, len: usize) -> Result<Self> {
         let buffer = Arc::new(stream.device().allocate((len * 4).max(4))?);
-        Ok(Self { stream: stream.clone(), region: Region { buffer, bytes: 0..len * 4 }, len, _taken: None })
+        Ok(Self { stream: stream.clone(), region: Region { buffer, bytes: 0..len * 4 }, _taken: None })
     }
 
     pub(super) fn region(&self) -> &Region {
         &self.region
+    }
+
+    fn len(&self) -> usize {
+        self.region.bytes.len() / 4
     }
 
     fn start(&self) -> *mut f32 {
@@ -92,13 +95,13 @@ impl Values {
 
 impl DeviceMemory for Values {
     fn values(&self) -> &[f32] {
-        // SAFETY: `len` values that the device has written or zeroed, and that it does not write while they are borrowed
-        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+        // SAFETY: so many values that the device has written or zeroed, and that it does not write while they are borrowed
+        unsafe { std::slice::from_raw_parts(self.start(), self.len()) }
     }
 
     fn values_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and nobody else has this region
-        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len()) }
     }
 }
 
