@@ -32,3 +32,4 @@ mod support;
 mod text;
 mod tidy;
 mod transport;
+mod verbs;

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::facts;
 use crate::comm::Communicator;
 use crate::comm::control::{Deadlines, Monitor};
 use crate::error::{Error, Result};
 use crate::partition::Layout;
+use crate::transport::rdma::{Cabling, Rdma};
 use crate::transport::{self, Endpoint, shm, tcp};
 
 /// How often it is looked whether the ranks that are waited for still live.
@@ -28,6 +30,8 @@ pub enum Fabric {
     Tcp,
     /// TCP whose payload is in clear, to measure what encryption costs.
     Plain,
+    /// RDMA, whose payload is in clear.
+    Rdma,
 }
 
 /// Where the ranks of a run meet.
@@ -78,6 +82,8 @@ pub struct Ticket {
     pub fault: Option<String>,
     /// How the cluster file wants a model to be cut.
     pub layout: Option<Layout>,
+    /// This rank's RDMA devices, if that is the fabric.
+    pub rdma: Option<Cabling>,
 }
 
 /// A rank that is connected to the others.
@@ -117,6 +123,7 @@ impl Ticket {
             models: BTreeMap::new(),
             fault: None,
             layout: None,
+            rdma: None,
         })
     }
 
@@ -175,8 +182,16 @@ impl Ticket {
     /// # Errors
     /// If the system refuses a thread.
     pub fn connect(&self, connected: tcp::Connected, segment: Option<&shm::Segment>) -> Result<Joined> {
+        let spin = transport::default_spin(self.share.1);
         let endpoint: Box<dyn Endpoint> = match (connected.data, segment) {
-            (Some(tcp), _) => Box::new(tcp.with_spin(transport::default_spin(self.share.1))),
+            (Some(tcp), _) if self.fabric == Fabric::Rdma => {
+                let cabling = self.rdma.as_ref();
+                let cabling = cabling.ok_or_else(|| Error::msg("this rank was given no RDMA devices"))?;
+                let cabling = Cabling { frames: cabling.frames.or_else(facts::rdma_frames), ..cabling.clone() };
+                let rdma = Rdma::connect(tcp, &cabling, self.run, Instant::now() + self.patience);
+                Box::new(rdma.map_err(Error::into_cluster)?.with_spin(spin))
+            }
+            (Some(tcp), _) => Box::new(tcp.with_spin(spin)),
             (None, Some(segment)) => Box::new(segment.endpoint(self.rank)?),
             (None, None) => return Err(Error::msg("this rank was given neither TCP nor shared memory")),
         };

@@ -81,6 +81,11 @@ pub struct Timeouts {
     pub progress: Duration,
 }
 
+impl Timeouts {
+    /// After so much silence a rank is dead over RDMA, where its end makes no sign: with the decision that is two seconds.
+    pub const RDMA_HEARTBEAT: Duration = Duration::from_millis(1500);
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
@@ -214,6 +219,15 @@ impl Cluster {
     /// Whether every host names RDMA devices.
     pub fn has_rdma(&self) -> bool {
         self.hosts.iter().all(|host| !host.rdma.is_empty())
+    }
+
+    /// Whether activations go over RDMA.
+    pub fn uses_rdma(&self) -> bool {
+        let wanted = match self.transport {
+            Transport::Auto | Transport::Rdma => true,
+            Transport::Tcp => false,
+        };
+        wanted && self.hosts.len() > 1 && self.has_rdma()
     }
 
     /// Returns a commented cluster.yaml that reads back as this cluster (timeouts to the millisecond).
