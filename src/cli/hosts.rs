@@ -123,6 +123,7 @@ impl Machines {
             rdma: self.cluster.uses_rdma().then(|| Cabling {
                 devices: host.rdma.clone(),
                 service: self.service,
+                neighbours: self.cluster.neighbours(),
                 ..Cabling::default()
             }),
             ..first.clone()

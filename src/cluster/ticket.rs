@@ -15,6 +15,7 @@ use crate::comm::control::{Deadlines, Monitor};
 use crate::error::{Error, Result};
 use crate::partition::Layout;
 use crate::transport::rdma::{Cabling, Rdma};
+use crate::transport::relay::Relay;
 use crate::transport::{self, Endpoint, shm, tcp};
 
 /// How often it is looked whether the ranks that are waited for still live.
@@ -189,7 +190,11 @@ impl Ticket {
                 let cabling = cabling.ok_or_else(|| Error::msg("this rank was given no RDMA devices"))?;
                 let cabling = Cabling { frames: cabling.frames.or_else(facts::rdma_frames), ..cabling.clone() };
                 let rdma = Rdma::connect(tcp, &cabling, self.run, Instant::now() + self.patience);
-                Box::new(rdma.map_err(Error::into_cluster)?.with_spin(spin))
+                let rdma = Box::new(rdma.map_err(Error::into_cluster)?.with_spin(spin));
+                match &cabling.neighbours {
+                    Some(neighbours) => Box::new(Relay::new(rdma, neighbours)?),
+                    None => rdma,
+                }
             }
             (Some(tcp), _) => Box::new(tcp.with_spin(spin)),
             (None, Some(segment)) => Box::new(segment.endpoint(self.rank)?),

@@ -13,6 +13,7 @@ mod lost;
 mod mail;
 mod pump;
 pub mod rdma;
+pub mod relay;
 pub mod shm;
 pub mod tcp;
 pub mod verbs;

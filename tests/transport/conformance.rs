@@ -77,6 +77,11 @@ fn sizes_over_tcp_encrypted() {
 }
 
 #[test]
+fn sizes_over_a_ring() {
+    everywhere(Fabric::Ring, SIZES);
+}
+
+#[test]
 fn sizes_over_tcp_plain() {
     everywhere(Fabric::Plain, SIZES);
 }

@@ -230,6 +230,14 @@ impl Cluster {
         wanted && self.hosts.len() > 1 && self.has_rdma()
     }
 
+    /// The ranks that every rank has RDMA cables to, if they are not all.
+    pub fn neighbours(&self) -> Option<Vec<Vec<usize>>> {
+        let size = self.hosts.len();
+        let cabled = |host: &Host| (0..host.rdma.len()).filter(|peer| !host.rdma[*peer].is_empty()).collect();
+        let all: Vec<Vec<usize>> = self.hosts.iter().map(cabled).collect();
+        all.iter().any(|others| others.len() + 1 < size).then_some(all)
+    }
+
     /// Returns a commented cluster.yaml that reads back as this cluster (timeouts to the millisecond).
     pub fn to_yaml(&self) -> String {
         write::yaml(self)

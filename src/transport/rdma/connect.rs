@@ -47,6 +47,8 @@ pub struct Cabling {
     pub service: Option<Service>,
     /// Frames of a message on Thunderbolt; by default 1, as more work only since macOS 26.3 (mlx #3094).
     pub frames: Option<usize>,
+    /// The ranks that every rank has cables to, if these are not all: the others are reached over them.
+    pub neighbours: Option<Vec<Vec<usize>>>,
     /// The verbs library, if not the system's.
     pub library: Option<PathBuf>,
 }
