@@ -167,10 +167,7 @@ impl Ticket {
     /// # Errors
     /// If what was to be inherited was not, rank 0 cannot be reached or refuses, or not all come in time.
     pub fn join(&self) -> Result<Joined> {
-        let connected = match self.meeting {
-            Meeting::At(address) => tcp::join(self.rank, address, &self.options())?,
-            Meeting::Listener(fd) => self.host(tcp::Listener::of(transport::inherited(fd)?)?)?,
-        };
+        let connected = self.meet()?;
         let segment = match self.segment {
             Some(fd) => Some(shm::Segment::from_fd(transport::inherited(fd)?, self.world_size, self.run)?),
             None => None,
@@ -178,13 +175,24 @@ impl Ticket {
         self.connect(connected, segment.as_ref())
     }
 
-    /// Makes a communicator of connections that stand.
+    /// Meets the others as the rank that this ticket is for.
     ///
     /// # Errors
-    /// If the system refuses a thread.
-    pub fn connect(&self, connected: tcp::Connected, segment: Option<&shm::Segment>) -> Result<Joined> {
+    /// If rank 0 cannot be reached or refuses, or not all come in time.
+    pub fn meet(&self) -> Result<tcp::Connected> {
+        Ok(match self.meeting {
+            Meeting::At(address) => tcp::join(self.rank, address, &self.options())?,
+            Meeting::Listener(fd) => self.host(tcp::Listener::of(transport::inherited(fd)?)?)?,
+        })
+    }
+
+    /// Makes the fabric of connections that stand.
+    ///
+    /// # Errors
+    /// If what the fabric needs is not there, or RDMA cannot be set up on every rank.
+    pub fn endpoint(&self, data: Option<tcp::Tcp>, segment: Option<&shm::Segment>) -> Result<Box<dyn Endpoint>> {
         let spin = transport::default_spin(self.share.1);
-        let endpoint: Box<dyn Endpoint> = match (connected.data, segment) {
+        let endpoint: Box<dyn Endpoint> = match (data, segment) {
             (Some(tcp), _) if self.fabric == Fabric::Rdma => {
                 let cabling = self.rdma.as_ref();
                 let cabling = cabling.ok_or_else(|| Error::msg("this rank was given no RDMA devices"))?;
@@ -200,6 +208,15 @@ impl Ticket {
             (None, Some(segment)) => Box::new(segment.endpoint(self.rank)?),
             (None, None) => return Err(Error::msg("this rank was given neither TCP nor shared memory")),
         };
+        Ok(endpoint)
+    }
+
+    /// Makes a communicator of connections that stand.
+    ///
+    /// # Errors
+    /// As [`Ticket::endpoint`], or if the system refuses a thread.
+    pub fn connect(&self, connected: tcp::Connected, segment: Option<&shm::Segment>) -> Result<Joined> {
+        let endpoint = self.endpoint(connected.data, segment)?;
         let name = |(rank, address): (usize, &String)| match self.hosts.get(rank) {
             Some(host) => format!("rank {rank} ({host}, {address})"),
             None => format!("rank {rank} ({address})"),

@@ -18,7 +18,7 @@ use crate::transport::verbs::{
 use crate::transport::{Buffer, Endpoint, Kind};
 
 /// How Apple calls its devices: each is a port with one cable.
-const THUNDERBOLT: &str = "rdma_en";
+pub(super) const THUNDERBOLT: &str = "rdma_en";
 
 /// Apple counts queues in frames, and both ends of a message in equal numbers of them (TN3205).
 pub const FRAME: usize = 4096;

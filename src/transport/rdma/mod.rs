@@ -6,6 +6,7 @@
 
 mod chunk;
 mod connect;
+mod examine;
 mod lane;
 mod link;
 
@@ -24,6 +25,7 @@ use link::{Ended, Link};
 
 pub use super::verbs::{Library, Service};
 pub use connect::{Cabling, FRAME};
+pub use examine::{Examination, Examined, examine};
 
 /// How long closing an endpoint waits until what was sent has left.
 const FLUSH: Duration = Duration::from_secs(1);
