@@ -163,6 +163,8 @@ pub struct Config {
     pub local_write_only_rejected: bool,
     /// How long an RC queue pair tries to reach a peer that is gone.
     pub retry_ms: u64,
+    /// After how long without a message a queue pair sends no more (third parties: some 20 minutes).
+    pub idle_ms: Option<u64>,
     /// All devices of all machines.
     pub devices: Vec<Device>,
     /// Faults that are there from the start, as written.
@@ -200,11 +202,12 @@ impl Config {
         }
         Ok(Self {
             personality,
-            one_frame: value["os"].as_str().is_some_and(|os| os.starts_with("26.2")),
+            one_frame: value["os"].as_str().is_some_and(older),
             leak: value["leak"].as_bool().unwrap_or(false),
             granted,
             local_write_only_rejected: value["local_write_only_rejected"].as_bool().unwrap_or(false),
             retry_ms: value["retry_ms"].as_u64().unwrap_or(500),
+            idle_ms: value["idle_ms"].as_u64(),
             devices,
             faults: value["faults"].as_array().cloned().unwrap_or_default(),
         })
@@ -224,6 +227,12 @@ impl Config {
             joined && gid != [0; 16] && (0..device.gids()).any(|index| device.gid(index) == gid)
         })
     }
+}
+
+/// MLX PR #3094: larger messages work since macOS 26.3.
+fn older(os: &str) -> bool {
+    let mut numbers = os.split('.').map(|word| word.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (26, 3)
 }
 
 fn device_from_json(value: &Value, limits: Limits) -> Result<Device, String> {

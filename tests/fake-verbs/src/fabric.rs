@@ -1,5 +1,6 @@
 //! What tests build, change and read.
 
+use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -36,6 +37,8 @@ pub struct Living {
 pub struct Fabric {
     dir: PathBuf,
     json: Value,
+    /// Made here, so removed here.
+    own: bool,
 }
 
 fn hosts(prefix: &str, count: usize) -> Vec<String> {
@@ -95,12 +98,40 @@ impl Fabric {
         let root = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
         let dir = root.join(format!("fake-verbs-{}", home::token()));
         std::fs::create_dir_all(dir.join("lib")).expect("a directory for the fabric");
-        let fabric = Self { dir, json };
+        let fabric = Self { dir, json, own: true };
         for name in ["libibverbs.so.1", "libibverbs.so", "librdma.dylib"] {
             std::os::unix::fs::symlink(built(), fabric.dir.join("lib").join(name)).expect("a link to the library");
         }
         fabric.write();
         fabric
+    }
+
+    /// A fabric that another process has made, to change its faults or read its log.
+    #[allow(clippy::expect_used, reason = "a test that cannot read its files is over")]
+    pub fn attach(dir: &Path) -> Self {
+        let text = std::fs::read(dir.join("fabric.json")).expect("the fabric's file");
+        Self { dir: dir.into(), json: serde_json::from_slice(&text).expect("JSON"), own: false }
+    }
+
+    /// What this thread's next list of devices is of: the devices of a machine, or of all (named `rdma_en2.mac0` where
+    /// several have one name). For tests that load the library into their own process.
+    ///
+    /// # Panics
+    ///
+    /// The library cannot be loaded.
+    pub fn act_as(&self, host: Option<&str>) {
+        let text = |text: &str| CString::new(text).unwrap_or_default();
+        let (dir, host) = (text(&self.dir.display().to_string()), host.map(text));
+        // SAFETY: the library runs nothing when it is loaded, and the function has this type.
+        unsafe {
+            let path = text(&self.library().display().to_string());
+            let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+            assert!(!library.is_null(), "the library cannot be loaded");
+            let symbol = libc::dlsym(library, c"fake_verbs_use".as_ptr());
+            assert!(!symbol.is_null(), "this is another library");
+            let call: unsafe extern "C" fn(*const c_char, *const c_char) = std::mem::transmute(symbol);
+            call(dir.as_ptr(), host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr()));
+        }
     }
 
     #[allow(clippy::expect_used, reason = "a test that cannot write its files is over")]
@@ -257,7 +288,9 @@ impl Fabric {
 
 impl Drop for Fabric {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if self.own {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
     }
 }
 

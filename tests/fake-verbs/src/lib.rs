@@ -14,8 +14,10 @@ mod memory;
 #[allow(unreachable_pub, reason = "C calls them")]
 mod pair;
 mod post;
+mod push;
 #[allow(unreachable_pub, reason = "C calls them")]
 mod queue;
+mod request;
 mod ring;
 pub mod rules;
 mod wire;

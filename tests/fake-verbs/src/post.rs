@@ -8,8 +8,9 @@ use crate::board::Kind;
 use crate::handle;
 use crate::home::{Errno, locked};
 use crate::pair::PairHandle;
+use crate::request::{ELEMENTS, Parts, Recv, Send, frames};
 use crate::rules;
-use crate::wire::{ELEMENTS, Pair, Parts, Recv, Send, frames};
+use crate::wire::Pair;
 
 /// Copies a list of elements.
 ///

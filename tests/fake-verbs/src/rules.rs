@@ -62,6 +62,9 @@ rules! {
     /// RMLX, gojaccl: a queue pair in ERR breaks the release of regions.
     QP_TO_ERR = "qp-to-err": "destroy the queue pair without moving it to ERR";
 
+    /// gojaccl, exo #1973: queue pairs that carried nothing for some 20 minutes carry nothing any more.
+    IDLE = "idle": "send something now and then on every queue pair";
+
     // ---- everybody's
     /// rdma-core: no objects that depend on it may be left.
     ORDER = "order": "destroy queue pairs, then completion queues and regions, then the domain, then close the device";

@@ -1,118 +1,29 @@
-//! How messages move: from a send to the peer's file, from the own file to a receive.
+//! A queue pair, and its receiving half: messages go from its file to its receives.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::abi::{QpAttr, QpCap, RC, Sge, WC_RECV, WC_WITH_IMM, Wc, state, status};
+use crate::abi::{QpAttr, QpCap, RC, WC_RECV, WC_WITH_IMM, Wc, state, status};
 use crate::board::Kind;
-use crate::home::{self, Home, locked};
+use crate::home::{Home, locked};
 use crate::memory::Domain;
 use crate::queue::{Depth, Done, Queue};
+use crate::request::{Parts, Recv, Send, frames};
 use crate::ring::{Head, Ring};
 use crate::rules::{self, Rule};
 
-/// Elements that a request can have.
-pub(crate) const ELEMENTS: usize = 4;
-/// TN3205: what a message is cut into, and depth is counted in.
-const FRAME: usize = 4096;
-/// How often a peer that is awaited is looked for where that takes system calls.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// Frames of a message; one at least.
-pub(crate) fn frames(len: usize) -> u32 {
-    (len.div_ceil(FRAME) as u32).max(1)
-}
-
-/// Memory of a request.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Parts {
-    pub(crate) parts: [Sge; ELEMENTS],
-    pub(crate) count: usize,
-}
-
-impl Parts {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sge> {
-        self.parts[..self.count].iter()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.iter().map(|part| part.length as usize).sum()
-    }
-}
-
-/// Where a send is on its way.
-enum Place {
-    Waiting,
-    /// In the peer's file; with a sum of its bytes if its completion had to wait.
-    There {
-        index: u64,
-        sum: Option<u64>,
-    },
-    /// Out of sight: it completes and nobody gets it.
-    Lost,
-}
-
-pub(crate) struct Send {
-    pub(crate) id: u64,
-    pub(crate) parts: Parts,
-    /// Its bytes, if they were taken when it was posted, or belong to a fault.
-    pub(crate) bytes: Option<Box<[u8]>>,
-    pub(crate) imm: Option<u32>,
-    pub(crate) signaled: bool,
-    /// What it takes of the depth.
-    pub(crate) cost: u32,
-    /// Made by a fault: no completion.
-    extra: bool,
-    place: Place,
-}
-
-impl Send {
-    pub(crate) fn new(id: u64, parts: Parts, imm: Option<u32>, signaled: bool, cost: u32) -> Self {
-        Self { id, parts, bytes: None, imm, signaled, cost, extra: false, place: Place::Waiting }
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.as_ref().map_or_else(|| self.parts.len(), |bytes| bytes.len())
-    }
-
-    fn copy_to(&self, to: *mut u8) {
-        // SAFETY: `to` has room for `len` bytes; the parts lie in live regions, which was just checked; what the
-        // program writes meanwhile, against the rules, is what is torn.
-        unsafe {
-            if let Some(bytes) = &self.bytes {
-                return to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            }
-            let mut at = to;
-            for part in self.parts.iter() {
-                at.copy_from_nonoverlapping(part.addr as *const u8, part.length as usize);
-                at = at.add(part.length as usize);
-            }
-        }
-    }
-
-    fn sum(&self) -> u64 {
-        let mut copy = vec![0; self.len()];
-        self.copy_to(copy.as_mut_ptr());
-        let mix = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        let (words, rest) = copy.as_chunks::<8>();
-        let sum = words.iter().fold(1, |sum, word| mix(sum, u64::from_ne_bytes(*word)));
-        rest.iter().fold(sum, |sum, byte| mix(sum, u64::from(*byte)))
-    }
-}
-
-pub(crate) struct Recv {
-    pub(crate) id: u64,
-    pub(crate) parts: Parts,
-    pub(crate) cost: u32,
-}
-
-struct Peer {
-    ring: Ring,
-    device: usize,
-    looked: Instant,
-    alive: bool,
+/// The queue pair at the other end, as its file shows it.
+pub(crate) struct Peer {
+    pub(crate) ring: Ring,
+    /// How often it was met; a clock costs more than a count.
+    pub(crate) met: u32,
+    /// When its process was last looked for.
+    pub(crate) looked: Instant,
+    pub(crate) alive: bool,
+    /// Whether its first number was compared, and was another.
+    pub(crate) numbers: Option<bool>,
 }
 
 /// What changes of a queue pair.
@@ -122,17 +33,20 @@ pub(crate) struct Inner {
     pub(crate) ring: Ring,
     /// The device that the address handle leads to.
     pub(crate) target: usize,
-    peer: Option<Peer>,
-    looked: Option<Instant>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) looked: Option<Instant>,
     pub(crate) sends: VecDeque<Send>,
     pub(crate) recvs: VecDeque<Recv>,
     /// Those of `sends` that wait for completion only.
-    placed: usize,
-    head: usize,
+    pub(crate) placed: usize,
+    pub(crate) head: usize,
     /// Depth that the next signaled completion gives back.
-    unsignaled: u32,
-    held: Option<Send>,
-    lost_since: Option<Instant>,
+    pub(crate) unsignaled: u32,
+    pub(crate) held: Option<Send>,
+    /// Since when an RC queue pair has not reached its peer.
+    pub(crate) lost_since: Option<Instant>,
+    /// When it last sent, where that matters.
+    pub(crate) sent: Option<Instant>,
 }
 
 impl Inner {
@@ -151,11 +65,12 @@ impl Inner {
             unsignaled: 0,
             held: None,
             lost_since: None,
+            sent: None,
         }
     }
 
     pub(crate) fn clear(&mut self) {
-        (self.peer, self.held, self.lost_since, self.looked) = (None, None, None, None);
+        (self.peer, self.held, self.lost_since, self.looked, self.sent) = (None, None, None, None, None);
         (self.placed, self.head, self.unsignaled) = (0, 0, 0);
         self.sends.clear();
         self.recvs.clear();
@@ -196,15 +111,15 @@ impl Pair {
     }
 
     /// A message waits for its receive, instead of being lost.
-    fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.kind == RC || self.home.apple()
     }
 
-    fn still(&self, device: usize) -> bool {
+    pub(crate) fn still(&self, device: usize) -> bool {
         self.home.board.still(device)
     }
 
-    fn up(&self, device: usize) -> bool {
+    pub(crate) fn up(&self, device: usize) -> bool {
         self.home.board.up(&self.home.config, device)
     }
 
@@ -218,7 +133,7 @@ impl Pair {
         self.push(inner);
     }
 
-    fn complete(&self, inner: &mut Inner, send: &Send, code: u32) {
+    pub(crate) fn complete(&self, inner: &mut Inner, send: &Send, code: u32) {
         if send.extra {
             return;
         }
@@ -258,178 +173,6 @@ impl Pair {
         for recv in std::mem::take(&mut inner.recvs) {
             self.received(&recv, status::WR_FLUSH_ERR, None);
         }
-    }
-
-    /// The peer's file, once the peer is connected to this queue pair.
-    fn meet(&self, inner: &mut Inner) -> bool {
-        if inner.peer.is_none() {
-            if inner.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
-                return false;
-            }
-            inner.looked = Some(Instant::now());
-            let path = self.home.dir.join("qps").join(inner.attr.dest_qp_num.to_string());
-            let Ok(ring) = Ring::open(&path) else { return false };
-            if ring.device.load(Ordering::Relaxed) as usize != inner.target {
-                return false;
-            }
-            if ring.dest.load(Ordering::Acquire) == self.number
-                && ring.rq_psn.load(Ordering::Relaxed) != inner.attr.sq_psn
-            {
-                self.violation(rules::PSN, &format!("sq_psn {}", inner.attr.sq_psn));
-            }
-            inner.peer = Some(Peer { ring, device: inner.target, looked: Instant::now(), alive: true });
-        }
-        let Some(peer) = &mut inner.peer else { return false };
-        peer.ring.dest.load(Ordering::Acquire) == self.number
-            && matches!(peer.ring.state.load(Ordering::Acquire), state::RTR | state::RTS)
-            && peer.ring.gone.load(Ordering::Acquire) == 0
-            && self.up(self.index)
-            && self.up(peer.device)
-    }
-
-    /// Whether an RC queue pair has tried for long enough.
-    fn given_up(&self, inner: &mut Inner, met: bool) -> bool {
-        let mut there = met;
-        if let Some(peer) = &mut inner.peer
-            && peer.looked.elapsed() > LOOK
-        {
-            peer.looked = Instant::now();
-            peer.alive = home::alive(&self.home.dir, &peer.ring.owner());
-        }
-        there &= inner.peer.as_ref().is_some_and(|peer| peer.alive);
-        if there {
-            inner.lost_since = None;
-            return false;
-        }
-        let since = *inner.lost_since.get_or_insert_with(Instant::now);
-        since.elapsed() > Duration::from_millis(self.home.config.retry_ms)
-    }
-
-    /// The sending half.
-    pub(crate) fn push(&self, inner: &mut Inner) {
-        if inner.state != state::RTS || inner.sends.is_empty() || self.still(self.index) {
-            return;
-        }
-        let met = self.meet(inner);
-        // what is there when its receive is posted arrives, whatever becomes of the peer then
-        let linked = !self.still(inner.target) && self.up(self.index) && self.up(inner.target);
-        while inner.placed < inner.sends.len() && !self.still(inner.target) {
-            if !met && self.waits() {
-                break;
-            }
-            let Some(place) = self.put(inner, met) else { break };
-            let at = inner.placed;
-            inner.sends[at].place = place;
-            inner.placed += 1;
-            if inner.state != state::RTS {
-                return;
-            }
-            if let Some(held) = inner.held.take_if(|_| !matches!(inner.sends[at].place, Place::Lost)) {
-                inner.sends.insert(at + 1, held);
-            }
-        }
-        while inner.placed > 0 && inner.state == state::RTS {
-            let sum = match &inner.sends[0].place {
-                Place::There { index, sum } if self.waits() => {
-                    let room = inner.peer.as_ref().and_then(|peer| peer.ring.receive(*index));
-                    let Some(room) = room.filter(|_| linked) else { break };
-                    if self.kind == RC && (room as usize) < inner.sends[0].len() {
-                        self.fail_first(inner, status::REM_INV_REQ_ERR);
-                        return;
-                    }
-                    *sum
-                }
-                _ => None,
-            };
-            if let Some(value) = self.home.board.fault(&[Kind::SendStatus], self.index, self.number) {
-                self.fail_first(inner, value.1 as u32);
-                return;
-            }
-            let Some(send) = inner.sends.pop_front() else { break };
-            inner.placed -= 1;
-            if let Some(sum) = sum {
-                if !send.parts.iter().all(|part| self.domain.covers(part)) {
-                    self.violation(rules::LKEY, "the region of a send was released before its completion");
-                } else if send.sum() != sum {
-                    self.violation(rules::BUFFER_CHANGED, &format!("wr_id {}", send.id));
-                }
-            }
-            self.complete(inner, &send, status::SUCCESS);
-        }
-        if self.kind == RC && !inner.sends.is_empty() && inner.state == state::RTS && self.given_up(inner, met) {
-            self.fail_first(inner, status::RETRY_EXC_ERR);
-        }
-    }
-
-    fn fail_first(&self, inner: &mut Inner, code: u32) {
-        if let Some(send) = inner.sends.pop_front() {
-            inner.placed = inner.placed.saturating_sub(1);
-            self.complete(inner, &send, code);
-        }
-        self.to_error(inner);
-    }
-
-    /// Puts the first waiting send into the peer's file.
-    fn put(&self, inner: &mut Inner, met: bool) -> Option<Place> {
-        let Inner { peer, sends, placed, head, held, .. } = inner;
-        let send = &sends[*placed];
-        let peer = peer.as_ref().map(|peer| &peer.ring);
-        let len = send.len();
-        if send.bytes.is_none() && !send.parts.iter().all(|part| self.domain.covers(part)) {
-            self.violation(rules::LKEY, "the region of a send was released before it left");
-            return Some(Place::Lost);
-        }
-        if !self.waits() {
-            // UC: what finds no receive is dropped silently
-            let posted = peer.is_some_and(|ring| ring.receive(ring.produced.0.load(Ordering::Relaxed)).is_some());
-            if !met || !posted {
-                return Some(Place::Lost);
-            }
-        }
-        let ring = peer?;
-        let offset = ring.room(head, len)?;
-        let kinds = [Kind::Drop, Kind::Corrupt, Kind::Duplicate, Kind::Reorder];
-        let fault = match send.extra {
-            true => None,
-            false => self.home.board.fault(&kinds, self.index, self.number),
-        };
-        let copy = || {
-            let mut bytes = vec![0; len].into_boxed_slice();
-            send.copy_to(bytes.as_mut_ptr());
-            let mut copy = Send::new(send.id, Parts::default(), send.imm, false, 0);
-            copy.extra = true;
-            copy.bytes = Some(bytes);
-            copy
-        };
-        match fault {
-            Some((Kind::Drop, _)) => return Some(Place::Lost),
-            Some((Kind::Reorder, _)) => {
-                *held = Some(copy());
-                return Some(Place::Lost);
-            }
-            _ => {}
-        }
-        let data = ring.data(offset, len);
-        send.copy_to(data);
-        if let Some((Kind::Corrupt, at)) = fault
-            && len > 0
-        {
-            // SAFETY: a byte of the message.
-            unsafe { *data.add(at as usize % len) ^= 0x40 };
-        }
-        if self.home.config.one_frame && len > FRAME {
-            self.violation(rules::LARGE_MESSAGE, &format!("{len} bytes"));
-            // SAFETY: bytes of the message.
-            unsafe { data.add(FRAME).write_bytes(0xa5, len - FRAME) };
-        }
-        let index = ring.produce(Head { offset, len, imm: send.imm });
-        let waits = self.waits() && ring.receive(index).is_none();
-        let sum = (waits && send.bytes.is_none()).then(|| send.sum());
-        if let Some((Kind::Duplicate, _)) = fault {
-            let copy = copy();
-            sends.insert(*placed + 1, copy);
-        }
-        Some(Place::There { index, sum })
     }
 
     /// The receiving half.

@@ -1,6 +1,5 @@
 //! What works when nothing is done wrong: threads and processes, both personalities.
 
-use std::ffi::CString;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -11,18 +10,11 @@ use fake_verbs::abi::{RC, UC};
 
 use crate::support::{Address, End, Verbs};
 
-pub(crate) fn act_as(verbs: Verbs, fabric: &Fabric, host: &str) {
-    let dir = CString::new(fabric.dir().to_str().unwrap()).unwrap();
-    let host = CString::new(host).unwrap();
-    // SAFETY: two strings.
-    unsafe { (verbs.fake_verbs_use)(dir.as_ptr(), host.as_ptr()) };
-}
-
 /// Both ends of a link between two machines, in one thread.
 pub(crate) fn link(fabric: &Fabric, kind: u32, hosts: [&str; 2]) -> [End; 2] {
     let verbs = Verbs::open(&fabric.library());
     let ends = [0, 1].map(|at| {
-        act_as(verbs, fabric, hosts[at]);
+        fabric.act_as(Some(hosts[at]));
         End::new(verbs, &fabric.device(hosts[at], hosts[1 - at]), kind, 64)
     });
     ends[0].connect(ends[1].address());
@@ -146,7 +138,7 @@ fn parse(line: &str) -> Address {
 
 fn processes(fabric: &Fabric, kind: u32, hosts: [&str; 2]) {
     let verbs = Verbs::open(&fabric.library());
-    act_as(verbs, fabric, hosts[0]);
+    fabric.act_as(Some(hosts[0]));
     let mut end = End::new(verbs, &fabric.device(hosts[0], hosts[1]), kind, 64);
     let word = if kind == RC { "rc" } else { "uc" };
     let mut other = Command::new(std::env::current_exe().unwrap())

@@ -32,7 +32,6 @@ macro_rules! symbols {
 }
 
 symbols! {
-    fake_verbs_use: fn(*const c_char, *const c_char);
     ibv_get_device_list: fn(*mut c_int) -> *mut *mut Device;
     ibv_free_device_list: fn(*mut *mut Device);
     ibv_get_device_name: fn(*mut Device) -> *const c_char;
