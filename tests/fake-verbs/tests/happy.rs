@@ -1,0 +1,175 @@
+//! What works when nothing is done wrong: threads and processes, both personalities.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use fake_verbs::Fabric;
+use fake_verbs::abi::{RC, UC};
+
+use crate::support::{Address, End, Verbs};
+
+/// Both ends of a link between two machines, in one thread.
+pub(crate) fn link(fabric: &Fabric, kind: u32, hosts: [&str; 2]) -> [End; 2] {
+    let verbs = Verbs::open(&fabric.library());
+    let ends = [0, 1].map(|at| {
+        fabric.act_as(Some(hosts[at]));
+        End::new(verbs, &fabric.device(hosts[at], hosts[1 - at]), kind, 64)
+    });
+    ends[0].connect(ends[1].address());
+    ends[1].connect(ends[0].address());
+    ends
+}
+
+const LENGTHS: [usize; 6] = [0, 1, 8, 4096, 20480, 262_144];
+
+fn exchange(end: &mut End, mine: u8, other: u8) {
+    for (round, len) in LENGTHS.into_iter().enumerate() {
+        let id = round as u64 * 2;
+        end.recv(id, 1 << 19, len);
+        end.bytes(0, len).fill(mine + round as u8);
+        assert_eq!(end.send(id + 1, 0, len), 0);
+        let got = end.wait(id);
+        assert_eq!((got.status, got.opcode, got.byte_len), (0, 128, len as u32));
+        assert!(end.bytes(1 << 19, len).iter().all(|byte| *byte == other + round as u8));
+        assert_eq!(end.wait(id + 1).status, 0);
+    }
+}
+
+fn ping_pong(end: &mut End, first: bool, reps: usize) -> f64 {
+    end.recv(0, 0, 64);
+    let start = Instant::now();
+    for round in 0..reps {
+        if first {
+            end.send(1, 4096, 64);
+            end.wait(1);
+        }
+        end.wait(0);
+        if round + 1 < reps || !first {
+            end.recv(0, 0, 64);
+        }
+        if !first {
+            end.send(1, 4096, 64);
+            end.wait(1);
+        }
+    }
+    start.elapsed().as_secs_f64() * 1e6 / reps as f64 / 2.0
+}
+
+fn threads(fabric: &Fabric, kind: u32, hosts: [&str; 2]) {
+    let [mut one, mut two] = link(fabric, kind, hosts);
+    // a UC message that meets no receive is lost on Linux: both begin together
+    let (told, hears) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        two.recv(99, 0, 1);
+        told.send(()).unwrap();
+        two.wait(99);
+        if two.kind == RC {
+            exchange(&mut two, 40, 70);
+        }
+        let time = ping_pong(&mut two, false, 2000);
+        two.end();
+        time
+    });
+    hears.recv().unwrap();
+    assert_eq!(one.send(99, 0, 1), 0);
+    one.wait(99);
+    if one.kind == RC {
+        exchange(&mut one, 70, 40);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    println!("one way between threads: {:.2} µs", ping_pong(&mut one, true, 2000));
+    thread.join().unwrap();
+    one.end();
+    assert_eq!(fabric.broken(), [""; 0]);
+    assert_eq!(fabric.objects().len(), 0);
+}
+
+#[test]
+fn threads_of_macs() {
+    threads(&Fabric::apple(2), UC, ["mac0", "mac1"]);
+}
+
+#[test]
+fn threads_of_linux() {
+    threads(&Fabric::rxe(2), UC, ["linux0", "linux1"]);
+    threads(&Fabric::rxe(2), RC, ["linux0", "linux1"]);
+}
+
+#[test]
+fn a_mac_exchanges_messages_of_all_lengths() {
+    let fabric = Fabric::apple(3);
+    let [mut one, mut two] = link(&fabric, UC, ["mac0", "mac2"]);
+    let thread = std::thread::spawn(move || {
+        exchange(&mut two, 40, 70);
+        two.end();
+    });
+    exchange(&mut one, 70, 40);
+    one.end();
+    thread.join().unwrap();
+    assert_eq!(fabric.broken(), [""; 0]);
+}
+
+/// The other process of [`processes`]: the same program, by the environment that programs have.
+#[test]
+#[ignore = "the other process"]
+fn other() {
+    let kind = if std::env::args().any(|word| word == "rc") { RC } else { UC };
+    let name = if kind == RC { "rxe0" } else { "rdma_en2" };
+    let verbs = Verbs::open(std::path::Path::new("libibverbs.so.1"));
+    let mut end = End::new(verbs, name, kind, 64);
+    let mine = end.address();
+    println!("{} {:?}", mine.qp_num, mine.gid);
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    end.connect(parse(&line));
+    println!("connected");
+    exchange(&mut end, 40, 70);
+    ping_pong(&mut end, false, 2000);
+    end.end();
+}
+
+fn parse(line: &str) -> Address {
+    let (number, gid) = line.split_once(" [").unwrap();
+    let gid: Vec<u8> = gid.trim().trim_end_matches(']').split(", ").map(|byte| byte.parse().unwrap()).collect();
+    Address { qp_num: number.parse().unwrap(), gid: gid.try_into().unwrap() }
+}
+
+fn processes(fabric: &Fabric, kind: u32, hosts: [&str; 2]) {
+    let verbs = Verbs::open(&fabric.library());
+    fabric.act_as(Some(hosts[0]));
+    let mut end = End::new(verbs, &fabric.device(hosts[0], hosts[1]), kind, 64);
+    let word = if kind == RC { "rc" } else { "uc" };
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args(["happy::other", "--exact", "--ignored", "--nocapture", "--skip", word])
+        .envs(fabric.env(hosts[1]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(other.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let address = lines.find(|line| line.ends_with(']') && line.contains(" [")).unwrap();
+    // libtest may have begun the line
+    let address = address.rsplit("... ").next().unwrap().to_owned();
+    end.connect(parse(&address));
+    let mine = end.address();
+    writeln!(other.stdin.take().unwrap(), "{} {:?}", mine.qp_num, mine.gid).unwrap();
+    assert!(lines.any(|line| line == "connected"));
+    exchange(&mut end, 70, 40);
+    println!("one way between processes: {:.2} µs", ping_pong(&mut end, true, 2000));
+    end.end();
+    assert!(other.wait().unwrap().success());
+    assert_eq!(fabric.broken(), [""; 0]);
+    assert_eq!(fabric.objects().len(), 0);
+}
+
+#[test]
+fn processes_of_macs() {
+    processes(&Fabric::apple(2), UC, ["mac0", "mac1"]);
+}
+
+#[test]
+fn processes_of_linux() {
+    processes(&Fabric::rxe(2), RC, ["linux0", "linux1"]);
+}
