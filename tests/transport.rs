@@ -3,6 +3,7 @@
 mod conformance;
 mod endings;
 pub mod fabric;
+pub mod fake;
 mod machines;
 mod rendezvous;
 mod secure;
