@@ -186,14 +186,18 @@ impl Fabric {
         Config::read(&self.dir).expect("the fabric's file")
     }
 
+    /// The device's place in `fabric.json`, if there is one.
+    pub fn index_of(&self, device: &str) -> Option<usize> {
+        self.config().find(device)
+    }
+
     /// The device's place in `fabric.json`, which [`Fault::device`] wants.
     ///
     /// # Panics
     ///
     /// There is none of that name.
     pub fn index(&self, device: &str) -> usize {
-        let found = self.config().find(device);
-        found.unwrap_or_else(|| panic!("there is no device {device}"))
+        self.index_of(device).unwrap_or_else(|| panic!("there is no device {device}"))
     }
 
     /// The name of the first device of machine `from` with a cable to machine `to`.

@@ -1,14 +1,12 @@
 //! What works when nothing is done wrong: threads and processes, both personalities.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
 
 use fake_verbs::Fabric;
 use fake_verbs::abi::{RC, UC};
 
-use crate::support::{Address, End, Verbs};
+use crate::support::{End, Other, Verbs, meet_other};
 
 /// Both ends of a link between two machines, in one thread.
 pub(crate) fn link(fabric: &Fabric, kind: u32, hosts: [&str; 2]) -> [End; 2] {
@@ -115,51 +113,26 @@ fn a_mac_exchanges_messages_of_all_lengths() {
 #[test]
 #[ignore = "the other process"]
 fn other() {
-    let kind = if std::env::args().any(|word| word == "rc") { RC } else { UC };
+    let kind = if std::env::var("KIND").unwrap() == "rc" { RC } else { UC };
     let name = if kind == RC { "rxe0" } else { "rdma_en2" };
     let verbs = Verbs::open(std::path::Path::new("libibverbs.so.1"));
-    let mut end = End::new(verbs, name, kind, 64);
-    let mine = end.address();
-    println!("{} {:?}", mine.qp_num, mine.gid);
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).unwrap();
-    end.connect(parse(&line));
-    println!("connected");
+    let mut end = meet_other(End::new(verbs, name, kind, 64));
     exchange(&mut end, 40, 70);
     ping_pong(&mut end, false, 2000);
     end.end();
 }
 
-fn parse(line: &str) -> Address {
-    let (number, gid) = line.split_once(" [").unwrap();
-    let gid: Vec<u8> = gid.trim().trim_end_matches(']').split(", ").map(|byte| byte.parse().unwrap()).collect();
-    Address { qp_num: number.parse().unwrap(), gid: gid.try_into().unwrap() }
-}
-
 fn processes(fabric: &Fabric, kind: u32, hosts: [&str; 2]) {
     let verbs = Verbs::open(&fabric.library());
     fabric.act_as(Some(hosts[0]));
-    let mut end = End::new(verbs, &fabric.device(hosts[0], hosts[1]), kind, 64);
+    let end = End::new(verbs, &fabric.device(hosts[0], hosts[1]), kind, 64);
     let word = if kind == RC { "rc" } else { "uc" };
-    let mut other = Command::new(std::env::current_exe().unwrap())
-        .args(["happy::other", "--exact", "--ignored", "--nocapture", "--skip", word])
-        .envs(fabric.env(hosts[1]))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(other.stdout.take().unwrap()).lines().map(|line| line.unwrap());
-    let address = lines.find(|line| line.ends_with(']') && line.contains(" [")).unwrap();
-    // libtest may have begun the line
-    let address = address.rsplit("... ").next().unwrap().to_owned();
-    end.connect(parse(&address));
-    let mine = end.address();
-    writeln!(other.stdin.take().unwrap(), "{} {:?}", mine.qp_num, mine.gid).unwrap();
-    assert!(lines.any(|line| line == "connected"));
+    let (mut other, mut lines) = Other::start(fabric, hosts[1], "happy::other", &[("KIND", word)]);
+    let mut end = other.meet(&mut lines, end);
     exchange(&mut end, 70, 40);
     println!("one way between processes: {:.2} µs", ping_pong(&mut end, true, 2000));
     end.end();
-    assert!(other.wait().unwrap().success());
+    assert!(other.child.wait().unwrap().success());
     assert_eq!(fabric.broken(), [""; 0]);
     assert_eq!(fabric.objects().len(), 0);
 }
