@@ -146,3 +146,70 @@ fn processes_of_macs() {
 fn processes_of_linux() {
     processes(&Fabric::rxe(2), RC, ["linux0", "linux1"]);
 }
+
+/// Bytes that only this message of this side has.
+fn pattern(id: u64, len: usize, salt: u64) -> impl Iterator<Item = u8> {
+    let seed = (id * 31 + salt + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..len as u64).map(move |at| (seed.wrapping_add(at).wrapping_mul(0x5851_f42d_4c95_7f2d) >> 56) as u8)
+}
+
+fn length(id: u64, salt: u64) -> usize {
+    let random = (id * 17 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (random >> 40) as usize % if random & 8 == 0 { 64 } else { SLOT + 1 }
+}
+
+const SLOT: usize = 16384;
+const WINDOW: u64 = 24;
+
+/// Both ways at once, many under way, each checked.
+fn stream(end: &mut End, count: u64, mine: u64, other: u64) {
+    let half = 1 << 19;
+    let ready = 1 << 40;
+    let slot = |id: u64| (id % WINDOW) as usize * SLOT;
+    // of as many frames as what will come
+    let post = |end: &End, id| assert_eq!(end.recv(ready + id, half + slot(id), length(id, other)), 0);
+    (0..WINDOW).for_each(|id| post(end, id));
+    let (mut sent, mut done, mut got) = (0, 0, 0);
+    while done < count || got < count {
+        while sent < count && sent - done < WINDOW {
+            let len = length(sent, mine);
+            end.bytes(slot(sent), len).iter_mut().zip(pattern(sent, len, mine)).for_each(|(to, byte)| *to = byte);
+            assert_eq!(end.send(sent, slot(sent), len), 0);
+            sent += 1;
+        }
+        if end.poll() == 0 {
+            std::thread::yield_now();
+        }
+        while let Some(wc) = end.done.pop_front() {
+            assert_eq!(wc.status, 0);
+            if wc.wr_id < ready {
+                assert_eq!(wc.wr_id, done);
+                done += 1;
+                continue;
+            }
+            let len = length(got, other);
+            assert_eq!((wc.wr_id, wc.byte_len as usize), (ready + got, len));
+            assert!(end.bytes(half + slot(got), len).iter().copied().eq(pattern(got, len, other)), "{got}");
+            if got + WINDOW < count {
+                post(end, got + WINDOW);
+            }
+            got += 1;
+        }
+    }
+}
+
+#[test]
+fn many_messages_both_ways() {
+    for (fabric, kind, hosts) in [(Fabric::apple(2), UC, ["mac0", "mac1"]), (Fabric::rxe(2), RC, ["linux0", "linux1"])]
+    {
+        let [mut one, mut two] = link(&fabric, kind, hosts);
+        let thread = std::thread::spawn(move || {
+            stream(&mut two, 5000, 2, 1);
+            two.end();
+        });
+        stream(&mut one, 5000, 1, 2);
+        thread.join().unwrap();
+        one.end();
+        assert_eq!(fabric.broken(), [""; 0]);
+    }
+}

@@ -179,6 +179,38 @@ fn a_mac_connects_by_its_ipv4_gid() {
 }
 
 #[test]
+fn a_cable_may_be_at_another_port() {
+    let fabric = Fabric::apple(2).with_device("mac0.rdma_en2", "port_num", 2);
+    fabric.act_as(Some("mac0"));
+    let verbs = Verbs::open(&fabric.library());
+    let context = open(verbs, "rdma_en2");
+    let state = |port| {
+        // SAFETY: integers all over.
+        let mut attr: PortAttr = unsafe { std::mem::zeroed() };
+        // SAFETY: a live handle.
+        (unsafe { (verbs.ibv_query_port)(context, port, &mut attr) }, attr.state)
+    };
+    assert_eq!([state(1), state(2)], [(0, 1), (0, 4)]);
+    broken(&fabric, &[]);
+    assert_eq!(state(3).0, 22);
+    broken(&fabric, &["argument"]);
+    // SAFETY: a live handle, for the last time.
+    assert_eq!(unsafe { (verbs.ibv_close_device)(context) }, 0);
+}
+
+#[test]
+fn objects_of_two_devices_do_not_mix() {
+    let fabric = Fabric::apple(3);
+    fabric.act_as(Some("mac0"));
+    let verbs = Verbs::open(&fabric.library());
+    let [one, two] = ["rdma_en2", "rdma_en3"].map(|name| End::new(verbs, name, UC, 64));
+    assert!(create(&one, |attr| attr.recv_cq = two.cq).is_null());
+    broken(&fabric, &["argument"]);
+    one.end();
+    two.end();
+}
+
+#[test]
 fn states_follow_in_order_with_their_attributes() {
     for fabric in [Fabric::apple(2), Fabric::rxe(2)] {
         let hosts = if fabric.index_of("mac0.rdma_en2").is_some() { ["mac0", "mac1"] } else { ["linux0", "linux1"] };
