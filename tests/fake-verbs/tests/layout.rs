@@ -1,8 +1,10 @@
 //! The structures against the header that Debian has, where it is installed (libibverbs-dev).
 
 use std::mem::{offset_of, size_of};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fake_verbs::Fabric;
 use fake_verbs::abi::*;
 
 /// Each line: what C says of it, and what Rust says.
@@ -77,30 +79,52 @@ fn lines() -> Vec<(String, usize)> {
     lines
 }
 
+/// Compiles a program against the header; none where there is none.
+fn compiled(name: &str, text: &str, arguments: &[&str]) -> Option<PathBuf> {
+    if !Path::new("/usr/include/infiniband/verbs.h").exists() {
+        println!("there is no infiniband/verbs.h: not compared");
+        return None;
+    }
+    let dir = std::env::temp_dir().join(format!("fake-verbs-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("program.c"), text).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-Wall", "program.c", "-o", "program"]).args(arguments).current_dir(&dir);
+    let made = compiler.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Some(dir)
+}
+
+fn said(dir: PathBuf, env: &[(String, String)]) -> String {
+    let output = Command::new(dir.join("program")).envs(env.iter().cloned()).output().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn structures_are_the_headers() {
-    if !std::path::Path::new("/usr/include/infiniband/verbs.h").exists() {
-        println!("there is no infiniband/verbs.h: not compared");
-        return;
-    }
-    let dir = std::env::temp_dir().join(format!("fake-verbs-layout-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
     let lines = lines();
     let mut text =
         String::from("#include <infiniband/verbs.h>\n#include <stddef.h>\n#include <stdio.h>\nint main() {\n");
     for (what, _) in &lines {
         text += &format!("printf(\"%zu\\n\", (size_t)({what}));\n");
     }
-    std::fs::write(dir.join("layout.c"), text + "}\n").unwrap();
-    let made = Command::new("cc").args(["layout.c", "-o", "layout"]).current_dir(&dir).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let said = Command::new(dir.join("layout")).output().unwrap().stdout;
-    std::fs::remove_dir_all(&dir).unwrap();
-    let said: Vec<usize> = String::from_utf8(said).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+    let Some(dir) = compiled("layout", &(text + "}\n"), &[]) else { return };
+    let said: Vec<usize> = said(dir, &[]).lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(said.len(), lines.len());
     for ((what, ours), theirs) in lines.into_iter().zip(said) {
         assert_eq!(ours, theirs, "{what}");
     }
+}
+
+#[test]
+fn a_c_program_uses_it() {
+    let fabric = Fabric::rxe(1);
+    let library = fabric.library().display().to_string();
+    let Some(dir) = compiled("program", include_str!("program.c"), &[&library]) else { return };
+    assert_eq!(said(dir, &fabric.env("linux0")), "done\n");
+    assert_eq!(fabric.broken(), [""; 0]);
+    assert_eq!(fabric.objects().len(), 0);
 }
 
 #[test]

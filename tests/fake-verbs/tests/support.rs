@@ -239,7 +239,7 @@ impl End {
             if self.poll() <= 0 && start.elapsed() > time {
                 break;
             }
-            if round.is_multiple_of(2000) {
+            if round.is_multiple_of(100) {
                 // the other side may need this processor
                 std::thread::yield_now();
             }
