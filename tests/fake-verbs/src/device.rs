@@ -52,6 +52,11 @@ impl Opened {
         self.home.violation(rule, self.index, detail);
     }
 
+    /// Whether a fault has this call fail; errno says how.
+    pub(crate) fn spoilt(&self) -> bool {
+        self.home.spoilt(self.index).is_some()
+    }
+
     /// Sets errno and gives it back.
     pub(crate) fn fail(&self, error: Errno) -> c_int {
         raise(self.home.errno(error))
@@ -168,6 +173,9 @@ pub unsafe extern "C" fn ibv_open_device(device: *mut abi::Device) -> *mut Conte
         return std::ptr::null_mut();
     };
     let home = listed.home.clone();
+    if home.spoilt(listed.index).is_some() {
+        return std::ptr::null_mut();
+    }
     let Ok(object) = home.record(listed.index, "context", u32::MAX) else {
         raise(home.errno(Errno::Busy));
         return std::ptr::null_mut();

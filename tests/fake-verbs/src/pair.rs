@@ -66,6 +66,9 @@ pub unsafe extern "C" fn ibv_create_qp(pd: *mut abi::Pd, attr: *mut QpInitAttr) 
         raise(home.errno(error));
         std::ptr::null_mut()
     };
+    if home.spoilt(domain.index).is_some() {
+        return std::ptr::null_mut();
+    }
     let limits = home.config.devices[domain.index].limits;
     let (cap, apple) = (asked.cap, home.apple());
     if [send, recv].into_iter().any(|queue| !queue.of(home, domain.index)) {
@@ -268,6 +271,9 @@ fn connect(pair: &Pair, attr: &QpAttr) -> Result<usize, Errno> {
 pub unsafe extern "C" fn ibv_modify_qp(qp: *mut Qp, attr: *mut QpAttr, bits: c_int) -> c_int {
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
+    if let Some(code) = own.pair.home.spoilt(own.pair.index) {
+        return code;
+    }
     // SAFETY: attributes, as the caller promises.
     match modify(&own.pair, unsafe { &*attr }, bits as u32) {
         Ok(to) => {

@@ -100,6 +100,9 @@ pub unsafe extern "C" fn ibv_create_cq(
         return std::ptr::null_mut();
     };
     let limits = opened.device().limits;
+    if opened.spoilt() {
+        return std::ptr::null_mut();
+    }
     if cqe < 1 || cqe as u32 > limits.max_cqe || vector != 0 || !channel.is_null() {
         opened.violation(rules::ARGUMENT, &format!("create_cq with {cqe} entries, vector {vector}"));
         opened.fail(Errno::Invalid);

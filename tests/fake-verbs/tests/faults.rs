@@ -2,12 +2,13 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::ptr::null_mut;
 
-use fake_verbs::abi::{RC, UC, status};
+use fake_verbs::abi::{QpAttr, RC, UC, status};
 use fake_verbs::{Fabric, Fault, Kind};
 
 use crate::happy::link;
-use crate::support::{End, Other, Verbs, meet_other};
+use crate::support::{End, Other, Verbs, errno, init_attr, meet_other, open};
 
 /// Sends messages of 8 bytes filled with 0, 1, 2… and tells what arrives in order, as (first byte, status).
 fn run(fabric: &Fabric, ends: &mut [End; 2], count: u64, receives: u64) -> Vec<(u8, u32)> {
@@ -41,6 +42,7 @@ fn with(fault: Fault, count: u64, receives: u64) -> Vec<(u8, u32)> {
 fn messages_are_lost_doubled_swapped_and_spoilt() {
     assert_eq!(with(Fault::new(Kind::Drop, 1), 3, 3), [(0, 0), (2, 0)]);
     assert_eq!(with(Fault { times: 2, ..Fault::new(Kind::Drop, 0) }, 3, 3), [(2, 0)]);
+    assert_eq!(with(Fault { every: 2, times: u64::MAX, ..Fault::new(Kind::Drop, 1) }, 5, 3), [(0, 0), (2, 0), (4, 0)]);
     assert_eq!(with(Fault::new(Kind::Duplicate, 1), 3, 4), [(0, 0), (1, 0), (1, 0), (2, 0)]);
     assert_eq!(with(Fault::new(Kind::Reorder, 0), 3, 3), [(1, 0), (0, 0), (2, 0)]);
     assert_eq!(with(Fault { value: 0, ..Fault::new(Kind::Corrupt, 2) }, 3, 3), [(0, 0), (1, 0), (2 ^ 0x40, 0)]);
@@ -68,6 +70,39 @@ fn polling_fails() {
     fabric.fault(Fault { device: Some(fabric.index("mac1.rdma_en2")), ..Fault::new(Kind::Poll, 1) });
     assert_eq!((ends[1].poll(), ends[1].poll(), ends[1].poll(), ends[0].poll()), (0, -1, 0, 0));
     fabric.clear_faults();
+}
+
+#[test]
+fn every_call_of_a_start_fails_once() {
+    let fabric = Fabric::apple(2);
+    fabric.act_as(Some("mac0"));
+    let verbs = Verbs::open(&fabric.library());
+    let context = open(verbs, "rdma_en2");
+    let next = || {
+        fabric.clear_faults();
+        fabric.fault(Fault { value: 55, ..Fault::new(Kind::Call, 0) });
+    };
+    // SAFETY: live handles.
+    unsafe {
+        next();
+        assert!((verbs.ibv_alloc_pd)(context).is_null() && errno() == 55);
+        let pd = (verbs.ibv_alloc_pd)(context);
+        next();
+        assert!((verbs.ibv_create_cq)(context, 1, null_mut(), null_mut(), 0).is_null() && errno() == 55);
+        let cq = (verbs.ibv_create_cq)(context, 1, null_mut(), null_mut(), 0);
+        next();
+        assert!((verbs.ibv_reg_mr)(pd, null_mut(), 1, 7).is_null() && errno() == 55);
+        next();
+        assert!((verbs.ibv_create_qp)(pd, &mut init_attr(cq, UC, 1)).is_null() && errno() == 55);
+        let qp = (verbs.ibv_create_qp)(pd, &mut init_attr(cq, UC, 1));
+        next();
+        assert_eq!((verbs.ibv_modify_qp)(qp, &mut QpAttr::default(), 1), 55);
+        (verbs.ibv_destroy_qp)(qp);
+        (verbs.ibv_destroy_cq)(cq);
+        (verbs.ibv_dealloc_pd)(pd);
+        (verbs.ibv_close_device)(context);
+    }
+    assert_eq!((fabric.broken(), fabric.objects().len()), (vec![], 0));
 }
 
 #[test]
