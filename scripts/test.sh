@@ -74,7 +74,14 @@ metal() { # Metal's kernels on this processor, where clang 19 can be had
   cargo fmt -p metal-on-cpu --check && cargo clippy -p metal-on-cpu --all-targets -- -D warnings &&
     cargo nextest run -p metal-on-cpu
 }
-export -f need hosts arm neon metal
+verbs() { # the fake verbs library; against the real one's header, where that can be had
+  if [ ! -e /usr/include/infiniband/verbs.h ] && type apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    { apt-get update && apt-get install -y --no-install-recommends libibverbs-dev; } || true
+  fi
+  cargo fmt -p fake-verbs --check && cargo clippy -p fake-verbs --all-targets -- -D warnings &&
+    cargo nextest run -p fake-verbs
+}
+export -f need hosts arm neon metal verbs
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
@@ -102,6 +109,7 @@ if [ -n "$full" ]; then
   suite doc 300 cargo doc --no-deps --quiet
   suite neon 1200 bash -c neon
   suite metal 900 bash -c metal
+  suite verbs 300 bash -c verbs
   suite macos 900 scripts/check-macos.sh
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources

@@ -28,11 +28,14 @@ pub enum Kind {
     RecvStatus,
     /// `ibv_poll_cq` returns -1.
     Poll,
+    /// A call that makes or changes something (`ibv_open_device`, `alloc_pd`, `reg_mr`, `create_cq`, `create_qp`, `modify_qp`)
+    /// fails with the errno `value`.
+    Call,
     /// `ibv_post_recv` raises SIGSEGV, as the driver does after a cable was pulled (MLX #4192).
     Crash,
 }
 
-const NAMES: [(Kind, &str); 8] = [
+const NAMES: [(Kind, &str); 9] = [
     (Kind::Drop, "drop"),
     (Kind::Corrupt, "corrupt"),
     (Kind::Duplicate, "duplicate"),
@@ -40,6 +43,7 @@ const NAMES: [(Kind, &str); 8] = [
     (Kind::SendStatus, "send-status"),
     (Kind::RecvStatus, "recv-status"),
     (Kind::Poll, "poll"),
+    (Kind::Call, "call"),
     (Kind::Crash, "crash"),
 ];
 
@@ -54,7 +58,9 @@ pub struct Fault {
     pub qp: Option<u32>,
     /// How many messages (completions, calls) go well first.
     pub after: u64,
-    /// How many do not, then.
+    /// Then each how-many-eth does not.
+    pub every: u64,
+    /// How many do not, in all.
     pub times: u64,
     /// What `kind` makes of it.
     pub value: u64,
@@ -63,7 +69,7 @@ pub struct Fault {
 impl Fault {
     /// Once, the `after`-th from now (from zero), wherever.
     pub fn new(kind: Kind, after: u64) -> Self {
-        Self { kind, device: None, qp: None, after, times: 1, value: 0 }
+        Self { kind, device: None, qp: None, after, every: 1, times: 1, value: 0 }
     }
 
     /// As `fabric.json` has it.
@@ -76,7 +82,15 @@ impl Fault {
         };
         let number = |key: &str, otherwise| value[key].as_u64().unwrap_or(otherwise);
         let qp = value["qp"].as_u64().map(|qp| qp as u32);
-        Ok(Self { kind, device, qp, after: number("after", 0), times: number("times", 1), value: number("value", 0) })
+        Ok(Self {
+            kind,
+            device,
+            qp,
+            after: number("after", 0),
+            every: number("every", 1),
+            times: number("times", 1),
+            value: number("value", 0),
+        })
     }
 }
 
@@ -86,6 +100,7 @@ struct Slot {
     device: AtomicU32,
     qp: AtomicU32,
     after: AtomicU64,
+    every: AtomicU64,
     times: AtomicU64,
     value: AtomicU64,
     seen: AtomicU64,
@@ -167,6 +182,7 @@ impl Board {
         slot.device.store(fault.device.map_or(u32::MAX, |device| device as u32), Ordering::Relaxed);
         slot.qp.store(fault.qp.unwrap_or(0), Ordering::Relaxed);
         slot.after.store(fault.after, Ordering::Relaxed);
+        slot.every.store(fault.every.max(1), Ordering::Relaxed);
         slot.times.store(fault.times, Ordering::Relaxed);
         slot.value.store(fault.value, Ordering::Relaxed);
         slot.seen.store(0, Ordering::Relaxed);
@@ -190,8 +206,9 @@ impl Board {
                 continue;
             }
             let seen = slot.seen.fetch_add(1, Ordering::Relaxed);
-            let after = slot.after.load(Ordering::Relaxed);
-            if seen >= after && seen - after < slot.times.load(Ordering::Relaxed) {
+            let Some(since) = seen.checked_sub(slot.after.load(Ordering::Relaxed)) else { continue };
+            let every = slot.every.load(Ordering::Relaxed).max(1);
+            if since.is_multiple_of(every) && since / every < slot.times.load(Ordering::Relaxed) {
                 found = found.or(Some((kind, slot.value.load(Ordering::Relaxed))));
             }
         }

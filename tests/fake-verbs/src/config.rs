@@ -107,6 +107,8 @@ pub struct Device {
     pub cable: String,
     /// It reaches itself as well.
     pub hub: bool,
+    /// The number of its port; those below it are there and down.
+    pub port_num: u8,
     /// Its port is up when nobody has said otherwise since.
     pub active: bool,
     /// What it can.
@@ -248,6 +250,7 @@ fn device_from_json(value: &Value, limits: Limits) -> Result<Device, String> {
         gid_index: value["gid_index"].as_u64().unwrap_or(1) as usize,
         cable: text("cable")?,
         hub: value["hub"].as_bool().unwrap_or(false),
+        port_num: value["port_num"].as_u64().unwrap_or(1) as u8,
         active: value["port"].as_str() != Some("down"),
         limits: limits.overridden(&value["limits"])?,
     })

@@ -52,6 +52,11 @@ impl Opened {
         self.home.violation(rule, self.index, detail);
     }
 
+    /// Whether a fault has this call fail; errno says how.
+    pub(crate) fn spoilt(&self) -> bool {
+        self.home.spoilt(self.index).is_some()
+    }
+
     /// Sets errno and gives it back.
     pub(crate) fn fail(&self, error: Errno) -> c_int {
         raise(self.home.errno(error))
@@ -168,6 +173,9 @@ pub unsafe extern "C" fn ibv_open_device(device: *mut abi::Device) -> *mut Conte
         return std::ptr::null_mut();
     };
     let home = listed.home.clone();
+    if home.spoilt(listed.index).is_some() {
+        return std::ptr::null_mut();
+    }
     let Ok(object) = home.record(listed.index, "context", u32::MAX) else {
         raise(home.errno(Errno::Busy));
         return std::ptr::null_mut();
@@ -238,13 +246,13 @@ pub unsafe extern "C" fn ibv_query_device(context: *mut Context, attr: *mut Devi
         out.max_mr = limits.max_mr as c_int;
         out.max_pd = limits.max_pd as c_int;
         out.max_pkeys = 1;
-        out.phys_port_cnt = 1;
+        out.phys_port_cnt = opened.device().port_num;
         attr.write(out);
     }
     0
 }
 
-/// The port, of which there is one.
+/// A port. A cable is at the last one, which mostly is the only one; llama.cpp looks at all, because it need not be 1.
 ///
 /// # Safety
 ///
@@ -253,11 +261,11 @@ pub unsafe extern "C" fn ibv_query_device(context: *mut Context, attr: *mut Devi
 pub unsafe extern "C" fn ibv_query_port(context: *mut Context, port: u8, attr: *mut PortAttr) -> c_int {
     // SAFETY: a handle, as the caller promises.
     let Some(opened) = (unsafe { handle::get::<Opened>(context) }) else { return raise(libc::EINVAL) };
-    if port != 1 {
+    if port == 0 || port > opened.device().port_num {
         opened.violation(rules::ARGUMENT, &format!("port {port}"));
         return opened.fail(Errno::Invalid);
     }
-    let up = opened.home.board.up(&opened.home.config, opened.index);
+    let up = port == opened.device().port_num && opened.home.board.up(&opened.home.config, opened.index);
     let apple = opened.home.apple();
     let out = PortAttr {
         state: if up { 4 } else { 1 },
@@ -302,12 +310,12 @@ pub unsafe extern "C" fn ibv_query_gid(context: *mut Context, port: u8, index: c
         return -1;
     };
     let device = opened.device();
-    if port != 1 || index < 0 || index as usize >= device.gids() {
+    if port == 0 || port > device.port_num || index < 0 || index as usize >= device.gids() {
         opened.violation(rules::ARGUMENT, &format!("GID {index} of port {port}"));
         opened.fail(Errno::Invalid);
         return -1;
     }
     // SAFETY: may be written, as the caller promises.
-    unsafe { (*gid).0 = device.gid(index as usize) };
+    unsafe { (*gid).0 = if port == device.port_num { device.gid(index as usize) } else { [0; 16] } };
     0
 }

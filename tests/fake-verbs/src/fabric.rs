@@ -29,7 +29,9 @@ pub struct Living {
     pub device: String,
     /// `context`, `pd`, `mr`, `cq` or `qp`.
     pub kind: String,
-    /// Its process lives.
+    /// Its process.
+    pub pid: u32,
+    /// That lives.
     pub alive: bool,
 }
 
@@ -91,14 +93,22 @@ impl Fabric {
     }
 
     /// Whatever `fabric.json` can say.
-    #[allow(clippy::expect_used, reason = "a test that cannot write its files is over")]
     pub fn new(json: Value) -> Self {
         // where memory is a file system nothing is ever written to a disk
         let shm = Path::new("/dev/shm");
         let root = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
-        let dir = root.join(format!("fake-verbs-{}", home::token()));
+        Self::at(&root.join(format!("fake-verbs-{}", home::token())), json)
+    }
+
+    /// The same in a directory of the test's, for programs that see not all of the file system.
+    pub fn moved_to(self, dir: &Path) -> Self {
+        Self::at(dir, self.json.clone())
+    }
+
+    #[allow(clippy::expect_used, reason = "a test that cannot write its files is over")]
+    fn at(dir: &Path, json: Value) -> Self {
         std::fs::create_dir_all(dir.join("lib")).expect("a directory for the fabric");
-        let fabric = Self { dir, json, own: true };
+        let fabric = Self { dir: dir.into(), json, own: true };
         for name in ["libibverbs.so.1", "libibverbs.so", "librdma.dylib"] {
             std::os::unix::fs::symlink(built(), fabric.dir.join("lib").join(name)).expect("a link to the library");
         }
@@ -186,14 +196,18 @@ impl Fabric {
         Config::read(&self.dir).expect("the fabric's file")
     }
 
+    /// The device's place in `fabric.json`, if there is one.
+    pub fn index_of(&self, device: &str) -> Option<usize> {
+        self.config().find(device)
+    }
+
     /// The device's place in `fabric.json`, which [`Fault::device`] wants.
     ///
     /// # Panics
     ///
     /// There is none of that name.
     pub fn index(&self, device: &str) -> usize {
-        let found = self.config().find(device);
-        found.unwrap_or_else(|| panic!("there is no device {device}"))
+        self.index_of(device).unwrap_or_else(|| panic!("there is no device {device}"))
     }
 
     /// The name of the first device of machine `from` with a cable to machine `to`.
@@ -265,7 +279,8 @@ impl Fabric {
             let mut words = name.split('~');
             let mut next = || words.next().unwrap_or_default().to_owned();
             let (device, kind, token) = (next(), next(), next());
-            Living { device, kind, alive: home::alive(&self.dir, &token) }
+            let pid = token.split('-').next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+            Living { device, kind, pid, alive: home::alive(&self.dir, &token) }
         };
         entries.map(|entry| parse(entry.file_name().to_string_lossy().into_owned())).collect()
     }

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use crate::board::Board;
+use crate::board::{Board, Kind};
 use crate::config::{Config, Personality};
 use crate::rules::{self, Rule};
 
@@ -132,6 +132,11 @@ impl Home {
             Errno::Unsupported => (102, 95),
         };
         if self.apple() { apple } else { linux }
+    }
+
+    /// The errno, already set, with which a fault has a call fail.
+    pub(crate) fn spoilt(&self, device: usize) -> Option<i32> {
+        self.board.fault(&[Kind::Call], device, 0).map(|(_, code)| raise(code as i32))
     }
 
     /// Logs that the program broke a rule.

@@ -85,6 +85,9 @@ pub unsafe extern "C" fn ibv_alloc_pd(context: *mut Context) -> *mut abi::Pd {
         raise(libc::EINVAL);
         return std::ptr::null_mut();
     };
+    if opened.spoilt() {
+        return std::ptr::null_mut();
+    }
     let object = match opened.home.record(opened.index, "pd", opened.device().limits.max_pd) {
         Ok(object) => object,
         Err(Full { own }) => {
@@ -154,6 +157,9 @@ pub unsafe extern "C" fn ibv_reg_mr(pd: *mut abi::Pd, addr: *mut c_void, length:
         return std::ptr::null_mut();
     };
     let (domain, home) = (&own.domain, &own.domain.home);
+    if home.spoilt(domain.index).is_some() {
+        return std::ptr::null_mut();
+    }
     let refuse = |rule: Option<Rule>, detail: String, error: Errno| {
         if let Some(rule) = rule {
             domain.violation(rule, &detail);

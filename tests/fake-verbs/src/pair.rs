@@ -66,8 +66,14 @@ pub unsafe extern "C" fn ibv_create_qp(pd: *mut abi::Pd, attr: *mut QpInitAttr) 
         raise(home.errno(error));
         std::ptr::null_mut()
     };
+    if home.spoilt(domain.index).is_some() {
+        return std::ptr::null_mut();
+    }
     let limits = home.config.devices[domain.index].limits;
     let (cap, apple) = (asked.cap, home.apple());
+    if [send, recv].into_iter().any(|queue| !queue.of(home, domain.index)) {
+        return refuse(Some(rules::ARGUMENT), "create_qp with a completion queue of another device", Errno::Invalid);
+    }
     if asked.qp_type != UC && (apple || asked.qp_type != RC) {
         return refuse(Some(rules::QP_TYPE), &format!("type {}", asked.qp_type), Errno::Unsupported);
     }
@@ -180,9 +186,14 @@ fn modify(pair: &Pair, attr: &QpAttr, bits: u32) -> Result<u32, Errno> {
         Err(Errno::Invalid)
     };
     match to {
-        state::RESET => inner.clear(),
+        state::RESET => {
+            inner.clear();
+            [&pair.send_queue, &pair.recv_queue].into_iter().for_each(|queue| queue.purge(pair.number));
+            pair.depth.send.store(0, Ordering::Release);
+            pair.depth.recv.store(0, Ordering::Release);
+        }
         state::INIT => {
-            if bits & mask::PORT != 0 && attr.port_num != 1 {
+            if bits & mask::PORT != 0 && attr.port_num != home.config.devices[pair.index].port_num {
                 return refuse(rules::ARGUMENT, format!("port {}", attr.port_num));
             }
             if home.apple() && attr.qp_access_flags & LOCAL_WRITE as u32 == 0 {
@@ -227,7 +238,7 @@ fn connect(pair: &Pair, attr: &QpAttr) -> Result<usize, Errno> {
     let mut broken = None;
     if attr.ah_attr.is_global == 0 {
         broken = Some((rules::NO_GRH, String::from("modify_qp")));
-    } else if attr.ah_attr.port_num != 1 || !(1..=5).contains(&attr.path_mtu) {
+    } else if attr.ah_attr.port_num != device.port_num || !(1..=5).contains(&attr.path_mtu) {
         broken = Some((rules::ARGUMENT, format!("port {}, path_mtu {}", attr.ah_attr.port_num, attr.path_mtu)));
     } else if !home.apple() && attr.path_mtu > 3 {
         broken = Some((rules::ARGUMENT, format!("path_mtu {} of active_mtu 3", attr.path_mtu)));
@@ -260,6 +271,9 @@ fn connect(pair: &Pair, attr: &QpAttr) -> Result<usize, Errno> {
 pub unsafe extern "C" fn ibv_modify_qp(qp: *mut Qp, attr: *mut QpAttr, bits: c_int) -> c_int {
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
+    if let Some(code) = own.pair.home.spoilt(own.pair.index) {
+        return code;
+    }
     // SAFETY: attributes, as the caller promises.
     match modify(&own.pair, unsafe { &*attr }, bits as u32) {
         Ok(to) => {

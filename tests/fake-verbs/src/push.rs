@@ -11,8 +11,8 @@ use crate::ring::{Head, Ring};
 use crate::rules;
 use crate::wire::{Inner, Pair, Peer};
 
-/// How often a peer that is awaited is looked for where that takes system calls.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often a peer is looked for where that takes system calls.
+const LOOK: Duration = Duration::from_millis(10);
 
 impl Pair {
     /// Whether the peer is there and connected to this queue pair.

@@ -49,9 +49,19 @@ impl Queue {
         self.home.violation(rules::CQ_OVERRUN, self.index, &format!("{} completions were not polled", self.capacity));
     }
 
+    /// Whether it is of that device.
+    pub(crate) fn of(&self, home: &Arc<Home>, index: usize) -> bool {
+        Arc::ptr_eq(&self.home, home) && self.index == index
+    }
+
     /// Forgets a queue pair and its completions.
     pub(crate) fn forget(&self, number: u32) {
         locked(&self.pairs).retain(|pair| pair.number != number);
+        self.purge(number);
+    }
+
+    /// Forgets the completions of a queue pair.
+    pub(crate) fn purge(&self, number: u32) {
         locked(&self.done).retain(|done| done.wc.qp_num != number);
     }
 }
@@ -90,6 +100,9 @@ pub unsafe extern "C" fn ibv_create_cq(
         return std::ptr::null_mut();
     };
     let limits = opened.device().limits;
+    if opened.spoilt() {
+        return std::ptr::null_mut();
+    }
     if cqe < 1 || cqe as u32 > limits.max_cqe || vector != 0 || !channel.is_null() {
         opened.violation(rules::ARGUMENT, &format!("create_cq with {cqe} entries, vector {vector}"));
         opened.fail(Errno::Invalid);

@@ -155,3 +155,60 @@ impl Map<Layout> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[test]
+    fn messages_under_way_do_not_overlap() {
+        let path = std::env::temp_dir().join(format!("fake-verbs-ring-{}", crate::home::token()));
+        let ring = Ring::new(&path, 0, "nobody").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut random = 1u64;
+        let mut below = |limit: usize| {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (random >> 33) as usize % limit
+        };
+        let (mut head, mut refused) = (0, 0);
+        let mut under_way: VecDeque<(usize, usize)> = VecDeque::new();
+        for _ in 0..200_000 {
+            let limit = [1, 64, 4097, 1 << 20, 4095 * 4096 + 1][below(5)];
+            let len = below(limit);
+            match ring.room(&mut head, len) {
+                Some(at) => {
+                    assert!(at + len <= BYTES);
+                    assert!(under_way.iter().all(|&(start, end)| at + len.max(1) <= start || end <= at));
+                    under_way.push_back((at, at + len.max(1)));
+                    ring.produce(Head { offset: at, len, imm: None });
+                }
+                None => {
+                    assert!(!under_way.is_empty());
+                    refused += 1;
+                }
+            }
+            for _ in 0..below(3) {
+                if let Some(next) = ring.next() {
+                    assert_eq!(under_way.pop_front().unwrap(), (next.offset, next.offset + next.len.max(1)));
+                    ring.consume();
+                }
+            }
+        }
+        assert!(refused > 100);
+    }
+
+    #[test]
+    fn two_of_the_longest_messages_fit() {
+        let path = std::env::temp_dir().join(format!("fake-verbs-ring-{}", crate::home::token()));
+        let ring = Ring::new(&path, 0, "nobody").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut head = 0;
+        for _ in 0..2 {
+            let offset = ring.room(&mut head, 4095 * 4096).unwrap();
+            ring.produce(Head { offset, len: 4095 * 4096, imm: None });
+        }
+        assert!(ring.room(&mut head, 4095 * 4096).is_none());
+    }
+}

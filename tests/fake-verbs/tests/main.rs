@@ -3,10 +3,15 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
+    clippy::disallowed_methods,
     unreachable_pub,
     missing_docs,
     reason = "tests"
 )]
 
+mod data;
+mod faults;
 mod happy;
+mod layout;
+mod setup;
 mod support;

@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fake_verbs::Fabric;
 use fake_verbs::abi::*;
 
 macro_rules! symbols {
@@ -229,14 +232,19 @@ impl End {
     /// The completion of `id`, or none within a time.
     pub fn within(&mut self, id: u64, time: Duration) -> Option<Wc> {
         let start = Instant::now();
-        loop {
+        for round in 1u64.. {
             if let Some(at) = self.done.iter().position(|wc| wc.wr_id == id) {
                 return self.done.remove(at);
             }
             if self.poll() <= 0 && start.elapsed() > time {
-                return None;
+                break;
+            }
+            if round.is_multiple_of(100) {
+                // the other side may need this processor
+                std::thread::yield_now();
             }
         }
+        None
     }
 
     pub fn wait(&mut self, id: u64) -> Wc {
@@ -271,5 +279,61 @@ pub fn send_wr(id: u64, sge: &mut Sge) -> SendWr {
         send_flags: SIGNALED,
         imm_data: 0,
         rest: [0; 11],
+    }
+}
+
+fn parse(line: &str) -> Address {
+    let (number, gid) = line.split_once(" [").unwrap();
+    let gid: Vec<u8> = gid.trim().trim_end_matches(']').split(", ").map(|byte| byte.parse().unwrap()).collect();
+    Address { qp_num: number.parse().unwrap(), gid: gid.try_into().unwrap() }
+}
+
+/// In the other process: tells the address, hears the first one's, connects.
+pub fn meet_other(end: End) -> End {
+    let mine = end.address();
+    // libtest may have begun the line
+    println!("\n{} {:?}", mine.qp_num, mine.gid);
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    end.connect(parse(&line));
+    println!("connected");
+    end
+}
+
+/// An ignored test of this program, in a process of its own.
+pub struct Other {
+    pub child: Child,
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+type Lines = Box<dyn Iterator<Item = String>>;
+
+impl Other {
+    pub fn start(fabric: &Fabric, host: &str, test: &str, env: &[(&str, &str)]) -> (Self, Lines) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--ignored", "--nocapture"])
+            .envs(fabric.env(host))
+            .envs(env.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        (Self { child }, Box::new(lines))
+    }
+
+    /// In the first process: connects to the other one.
+    pub fn meet(&mut self, lines: &mut Lines, end: End) -> End {
+        let address = lines.find(|line| line.ends_with(']') && line.contains(" [")).unwrap();
+        end.connect(parse(&address));
+        let mine = end.address();
+        writeln!(self.child.stdin.take().unwrap(), "{} {:?}", mine.qp_num, mine.gid).unwrap();
+        assert!(lines.any(|line| line == "connected"));
+        end
     }
 }
