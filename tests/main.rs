@@ -30,5 +30,6 @@ mod slow;
 mod ssh;
 mod support;
 mod text;
+mod thunderbolt;
 mod tidy;
 mod transport;

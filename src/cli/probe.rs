@@ -8,9 +8,10 @@ use serde_json::json;
 
 use super::load::ModelArgs;
 use super::rank::end_with_the_starter;
-use super::{Outcome, ui};
+use super::{Outcome, env, ui};
 use crate::cluster::facts::Facts;
 use crate::cluster::run::Run;
+use crate::cluster::thunderbolt::{self, Raw};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::partition::Plan;
@@ -39,6 +40,11 @@ enum What {
         #[command(flatten)]
         model: ModelArgs,
     },
+    /// Carry out an order of `setup`.
+    Apply {
+        /// As JSON.
+        order: String,
+    },
     /// As a rank: measure the links to all other ranks; rank 0 prints them.
     Links,
 }
@@ -49,6 +55,9 @@ pub(super) struct Probed {
     pub(super) facts: Facts,
     /// Of the model that was asked for, if one was.
     pub(super) model: Option<Found>,
+    /// What a Mac says of its Thunderbolt ports.
+    #[serde(default)]
+    pub(super) mac: Option<Raw>,
 }
 
 /// A model on a host.
@@ -95,8 +104,15 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
         What::Facts { model } => {
             let found = model.model.as_ref().map(|_| Found::of(model));
-            let probed = Probed { facts: Facts::here(), model: found };
+            let mac = Raw::here(env::home().as_deref())?;
+            let probed = Probed { facts: Facts::here(), model: found, mac };
             ui::print(&(json!(probed).to_string() + "\n"))?;
+        }
+        What::Apply { order } => {
+            let order = serde_json::from_str(order).map_err(Error::from_std);
+            let home = env::home().ok_or_else(|| Error::msg("HOME is not set").hint("log in as a user who has one"))?;
+            let applied = thunderbolt::apply(&order?, &home, &mut thunderbolt::run)?;
+            ui::print(&(json!(applied).to_string() + "\n"))?;
         }
         What::Links => {
             let Some(run) = Run::inherited()? else {

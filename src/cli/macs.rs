@@ -1,0 +1,113 @@
+//! The Macs of a fleet: what they say of themselves, and orders to them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::capture::{capture, this_program};
+use super::probe::Probed;
+use crate::cluster::finding::{Finding, Level};
+use crate::cluster::fleet::Fleet;
+use crate::cluster::thunderbolt::{self, Applied, Cabling, Mac, Order, Plan, Raw};
+use crate::cluster::{Cluster, Transport};
+use crate::error::{Error, Result};
+
+/// How long a host may take to say what it is: macOS takes seconds to list its Thunderbolt ports.
+const FACTS: Duration = Duration::from_secs(60);
+/// How long it may take to change something.
+const CHANGES: Duration = Duration::from_secs(120);
+
+/// What hosts say of themselves.
+pub(super) fn ask(fleet: &mut Fleet, hosts: &[usize], cluster: &Cluster) -> Result<Vec<Probed>> {
+    let start = |host: &usize| (*host, this_program(&["probe", "facts"], &cluster.hosts[*host].env, None));
+    let captured = capture(fleet, hosts.iter().map(start).collect(), FACTS);
+    let read = |(host, captured): (usize, super::capture::Captured)| {
+        captured.json::<Probed>().map_err(|error| error.context(&cluster.hosts[host].name))
+    };
+    captured.into_iter().map(read).collect()
+}
+
+/// The Mac that a host is.
+pub(super) fn mac(host: &str, raw: Option<&Raw>, system: &str) -> Result<Mac> {
+    let Some(raw) = raw else {
+        let error = Error::usage(format!("{host} is no Mac but {system}"));
+        return Err(error.hint("--over ethernet is for other machines and for mixed clusters"));
+    };
+    Mac::read(raw).map_err(|error| error.context(host))
+}
+
+/// Carries out an order on a host.
+pub(super) fn order(fleet: &mut Fleet, host: usize, cluster: &Cluster, order: &Order) -> Result<Applied> {
+    let text = json!(order).to_string();
+    let start = this_program(&["probe", "apply", &text], &cluster.hosts[host].env, None);
+    let captured = capture(fleet, vec![(host, start)], CHANGES).remove(&host).unwrap_or_default();
+    captured.json::<Applied>().map_err(|error| error.context(&cluster.hosts[host].name))
+}
+
+/// IPv4 addresses that ssh knows of, which are no cable's.
+pub(super) fn taken(fleet: &Fleet) -> Vec<std::net::Ipv4Addr> {
+    let links = (0..fleet.len()).filter_map(|host| fleet.machine(host)?.link);
+    let address = |address: IpAddr| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    links.filter_map(|(_, client)| address(client)).collect()
+}
+
+/// What `doctor` finds out about the Macs among a cluster's hosts.
+#[derive(Debug, Default)]
+pub(super) struct Inspection {
+    pub(super) findings: Vec<Finding>,
+    pub(super) macs: BTreeMap<usize, Mac>,
+    /// The cabling in ASCII and for graphviz.
+    pub(super) drawings: Option<(String, String)>,
+}
+
+impl Inspection {
+    /// Looks at what the hosts, by rank, have said.
+    pub(super) fn of(cluster: &Cluster, said: &BTreeMap<usize, &Raw>, fleet: &Fleet) -> Self {
+        let mut inspection = Self::default();
+        for (rank, raw) in said {
+            let host = &cluster.hosts[*rank].name;
+            match Mac::read(raw) {
+                Ok(mac) => _ = inspection.macs.insert(*rank, mac),
+                Err(error) => {
+                    let fix = error.hint_text().unwrap_or("see that host").to_owned();
+                    inspection.findings.push(Finding::new(Level::Error, host, error, fix));
+                }
+            }
+        }
+        if let Err(error) = inspection.cables(cluster, fleet) {
+            let fix = error.hint_text().unwrap_or("see those hosts").to_owned();
+            inspection.findings.push(Finding::new(Level::Error, "cables", error, fix));
+        }
+        inspection
+    }
+
+    fn cables(&mut self, cluster: &Cluster, fleet: &Fleet) -> Result<()> {
+        let macs: Vec<(String, Mac)> =
+            self.macs.iter().map(|(rank, mac)| (cluster.hosts[*rank].name.clone(), mac.clone())).collect();
+        let cabling = Cabling::of(&macs)?;
+        let wanted = cluster.transport == Transport::Rdma || cluster.has_rdma();
+        if macs.len() < 2 || !(wanted || !cabling.cables.is_empty()) {
+            return Ok(());
+        }
+        self.drawings = Some((thunderbolt::drawing(&macs, &cabling), thunderbolt::dot(&macs, &cabling)));
+        let plan = Plan::new(&macs, &cabling, &taken(fleet))?;
+        let mut found = thunderbolt::check(&macs, &cabling, &plan);
+        if macs.len() == cluster.hosts.len() && cluster.transport != Transport::Tcp {
+            found.extend(thunderbolt::check_file(&macs, &cabling, cluster));
+        }
+        let open = thunderbolt::to_do(&macs, &plan);
+        found.extend(open);
+        for finding in &mut found {
+            if !wanted || cluster.transport == Transport::Tcp {
+                finding.level = Level::Warning;
+            }
+        }
+        self.findings.extend(found);
+        Ok(())
+    }
+}
