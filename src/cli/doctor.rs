@@ -143,7 +143,8 @@ impl Report {
         }
         let probed = self.probe(machines, &mut fleet, &usable, args);
         let said = probed.iter().filter_map(|(rank, (probed, _))| Some((*rank, probed.mac.as_ref()?))).collect();
-        let inspection = Inspection::of(&machines.cluster, &said, &fleet);
+        let mut inspection = Inspection::of(&machines.cluster, &said, &fleet);
+        inspection.reach(&machines.cluster, &mut fleet);
         self.findings.extend(inspection.findings);
         (self.cabling, self.dot) = inspection.drawings.unzip();
         let shares = machines.cluster.weights();

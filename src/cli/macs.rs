@@ -1,7 +1,7 @@
 //! The Macs of a fleet: what they say of themselves, and orders to them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::capture::{capture, this_program};
 use super::probe::Probed;
 use crate::cluster::finding::{Finding, Level};
 use crate::cluster::fleet::Fleet;
-use crate::cluster::thunderbolt::{self, Applied, Cabling, Mac, Order, Plan, Raw};
+use crate::cluster::thunderbolt::{self, Applied, Cabling, Mac, Order, Plan, Raw, Reach};
 use crate::cluster::{Cluster, Transport};
 use crate::error::{Error, Result};
 
@@ -47,7 +47,7 @@ pub(super) fn order(fleet: &mut Fleet, host: usize, cluster: &Cluster, order: &O
 }
 
 /// IPv4 addresses that ssh knows of, which are no cable's.
-pub(super) fn taken(fleet: &Fleet) -> Vec<std::net::Ipv4Addr> {
+pub(super) fn taken(fleet: &Fleet) -> Vec<Ipv4Addr> {
     let links = (0..fleet.len()).filter_map(|host| fleet.machine(host)?.link);
     let address = |address: IpAddr| match address {
         IpAddr::V4(address) => Some(address),
@@ -63,6 +63,8 @@ pub(super) struct Inspection {
     pub(super) macs: BTreeMap<usize, Mac>,
     /// The cabling in ASCII and for graphviz.
     pub(super) drawings: Option<(String, String)>,
+    /// By rank, the addresses at the other ends of its cables, and whose they are.
+    peers: BTreeMap<usize, Vec<(Ipv4Addr, String)>>,
 }
 
 impl Inspection {
@@ -91,11 +93,20 @@ impl Inspection {
             self.macs.iter().map(|(rank, mac)| (cluster.hosts[*rank].name.clone(), mac.clone())).collect();
         let cabling = Cabling::of(&macs)?;
         let wanted = cluster.transport == Transport::Rdma || cluster.has_rdma();
-        if macs.len() < 2 || !(wanted || !cabling.cables.is_empty()) {
+        if macs.len() < 2 || (!wanted && cabling.cables.is_empty()) {
             return Ok(());
         }
         self.drawings = Some((thunderbolt::drawing(&macs, &cabling), thunderbolt::dot(&macs, &cabling)));
         let plan = Plan::new(&macs, &cabling, &taken(fleet))?;
+        let ranks: Vec<usize> = self.macs.keys().copied().collect();
+        for (cable, addresses) in &plan.addresses {
+            let settled = |host: usize| plan.open(&macs).all(|(other, _)| other != host);
+            let [a, b] = cable.ends.map(|end| end.host);
+            if settled(a) && settled(b) {
+                self.peers.entry(ranks[a]).or_default().push((addresses[1], macs[b].0.clone()));
+                self.peers.entry(ranks[b]).or_default().push((addresses[0], macs[a].0.clone()));
+            }
+        }
         let mut found = thunderbolt::check(&macs, &cabling, &plan);
         if macs.len() == cluster.hosts.len() && cluster.transport != Transport::Tcp {
             found.extend(thunderbolt::check_file(&macs, &cabling, cluster));
@@ -109,5 +120,30 @@ impl Inspection {
         }
         self.findings.extend(found);
         Ok(())
+    }
+
+    /// Lets every Mac that is set up try its cables.
+    pub(super) fn reach(&mut self, cluster: &Cluster, fleet: &mut Fleet) {
+        let start = |(rank, peers): (&usize, &Vec<(Ipv4Addr, String)>)| {
+            let addresses: Vec<String> = peers.iter().map(|(address, _)| address.to_string()).collect();
+            let words: Vec<&str> = ["probe", "reach"].into_iter().chain(addresses.iter().map(String::as_str)).collect();
+            (*rank, this_program(&words, &cluster.hosts[*rank].env, None))
+        };
+        for (rank, captured) in capture(fleet, self.peers.iter().map(start).collect(), FACTS) {
+            let (host, peers) = (&cluster.hosts[rank].name, &self.peers[&rank]);
+            match captured.json::<Vec<Reach>>() {
+                Ok(all) => {
+                    let found = peers
+                        .iter()
+                        .zip(all)
+                        .filter_map(|((address, peer), reach)| thunderbolt::check_reach(host, (peer, *address), reach));
+                    self.findings.extend(found);
+                }
+                Err(error) => {
+                    let fix = error.hint_text().unwrap_or("see that host").to_owned();
+                    self.findings.push(Finding::new(Level::Error, host, error, fix));
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! `tbshard probe`: what `doctor` and `setup` run on every host. Not for people.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,6 +25,10 @@ const TRIPS: usize = 200;
 const LARGE: usize = 2 << 20;
 /// Large messages that are timed.
 const LOADS: usize = 4;
+/// A port that has a listener on most hosts; where it has none, that is an answer too.
+const SSH: u16 = 22;
+/// How long a neighbour may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of one rank's measurements at most.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -44,6 +49,11 @@ enum What {
     Apply {
         /// As JSON.
         order: String,
+    },
+    /// Print whether these addresses are reached.
+    Reach {
+        /// The addresses.
+        addresses: Vec<Ipv4Addr>,
     },
     /// As a rank: measure the links to all other ranks; rank 0 prints them.
     Links,
@@ -113,6 +123,12 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             let home = env::home().ok_or_else(|| Error::msg("HOME is not set").hint("log in as a user who has one"))?;
             let applied = thunderbolt::apply(&order?, &home, &mut thunderbolt::run)?;
             ui::print(&(json!(applied).to_string() + "\n"))?;
+        }
+        What::Reach { addresses } => {
+            let connect = |address| TcpStream::connect_timeout(&SocketAddr::from((address, SSH)), PATIENCE).map(|_| ());
+            let reach = |address: &Ipv4Addr| thunderbolt::reach(*address, &connect, &mut thunderbolt::run);
+            let all: Vec<_> = addresses.iter().map(reach).collect();
+            ui::print(&(json!(all).to_string() + "\n"))?;
         }
         What::Links => {
             let Some(run) = Run::inherited()? else {

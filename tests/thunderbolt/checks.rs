@@ -1,7 +1,9 @@
 //! Everything that can be wrong is found, says where, and has a command that mends it.
 
+use std::io::{Error, ErrorKind};
+
 use tbshard::cluster::finding::{Finding, Level};
-use tbshard::cluster::thunderbolt::{Cabling, Goal, Plan, check, check_memory, to_do};
+use tbshard::cluster::thunderbolt::{Cabling, Goal, Plan, Reach, Said, check, check_memory, check_reach, reach, to_do};
 
 use super::site::{Site, dock, peer_mac};
 
@@ -213,4 +215,30 @@ fn a_share_that_the_gpu_may_not_use_has_a_limit_that_fits() {
     assert_eq!(finding.fix, format!("sudo sysctl iogpu.wired_limit_mb={} (until it restarts)", 104 << 10));
     assert_eq!(finding.undo.unwrap(), "sudo sysctl iogpu.wired_limit_mb=0");
     assert!(check_memory("mac1", mac, 125 << 30).unwrap().fix.starts_with("add hosts"));
+}
+
+#[test]
+fn privacy_shows_in_what_the_system_may_and_tbshard_may_not() {
+    let address = "10.213.47.2".parse().unwrap();
+    let cases = [
+        (None, None, Reach::Reached),
+        (Some(ErrorKind::ConnectionRefused), None, Reach::Reached),
+        (Some(ErrorKind::HostUnreachable), Some(0), Reach::Forbidden),
+        (Some(ErrorKind::TimedOut), Some(0), Reach::Forbidden),
+        (Some(ErrorKind::TimedOut), Some(2), Reach::Silent),
+        (Some(ErrorKind::HostUnreachable), None, Reach::Silent),
+    ];
+    for (error, ping, expected) in cases {
+        let connect = |_| error.map_or(Ok(()), |kind| Err(Error::from(kind)));
+        let mut run = |command: &[&str]| {
+            assert_eq!(command.last(), Some(&"10.213.47.2"));
+            Said { code: ping, ..Said::default() }
+        };
+        assert_eq!(reach(address, &connect, &mut run), expected, "{error:?} {ping:?}");
+    }
+    assert_eq!(check_reach("mac1", ("mac2", address), Reach::Reached), None);
+    let finding = check_reach("mac1", ("mac2", address), Reach::Forbidden).unwrap();
+    assert!(
+        finding.what.contains("mac2 answers to ping at 10.213.47.2") && finding.fix.contains("Privacy_LocalNetwork")
+    );
 }

@@ -118,6 +118,7 @@ PlistBuddy)
     changed "$name" "$@" ;;
   Add) echo "$4" >> "$state/configured"; changed "$name" "$@" ;;
   esac ;;
+ping) has no-ping && exit 2; exit 0 ;;
 sudo)
   [ "$1" = -n ] || fail "sudo: a terminal is required"
   has password && fail "sudo: a password is required"

@@ -10,7 +10,7 @@ use tbshard::cluster::thunderbolt::{Mac, Raw, Said};
 use tempfile::TempDir;
 
 /// The commands that `mac.sh` plays.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "sw_vers",
     "system_profiler",
     "networksetup",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 10] = [
     "ibv_devinfo",
     "sysctl",
     "PlistBuddy",
+    "ping",
     "sudo",
 ];
 

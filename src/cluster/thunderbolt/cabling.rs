@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use super::Mac;
 use crate::error::{Error, Result};
 
+/// An order of hosts, and the cables that it lacks as a ring.
+type Ring = (Vec<usize>, Vec<(usize, usize)>);
+
 /// Hosts for which every order of a ring is tried.
 const TRIED: usize = 8;
 
@@ -125,7 +128,7 @@ impl Cabling {
         if self.missing().is_empty() {
             return Shape::Mesh;
         }
-        let (mut best, mut tried): (Option<(Vec<usize>, Vec<(usize, usize)>)>, usize) = (None, 0);
+        let (mut best, mut tried): (Option<Ring>, usize) = (None, 0);
         // where there are many hosts, only orders along cables are tried
         let gaps = if self.hosts <= TRIED { self.hosts } else { 0 };
         self.rings(&mut vec![0], &mut Vec::new(), gaps, &mut best, &mut tried);
@@ -142,7 +145,7 @@ impl Cabling {
         order: &mut Vec<usize>,
         gaps: &mut Vec<(usize, usize)>,
         most: usize,
-        best: &mut Option<(Vec<usize>, Vec<(usize, usize)>)>,
+        best: &mut Option<Ring>,
         tried: &mut usize,
     ) {
         *tried += 1;

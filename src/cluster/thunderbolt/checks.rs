@@ -1,9 +1,9 @@
 //! What would keep RDMA from working between Macs, and the command that mends it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::goal::in_shell;
-use super::{Cabling, End, Goal, Mac, Plan, Rdma, Shape};
+use super::{Cabling, End, Goal, Mac, Plan, Rdma, Reach, Shape};
 use crate::cluster::Cluster;
 use crate::cluster::finding::{Finding, Level};
 
@@ -248,6 +248,24 @@ fn is_of(goal: &Goal, name: &str) -> bool {
         | Goal::Address { interface, .. } => interface == name,
         Goal::NoService { .. } => false,
     }
+}
+
+/// What is wrong where `host` does not reach `peer`, though both have their addresses.
+pub fn check_reach(host: &str, (peer, address): (&str, Ipv4Addr), reach: Reach) -> Option<Finding> {
+    let (what, fix) = match reach {
+        Reach::Reached => return None,
+        Reach::Forbidden => (
+            format!("{peer} answers to ping at {address}, and not to tbshard: Local Network privacy or a firewall"),
+            "allow it in System Settings > Privacy & Security > Local Network, which no command can: \
+             open 'x-apple.systempreferences:com.apple.preference.security?Privacy_LocalNetwork'"
+                .to_owned(),
+        ),
+        Reach::Silent => (
+            format!("nothing answers at {peer}'s address {address}, though the cable is there"),
+            format!("pull that cable and put it in again; `ping -c 1 {address}` there shows whether it is mended"),
+        ),
+    };
+    Some(Finding::new(Level::Error, host, what, fix))
 }
 
 /// A Mac that ssh reaches over what `plan` would take away; `links` is where ssh comes in on every one.

@@ -13,7 +13,7 @@ pub(super) const PREFERENCES: &str = "/Library/Preferences/SystemConfiguration/p
 /// The members that `bridge0` has after a restart.
 pub(super) const BRIDGE: &str = ":VirtualNetworkInterfaces:Bridge:bridge0:Interfaces";
 /// Where the programs are on a Mac; over ssh not all of it is on the PATH.
-const PLACES: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/libexec"];
+const PLACES: [&str; 5] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/libexec"];
 /// Where the record is, below the home directory.
 const RECORD: &str = ".local/share/tbshard/thunderbolt.json";
 

@@ -56,21 +56,21 @@ fn picture(macs: &[(String, Mac)], cabling: &Cabling) -> String {
     let left = [0, 2].map(|host| name(host).chars().count()).into_iter().max().unwrap_or(0);
     // clockwise from the top left, and where there are only three the bottom right stays empty
     let span = 2 * HEIGHT + 3;
-    let mut lines = vec![vec![' '; left + 2 + span]; HEIGHT];
-    for at in 0..HEIGHT {
-        let across = left + 2 * (at + 1);
-        if cabling.linked(0, 2) {
-            lines[at][left / 2] = '|';
+    let right = left + 1 + span + name(1).chars().count() / 2;
+    let mut lines = vec![vec![' '; right + 1]; HEIGHT];
+    for (at, line) in lines.iter_mut().enumerate() {
+        let (down, up) = (left + 3 + 2 * at, left + 1 + 2 * (HEIGHT - at));
+        if macs.len() > 2 && cabling.linked(0, 2) {
+            line[left / 2] = '|';
         }
         if macs.len() > 3 && cabling.linked(1, 3) {
-            lines[at][left + 1 + span] = '|';
+            line[right] = '|';
         }
         if macs.len() > 3 && cabling.linked(0, 3) {
-            lines[at][across + 1] = '\\';
+            line[down] = '\\';
         }
         if macs.len() > 2 && cabling.linked(1, 2) {
-            let back = left + 2 + 2 * (HEIGHT - at);
-            lines[at][back - 1] = if lines[at][back - 1] == '\\' { 'X' } else { '/' };
+            line[up] = if line[up] == '\\' { 'X' } else { '/' };
         }
     }
     let row = |a: usize, b: usize| {

@@ -14,11 +14,12 @@ mod mac;
 mod plan;
 mod ports;
 mod profiler;
+mod reach;
 mod versions;
 
 pub use apply::{Applied, Order, apply};
 pub use cabling::{Cable, Cabling, End, Shape};
-pub use checks::{check, check_alone, check_file, check_memory, lifeline, to_do};
+pub use checks::{check, check_alone, check_file, check_memory, check_reach, lifeline, to_do};
 pub use commands::{Raw, Record, Said, run};
 pub use drawing::{dot, drawing};
 pub use goal::{Goal, in_shell};
@@ -28,6 +29,7 @@ pub use mac::{Mac, Port};
 pub use plan::{Plan, undo};
 pub use ports::Service;
 pub use profiler::Speed;
+pub use reach::{Reach, reach};
 pub use versions::Version;
 
 use crate::error::Error;

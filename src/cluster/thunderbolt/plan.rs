@@ -1,5 +1,6 @@
 //! What is to be set up: every cable's two ports outside of bridges, with a network of their own that nobody else has.
 
+use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 
 use super::mac::OURS;
@@ -36,7 +37,7 @@ fn interface(macs: &[(String, Mac)], end: End) -> &str {
 }
 
 /// The service and address that an interface has by hand, the user's own before ours.
-fn by_hand<'a>(macs: &'a [(String, Mac)], end: End) -> Option<(&'a str, Network)> {
+fn by_hand(macs: &[(String, Mac)], end: End) -> Option<(&str, Network)> {
     let interface = interface(macs, end);
     let all = macs[end.host].1.services.iter().filter(|service| service.enabled && service.interface == interface);
     let mut all: Vec<_> = all.filter_map(|service| Some((service.name.as_str(), service.manual?))).collect();
@@ -97,8 +98,14 @@ impl Plan {
             plan.add(macs, cable, [end(0), end(1)]);
         }
         plan.addresses.sort_by_key(|(cable, _)| cable.ends);
-        // stable: what belongs to a host stays in its order
-        plan.goals.sort_by_key(|(host, _)| *host);
+        // the list first, and from behind, because those behind one that goes move up; all else stays in its order
+        plan.goals.sort_by_key(|(host, goal)| match goal {
+            Goal::Configured { interface, .. } => {
+                let at = macs[*host].1.configured.iter().position(|other| other == interface);
+                (*host, 0, Reverse(at))
+            }
+            _ => (*host, 1, Reverse(None)),
+        });
         Ok(plan)
     }
 

@@ -56,10 +56,10 @@ pub(super) fn services(text: &str) -> Result<Vec<Service>> {
             };
             let (port, interface) = (port.to_owned(), interface.trim().to_owned());
             services.push(Service { name, port, interface, enabled, manual: None });
-        } else if let Some((order, rest)) = line.strip_prefix('(').and_then(|rest| rest.split_once(") ")) {
-            if order == "*" || order.bytes().all(|byte| byte.is_ascii_digit()) {
-                name = Some((rest.to_owned(), order != "*"));
-            }
+        } else if let Some((order, rest)) = line.strip_prefix('(').and_then(|rest| rest.split_once(") "))
+            && (order == "*" || order.bytes().all(|byte| byte.is_ascii_digit()))
+        {
+            name = Some((rest.to_owned(), order != "*"));
         }
     }
     if services.is_empty() {
