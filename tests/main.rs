@@ -31,6 +31,7 @@ mod slow;
 mod ssh;
 mod support;
 mod text;
+mod thunderbolt;
 mod tidy;
 mod transport;
 mod verbs;
