@@ -114,6 +114,13 @@ impl Fabric {
     #[allow(clippy::expect_used, reason = "a test that cannot write its files is over")]
     fn at(dir: &Path, json: Value) -> Self {
         std::fs::create_dir_all(dir.join("lib")).expect("a directory for the fabric");
+        // what an earlier fabric has left there
+        for name in ["board", "violations"] {
+            let _ = std::fs::remove_file(dir.join(name));
+        }
+        for name in ["objects", "processes", "qps"] {
+            let _ = std::fs::remove_dir_all(dir.join(name));
+        }
         let fabric = Self { dir: dir.into(), json, own: true };
         for name in ["libibverbs.so.1", "libibverbs.so", "librdma.dylib"] {
             let link = fabric.dir.join("lib").join(name);
