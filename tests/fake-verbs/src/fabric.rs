@@ -105,12 +105,27 @@ impl Fabric {
         Self::at(dir, self.json.clone())
     }
 
+    /// Leaves the directory where it is.
+    pub fn keep(mut self) -> PathBuf {
+        self.own = false;
+        self.dir.clone()
+    }
+
     #[allow(clippy::expect_used, reason = "a test that cannot write its files is over")]
     fn at(dir: &Path, json: Value) -> Self {
         std::fs::create_dir_all(dir.join("lib")).expect("a directory for the fabric");
+        // what an earlier fabric has left there
+        for name in ["board", "violations"] {
+            let _ = std::fs::remove_file(dir.join(name));
+        }
+        for name in ["objects", "processes", "qps"] {
+            let _ = std::fs::remove_dir_all(dir.join(name));
+        }
         let fabric = Self { dir: dir.into(), json, own: true };
         for name in ["libibverbs.so.1", "libibverbs.so", "librdma.dylib"] {
-            std::os::unix::fs::symlink(built(), fabric.dir.join("lib").join(name)).expect("a link to the library");
+            let link = fabric.dir.join("lib").join(name);
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(built(), link).expect("a link to the library");
         }
         fabric.write();
         fabric

@@ -7,7 +7,7 @@ use fake_verbs::Fabric;
 use fake_verbs::abi::*;
 
 use crate::happy::link;
-use crate::support::{End, init_attr, send_wr};
+use crate::support::{BUFFER, End, init_attr, send_wr};
 
 const HALF: usize = 1 << 19;
 
@@ -49,6 +49,10 @@ fn a_mac_sends_only() {
     change(|wr| wr.num_sge = 2, "too-many-sges");
     // SAFETY: the request's element.
     change(|wr| unsafe { (*wr.sg_list).lkey += 1 }, "lkey");
+    // SAFETY: the request's element.
+    change(|wr| unsafe { (*wr.sg_list).addr -= 1 }, "lkey");
+    // SAFETY: the request's element.
+    change(|wr| unsafe { (*wr.sg_list).addr += BUFFER as u64 - 7 }, "lkey");
     // SAFETY: the request's element.
     change(|wr| unsafe { (*wr.sg_list).length = 4095 * 4096 + 1 }, "message-too-long");
     assert_eq!(one.recv(2, 1 << 20, 8), 22);
