@@ -1,4 +1,5 @@
 //! Macs that are not there: what each is stands in files, and `mac.sh` plays its commands.
+#![cfg_attr(target_os = "macos", allow(dead_code, reason = "`setup` is not tested there"))]
 
 use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};

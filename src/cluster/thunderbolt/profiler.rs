@@ -74,7 +74,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Bus>> {
 
 fn text(object: &Map<String, Value>, key: &str) -> Option<String> {
     match object.get(key)? {
-        Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        // whatever a dock calls itself comes to a terminal
+        Value::String(text) => Some(text.trim().replace(char::is_control, "")).filter(|text| !text.is_empty()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
