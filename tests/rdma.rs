@@ -4,3 +4,4 @@ mod cycles;
 mod faults;
 mod runs;
 mod setup;
+mod slips;

@@ -28,6 +28,7 @@ pub enum Machines {
 pub struct Held {
     end: Option<Box<dyn Endpoint>>,
     fake: Arc<Fake>,
+    judged: bool,
 }
 
 impl Machines {
@@ -84,7 +85,7 @@ pub fn connect_all(
                     Some(neighbours) => Box::new(Relay::new(rdma, neighbours)?),
                     None => rdma,
                 };
-                Ok(Held { end: Some(end), fake: Arc::clone(fake) })
+                Ok(Held { end: Some(end), fake: Arc::clone(fake), judged: false })
             })
         };
         let threads: Vec<_> = connected.into_iter().enumerate().map(rank).collect();
@@ -102,7 +103,7 @@ pub fn mesh(machines: Machines, count: usize) -> Vec<Box<dyn Endpoint>> {
 impl Drop for Held {
     fn drop(&mut self) {
         drop(self.end.take());
-        if Arc::strong_count(&self.fake) == 1 && !std::thread::panicking() {
+        if Arc::strong_count(&self.fake) == 1 && !self.judged && !std::thread::panicking() {
             let broken = self.fake.violations();
             assert!(broken.is_empty(), "{broken:#?}");
             let left = self.fake.objects();
@@ -112,6 +113,12 @@ impl Drop for Held {
 }
 
 impl Held {
+    /// Ends without a look at the rules.
+    pub fn let_go(mut self) {
+        drop(self.end.take());
+        self.judged = true;
+    }
+
     fn end(&self) -> &dyn Endpoint {
         &**self.end.as_ref().unwrap()
     }

@@ -169,6 +169,8 @@ pub struct Config {
     pub idle_ms: Option<u64>,
     /// All devices of all machines.
     pub devices: Vec<Device>,
+    /// Mistakes that are made for the program.
+    pub slips: Vec<String>,
     /// Faults that are there from the start, as written.
     pub faults: Vec<Value>,
 }
@@ -211,6 +213,7 @@ impl Config {
             retry_ms: value["retry_ms"].as_u64().unwrap_or(500),
             idle_ms: value["idle_ms"].as_u64(),
             devices,
+            slips: words(&value["slips"]),
             faults: value["faults"].as_array().cloned().unwrap_or_default(),
         })
     }
@@ -229,6 +232,10 @@ impl Config {
             joined && gid != [0; 16] && (0..device.gids()).any(|index| device.gid(index) == gid)
         })
     }
+}
+
+fn words(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_owned)).collect()
 }
 
 /// MLX PR #3094: larger messages work since macOS 26.3.

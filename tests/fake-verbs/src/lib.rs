@@ -20,6 +20,7 @@ mod queue;
 mod request;
 mod ring;
 pub mod rules;
+mod slip;
 mod wire;
 
 pub use board::{Fault, Kind};

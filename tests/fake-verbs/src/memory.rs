@@ -9,6 +9,7 @@ use crate::device::Opened;
 use crate::handle::{self, Owned};
 use crate::home::{Errno, Full, Home, Object, locked, raise};
 use crate::rules::{self, Rule};
+use crate::slip;
 
 /// Apple Silicon's pages.
 const PAGE: usize = 16384;
@@ -157,6 +158,8 @@ pub unsafe extern "C" fn ibv_reg_mr(pd: *mut abi::Pd, addr: *mut c_void, length:
         return std::ptr::null_mut();
     };
     let (domain, home) = (&own.domain, &own.domain.home);
+    let (shifted, length, access) = slip::register(&home.config, addr as usize, length, access);
+    let addr = addr.with_addr(shifted);
     if home.spoilt(domain.index).is_some() {
         return std::ptr::null_mut();
     }

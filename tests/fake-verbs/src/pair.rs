@@ -12,6 +12,7 @@ use crate::memory::DomainHandle;
 use crate::queue::QueueHandle;
 use crate::ring::Ring;
 use crate::rules::{self, Rule};
+use crate::slip;
 use crate::wire::{Inner, Pair};
 
 /// A queue pair.
@@ -59,6 +60,7 @@ pub unsafe extern "C" fn ibv_create_qp(pd: *mut abi::Pd, attr: *mut QpInitAttr) 
     // SAFETY: attributes, as the caller promises.
     let asked = unsafe { &mut *attr };
     let home = &domain.home;
+    slip::create(&home.config, asked);
     let refuse = |rule: Option<Rule>, detail: &str, error: Errno| {
         if let Some(rule) = rule {
             home.violation(rule, domain.index, detail);
@@ -268,14 +270,16 @@ fn connect(pair: &Pair, attr: &QpAttr) -> Result<usize, Errno> {
 ///
 /// A queue pair and attributes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ibv_modify_qp(qp: *mut Qp, attr: *mut QpAttr, bits: c_int) -> c_int {
+pub unsafe extern "C" fn ibv_modify_qp(qp: *mut Qp, attr: *mut QpAttr, mut bits: c_int) -> c_int {
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
     if let Some(code) = own.pair.home.spoilt(own.pair.index) {
         return code;
     }
     // SAFETY: attributes, as the caller promises.
-    match modify(&own.pair, unsafe { &*attr }, bits as u32) {
+    let attr = unsafe { &mut *attr };
+    slip::modify(&own.pair.home.config, attr, &mut bits);
+    match modify(&own.pair, attr, bits as u32) {
         Ok(to) => {
             // SAFETY: alive; only the program's own threads look at it.
             unsafe { (*qp).state = to };
@@ -295,7 +299,13 @@ pub unsafe extern "C" fn ibv_query_qp(qp: *mut Qp, attr: *mut QpAttr, _: c_int, 
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
     let inner = locked(&own.pair.inner);
-    let cap = own.pair.cap;
+    let mut cap = own.pair.cap;
+    if own.pair.home.config.slips("overpost-recv") {
+        cap.max_recv_wr *= 2;
+    }
+    if own.pair.home.config.slips("overpost-send") {
+        cap.max_send_wr *= 2;
+    }
     // SAFETY: may be written, as the caller promises.
     unsafe {
         attr.write(QpAttr { qp_state: inner.state, cur_qp_state: inner.state, cap, ..inner.attr });
@@ -321,6 +331,13 @@ pub unsafe extern "C" fn ibv_query_qp(qp: *mut Qp, attr: *mut QpAttr, _: c_int, 
 pub unsafe extern "C" fn ibv_destroy_qp(qp: *mut Qp) -> c_int {
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
+    if own.pair.home.config.slips("order") {
+        return 0;
+    }
+    if own.pair.home.config.slips("qp-to-err") {
+        let attr = QpAttr { qp_state: state::ERR, ..QpAttr::default() };
+        let _ = modify(&own.pair, &attr, mask::STATE);
+    }
     // SAFETY: as above.
     if unsafe { handle::end::<PairHandle>(qp) } {
         let pair = &own.pair;

@@ -10,6 +10,7 @@ use crate::home::{Errno, locked};
 use crate::pair::PairHandle;
 use crate::request::{ELEMENTS, Parts, Recv, Send, frames};
 use crate::rules;
+use crate::slip;
 use crate::wire::Pair;
 
 /// Copies a list of elements.
@@ -140,7 +141,15 @@ pub(crate) unsafe extern "C" fn post_send(qp: *mut Qp, wr: *mut SendWr, bad: *mu
     while !next.is_null() {
         // SAFETY: a request of the chain.
         let request = unsafe { &*next };
-        if let Err(error) = send_checked(&own.pair, request) {
+        // SAFETY: it has one element at least where it has memory.
+        let changed =
+            (request.num_sge == 1).then(|| slip::send(&own.pair.home.config, request, unsafe { &*request.sg_list }));
+        let changed = changed.map(|(wr, part)| (wr, [part]));
+        let sent = match &changed {
+            None => send_checked(&own.pair, request),
+            Some((wr, part)) => send_checked(&own.pair, &SendWr { sg_list: part.as_ptr().cast_mut(), ..*wr }),
+        };
+        if let Err(error) = sent {
             // SAFETY: may be written.
             unsafe { *bad = next };
             return own.pair.home.errno(error);
@@ -162,7 +171,8 @@ pub(crate) unsafe extern "C" fn post_recv(qp: *mut Qp, wr: *mut RecvWr, bad: *mu
     while !next.is_null() {
         // SAFETY: a request of the chain.
         let request = unsafe { &*next };
-        if let Err(error) = recv_checked(&own.pair, request) {
+        let posted = recv_checked(&own.pair, request);
+        if let Err(error) = posted {
             // SAFETY: may be written.
             unsafe { *bad = next };
             return own.pair.home.errno(error);
