@@ -6,8 +6,8 @@
 #
 # TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
 # Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd, shells,
-# what runs the NEON kernels on an emulated processor, and clang 19 for Metal's kernels). What checks the macOS build goes to
-# the user's cache.
+# what runs the NEON kernels on an emulated processor, emulated machines with RDMA, and clang 19 for Metal's kernels). What
+# checks the macOS build goes to the user's cache, and so does the kernel of emulated machines.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -74,12 +74,27 @@ metal() { # Metal's kernels on this processor, where clang 19 can be had
   cargo fmt -p metal-on-cpu --check && cargo clippy -p metal-on-cpu --all-targets -- -D warnings &&
     cargo nextest run -p metal-on-cpu
 }
-export -f need hosts arm neon metal
+rdma() { # real verbs between emulated machines, where they can be had
+  local missing=() package
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    for package in qemu-system-x86 busybox-static cpio kmod xz-utils iproute2 openssh-server libibverbs1 ibverbs-providers \
+      ibverbs-utils; do
+      dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    # lists are also needed to download a kernel
+    if [ ${#missing[@]} != 0 ] || ! apt-cache show linux-image-amd64 >/dev/null 2>&1; then apt-get update; fi
+    [ ${#missing[@]} = 0 ] || apt-get install -y --no-install-recommends "${missing[@]}"
+  fi
+  # says what is missing, if anything is; tests are skipped then
+  tests/rdma-lab/lab.sh setup
+  cargo nextest run -E 'test(/^rdma_lab::/)'
+}
+export -f need hosts arm neon metal rdma
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo|cluster|lab|quantise|ssh)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo|cluster|lab|quantise|ssh|rdma_lab)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
 suite quantise 300 cargo nextest run -E 'test(/^quantise::/)'
@@ -100,6 +115,7 @@ if [ -n "$full" ]; then
   RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
   suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
+  suite rdma 900 bash -c rdma
   suite neon 1200 bash -c neon
   suite metal 900 bash -c metal
   suite macos 900 scripts/check-macos.sh

@@ -25,6 +25,7 @@ mod layers;
 mod models;
 mod quantise;
 mod ranks;
+mod rdma_lab;
 mod shares;
 mod slow;
 mod ssh;

@@ -20,7 +20,7 @@
 #
 # All VMs also have a network card on one segment, `lan`, each with an sshd. Nothing is on any network of this machine.
 # It needs no root, no InfiniBand and no /dev/kvm, but Debian or something like it on x86-64. `run` exits with the first
-# code that is not 0.
+# code that is not 0; 77 means that this machine lacks something.
 set -euo pipefail
 export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,6 +30,7 @@ all_names=(alpha bravo charlie delta echo foxtrot golf hotel)
 
 say() { echo "rdma-lab: $*" >&2; }
 fail() { say "$*"; exit 1; }
+lacks() { say "$*"; exit 77; }
 usage() { sed -n '2,/^set -e/s/^# \{0,1\}//p' "$0"; exit 2; }
 
 mode=${1:-} count=2 wiring=mesh dir="" binary="" memory=256 mtu=9000 limit=300
@@ -47,10 +48,10 @@ case $count in [1-8]) ;; *) usage ;; esac
 [ "$mode" != run ] || [ $# -gt 0 ] || usage
 names=("${all_names[@]:0:count}")
 
-[ "$(uname -sm)" = "Linux x86_64" ] || fail "the lab's VMs are Linux on x86-64"
+[ "$(uname -sm)" = "Linux x86_64" ] || lacks "the lab's VMs are Linux on x86-64"
 for program in qemu-system-x86_64 busybox cpio depmod xz rdma /usr/sbin/sshd ibv_devices apt-get; do
   command -v $program >/dev/null ||
-    fail "$program is missing; as root: apt-get update && apt-get install -y --no-install-recommends $packages"
+    lacks "$program is missing; as root: apt-get update && apt-get install -y --no-install-recommends $packages"
 done
 
 # ---- the kernel: Debian's package, unpacked and not installed (linux-image-cloud-amd64 has no rxe)
@@ -60,7 +61,7 @@ unpack_kernel() { # PACKAGE DIR
   local tree base version image offset
   tree=$(mktemp -d "$cache/new.XXXXXX")
   say "downloading $1"
-  (cd "$tree" && apt-get download "$1" >/dev/null 2>"$tree/why") || fail "cannot download $1: $(cat "$tree/why")"
+  (cd "$tree" && apt-get download "$1" >/dev/null 2>"$tree/why") || lacks "cannot download $1: $(cat "$tree/why")"
   dpkg -x "$tree"/*.deb "$tree/x"
   rm "$tree"/*.deb
   base=$tree/x
@@ -109,7 +110,7 @@ package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image/ {pri
 kernel=$(find "$cache" -maxdepth 1 -name 'linux-image-*' -print -quit)
 # without lists of packages the kernel that is there will do
 [ -z "$package" ] || kernel=$cache/$package
-[ -n "$kernel" ] || fail "apt-get knows no linux-image-amd64; as root: apt-get update"
+[ -n "$kernel" ] || lacks "apt-get knows no linux-image-amd64; as root: apt-get update"
 [ -e "$kernel/vmlinux" ] || unpack_kernel "$package" "$kernel"
 if [ "$here/init" -nt "$kernel/initrd" ] || [ "$0" -nt "$kernel/initrd" ]; then pack "$kernel"; fi
 
@@ -181,6 +182,7 @@ binary=${binary:-$here/../../target/release/tbshard}
     [ "$wiring" != hub ] || devices=rxe_lan
     echo "  - {name: ${names[a]}, addresses: [10.77.0.$((a + 11))], binary: $(realpath -m "$binary"), rdma: $devices}"
   done
+  [ "$wiring" != ring ] || echo "topology: ring"
 } >"$dir/hosts.yaml"
 
 # ---- machines. A cable is a stream between two of them, so it loses nothing unless netem does
