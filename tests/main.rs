@@ -33,3 +33,4 @@ mod support;
 mod text;
 mod tidy;
 mod transport;
+mod verbs;

@@ -71,6 +71,7 @@ fn unsafe_stays_in_its_rooms() {
         "src/transport/inherit.rs",
         "src/transport/shm/",
         "src/transport/tcp/wait.rs",
+        "src/transport/verbs/",
         "src/weights/checkpoint.rs",
         "src/weights/resident.rs",
     ];

@@ -3,6 +3,7 @@
 mod conformance;
 mod endings;
 pub mod fabric;
+mod machines;
 mod rendezvous;
 mod secure;
 mod shm;

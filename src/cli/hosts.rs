@@ -17,8 +17,9 @@ use crate::cluster::agent::Machine;
 use crate::cluster::fleet::{Fleet, Host, Reach, Refusal, Step, Way};
 use crate::cluster::ssh::Target;
 use crate::cluster::ticket::{Fabric, Meeting, Ticket};
-use crate::cluster::{Cluster, Host as Entry, Topology, Transport};
+use crate::cluster::{Cluster, Host as Entry, Topology};
 use crate::error::{Error, Result};
+use crate::transport::rdma::{Cabling, Service};
 use crate::transport::tcp;
 
 /// How long an agent may take to speak once ssh has logged in: some hosts read many dotfiles first.
@@ -41,6 +42,8 @@ pub(super) struct Machines {
     pub(super) cluster: Cluster,
     /// Whether this machine is the first of the hosts.
     pub(super) here: bool,
+    /// What RDMA queue pairs are to promise, if the user says.
+    pub(super) service: Option<Service>,
 }
 
 impl Machines {
@@ -51,16 +54,23 @@ impl Machines {
         if let Some(at) = at.filter(|at| *at > 0) {
             cluster.lead(at);
         }
-        Ok(Self { cluster, here: at.is_some() })
+        Ok(Self { cluster, here: at.is_some(), service: None })
     }
 
-    /// Refuses what this version cannot do, and says what it does otherwise.
+    /// Lets RDMA queue pairs promise this.
+    #[must_use]
+    pub(super) fn with_service(self, service: Option<Service>) -> Self {
+        Self { service, ..self }
+    }
+
+    /// What carries activations.
+    pub(super) fn fabric(&self) -> Fabric {
+        if self.cluster.uses_rdma() { Fabric::Rdma } else { Fabric::Tcp }
+    }
+
+    /// Says what is done otherwise than the file may suggest.
     pub(super) fn check(&self, quiet: bool) -> Result<()> {
-        if self.cluster.transport == Transport::Rdma {
-            let error = Error::usage("this version of tbshard does not speak RDMA yet");
-            return Err(error.hint("`transport: tcp` in the cluster file works today"));
-        }
-        if self.cluster.topology == Topology::Ring && !quiet {
+        if self.cluster.topology == Topology::Ring && self.fabric() == Fabric::Tcp && !quiet {
             ui::whisper("over TCP every host connects to every other, also where the cluster file says ring");
         }
         Ok(())
@@ -99,6 +109,7 @@ impl Machines {
         let Cluster { hosts, timeouts, .. } = &self.cluster;
         (first.silent, first.patience) = (silent.unwrap_or(timeouts.heartbeat), timeouts.start);
         first.progress = timeouts.progress;
+        first.fabric = self.fabric();
         (first.hosts, first.layout) = (self.names(), Some(self.cluster.layout()));
         let ids: Vec<Option<String>> = (0..hosts.len()).map(machine).collect();
         let same = |rank: usize, other: usize| rank == other || (ids[rank].is_some() && ids[rank] == ids[other]);
@@ -109,6 +120,12 @@ impl Machines {
             share: (sharing(rank, 0..rank), sharing(rank, 0..hosts.len())),
             threads: host.threads,
             models: host.models.clone(),
+            rdma: self.cluster.uses_rdma().then(|| Cabling {
+                devices: host.rdma.clone(),
+                service: self.service,
+                neighbours: self.cluster.neighbours(),
+                ..Cabling::default()
+            }),
             ..first.clone()
         };
         hosts.iter().enumerate().map(ticket).collect()

@@ -11,6 +11,7 @@ use clap::Args as ClapArgs;
 
 use super::console::{Console, Stream};
 use super::hosts::{HostsArgs, Lines, Machines, muster, soon};
+use super::rdma::ServiceArg;
 use super::{Outcome, ui};
 use crate::cluster::agent::{End, Start};
 use crate::cluster::fleet::{Event, Fleet};
@@ -34,6 +35,9 @@ const PIECE: usize = 32 << 10;
 pub(super) struct Args {
     #[command(flatten)]
     hosts: HostsArgs,
+    /// What RDMA queue pairs promise [default: uc on Thunderbolt, which has nothing else, and rc elsewhere]
+    #[arg(long, value_enum, value_name = "KIND")]
+    rdma_qp: Option<ServiceArg>,
     /// Print lines as they come, without `[rank host]`
     #[arg(long, help_heading = "Output")]
     no_prefix: bool,
@@ -80,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let Some(hosts) = &args.hosts.hosts else {
         return Err(Error::usage("launch needs --hosts").hint("--hosts cluster.yaml, or --hosts a,b"));
     };
-    let machines = Machines::open(hosts)?;
+    let machines = Machines::open(hosts)?.with_service(args.rdma_qp.map(ServiceArg::service));
     let mut env = BTreeMap::new();
     for setting in &args.env {
         let Some((name, value)) = setting.split_once('=').filter(|(name, _)| !name.is_empty()) else {

@@ -24,6 +24,7 @@ mod prompt;
 mod quantize;
 mod rank;
 mod ranks;
+mod rdma;
 mod relay;
 mod sampling;
 mod schema;

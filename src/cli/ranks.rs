@@ -14,6 +14,7 @@ use super::hosts::{self, HostsArgs, Machines};
 use super::load::{Loaded, ModelArgs, Opened, threads};
 use super::loading::Means;
 use super::others::{Crew, Others};
+use super::rdma::RdmaArgs;
 use super::table::aligned;
 use super::task::{Task, start};
 use super::{Outcome, rank, ui};
@@ -55,6 +56,8 @@ pub(super) struct RankArgs {
     /// What carries activations between ranks of this machine [default: shm]
     #[arg(long, value_enum, requires = "local")]
     pub(super) transport: Option<FabricArg>,
+    #[command(flatten)]
+    pub(super) rdma: RdmaArgs,
     /// After so many seconds of silence a rank is dead [default: 5]
     #[arg(long, value_name = "S")]
     pub(super) heartbeat_timeout: Option<f64>,
@@ -77,6 +80,7 @@ pub(super) enum StrategyArg {
 pub(super) enum FabricArg {
     Shm,
     Tcp,
+    Rdma,
     /// TCP in clear, only for `bench all-reduce`
     #[value(skip)]
     Plain,
@@ -101,6 +105,13 @@ enum Party {
     Hosts(Box<Machines>),
     /// A launcher has started all ranks.
     Launched(Box<Run>),
+}
+
+impl Prepared {
+    /// Whether other machines are reached by RDMA.
+    pub(super) fn uses_rdma(&self) -> bool {
+        matches!(&self.party, Party::Hosts(machines) if machines.cluster.uses_rdma())
+    }
 }
 
 /// A run that has begun.
@@ -128,7 +139,7 @@ impl RankArgs {
     /// The machines of `--hosts`, if this is none of them: the command runs on the first then.
     pub(super) fn elsewhere(&self) -> Result<Option<Machines>> {
         let Some(hosts) = &self.hosts.hosts else { return Ok(None) };
-        let machines = Machines::open(hosts)?;
+        let machines = Machines::open(hosts)?.with_service(self.rdma.service());
         Ok((!machines.here).then_some(machines))
     }
 
@@ -143,7 +154,8 @@ impl RankArgs {
             return Ok(Party::Launched(Box::new(run)));
         }
         if let Some(hosts) = &self.hosts.hosts {
-            return Ok(Party::Hosts(Box::new(Machines::open(hosts)?)));
+            self.rdma.check(None)?;
+            return Ok(Party::Hosts(Box::new(Machines::open(hosts)?.with_service(self.rdma.service()))));
         }
         let asks = [
             ("--tp", self.tp.is_some()),
@@ -161,6 +173,7 @@ impl RankArgs {
             let error = Error::usage(format!("--local {ranks} is not one of 1..={MAX_RANKS}"));
             return Err(error.hint("--local 2 runs two ranks on this machine"));
         }
+        self.rdma.check(self.transport)?;
         if let Some(rank) = self.fault()?.as_ref().map(Fault::rank).filter(|rank| *rank >= ranks) {
             return Err(Error::usage(format!("--fault names rank {rank} of {ranks}")));
         }
@@ -293,12 +306,15 @@ impl RankArgs {
             None | Some(FabricArg::Shm) => Fabric::Shm,
             Some(FabricArg::Tcp) => Fabric::Tcp,
             Some(FabricArg::Plain) => Fabric::Plain,
+            Some(FabricArg::Rdma) => Fabric::Rdma,
         };
+        let cabling = (fabric == Fabric::Rdma).then(|| self.rdma.local(ranks)).transpose()?;
         let silent = self.silent()?;
         let fill = |ticket: &mut Ticket| {
             ticket.silent = silent.unwrap_or(ticket.silent);
             ticket.patience = ticket.silent.saturating_mul(MEETING);
             (ticket.threads, ticket.fault) = (threads, self.fault.clone());
+            ticket.rdma = cabling.clone();
         };
         let fault = self.fault()?;
         let begun = Cell::new(false);

@@ -15,6 +15,7 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
     remove(&mut args, "--hosts", true);
     remove(&mut args, "--deploy", false);
     remove(&mut args, "--heartbeat-timeout", true);
+    remove(&mut args, "--rdma-qp", true);
     // files are this machine's
     let mut input = None;
     match command {

@@ -18,6 +18,7 @@ use crate::cluster::facts::Facts;
 use crate::engine::{Event, Request, Sampler, Sampling, generate};
 use crate::error::{Error, Result};
 use crate::selftest;
+use crate::transport::rdma::{Examination, Examined, examine};
 
 /// What both devices are asked.
 const PROMPT: &str = "Once upon a time";
@@ -87,6 +88,8 @@ struct Report {
     demo: Option<std::result::Result<&'static str, String>>,
     bytes_per_second: Option<Measured>,
     crossing_seconds: Option<Measured>,
+    /// What the RDMA devices say, and the layout of the C interface to them.
+    rdma: Option<Examined>,
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
@@ -135,6 +138,7 @@ impl Report {
             self.demo = Some(answers(args.device).map(|()| "same").map_err(|error| error.to_string()));
             self.bytes_per_second = Some(said(selftest::bandwidth(&*device)));
             self.crossing_seconds = Some(said(selftest::crossing(&*device)));
+            self.rdma = Some(examine(None));
         }
         Ok(())
     }
@@ -171,9 +175,24 @@ impl Report {
         let time = |seconds: f64| format!("{:.1} µs", seconds * 1e6);
         let crossing = self.crossing_seconds.as_ref();
         lines.extend(crossing.map(|value| format!("from asking to having takes {}", told(value, &time))));
+        lines.extend(self.rdma.as_ref().map(rdma));
         lines.extend(args.report.as_ref().map(|path| format!("report: {}", path.display())));
         lines
     }
+}
+
+/// What there is of RDMA, in a line.
+fn rdma(found: &Examined) -> String {
+    if let Some(why) = &found.absent {
+        return format!("rdma: {why}");
+    }
+    let device = |device: &Examination| match (&device.error, device.port) {
+        (Some(error), _) => error.clone(),
+        (None, None) => format!("{} (no cable)", device.name),
+        (None, Some(_)) => device.name.clone(),
+    };
+    let devices: Vec<String> = found.devices.iter().map(device).collect();
+    format!("rdma: {}", if devices.is_empty() { "no devices".to_owned() } else { devices.join(", ") })
 }
 
 /// Compiles all kernels, also those that no case needs.

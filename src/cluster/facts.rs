@@ -82,6 +82,14 @@ pub fn free_memory() -> Option<u64> {
     memory("MemAvailable:").or_else(|| Some(sysctl("hw.memsize")?.parse::<u64>().ok()? / 4 * 3))
 }
 
+/// Frames of a message that this system's RDMA can carry, if it is Apple's: more than one since macOS 26.3 (mlx #3094).
+pub fn rdma_frames() -> Option<usize> {
+    let version = sysctl("kern.osproductversion")?;
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (numbers.next()?, numbers.next().unwrap_or(0));
+    Some(if (major, minor) >= (26, 3) { 2 } else { 1 })
+}
+
 /// A line of /proc/meminfo, in bytes.
 fn memory(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::facts;
 use crate::comm::Communicator;
 use crate::comm::control::{Deadlines, Monitor};
 use crate::error::{Error, Result};
 use crate::partition::Layout;
+use crate::transport::rdma::{Cabling, Rdma};
+use crate::transport::relay::Relay;
 use crate::transport::{self, Endpoint, shm, tcp};
 
 /// How often it is looked whether the ranks that are waited for still live.
@@ -28,6 +31,8 @@ pub enum Fabric {
     Tcp,
     /// TCP whose payload is in clear, to measure what encryption costs.
     Plain,
+    /// RDMA, whose payload is in clear.
+    Rdma,
 }
 
 /// Where the ranks of a run meet.
@@ -78,6 +83,8 @@ pub struct Ticket {
     pub fault: Option<String>,
     /// How the cluster file wants a model to be cut.
     pub layout: Option<Layout>,
+    /// This rank's RDMA devices, if that is the fabric.
+    pub rdma: Option<Cabling>,
 }
 
 /// A rank that is connected to the others.
@@ -117,6 +124,7 @@ impl Ticket {
             models: BTreeMap::new(),
             fault: None,
             layout: None,
+            rdma: None,
         })
     }
 
@@ -159,10 +167,7 @@ impl Ticket {
     /// # Errors
     /// If what was to be inherited was not, rank 0 cannot be reached or refuses, or not all come in time.
     pub fn join(&self) -> Result<Joined> {
-        let connected = match self.meeting {
-            Meeting::At(address) => tcp::join(self.rank, address, &self.options())?,
-            Meeting::Listener(fd) => self.host(tcp::Listener::of(transport::inherited(fd)?)?)?,
-        };
+        let connected = self.meet()?;
         let segment = match self.segment {
             Some(fd) => Some(shm::Segment::from_fd(transport::inherited(fd)?, self.world_size, self.run)?),
             None => None,
@@ -170,16 +175,48 @@ impl Ticket {
         self.connect(connected, segment.as_ref())
     }
 
-    /// Makes a communicator of connections that stand.
+    /// Meets the others as the rank that this ticket is for.
     ///
     /// # Errors
-    /// If the system refuses a thread.
-    pub fn connect(&self, connected: tcp::Connected, segment: Option<&shm::Segment>) -> Result<Joined> {
-        let endpoint: Box<dyn Endpoint> = match (connected.data, segment) {
-            (Some(tcp), _) => Box::new(tcp.with_spin(transport::default_spin(self.share.1))),
+    /// If rank 0 cannot be reached or refuses, or not all come in time.
+    pub fn meet(&self) -> Result<tcp::Connected> {
+        Ok(match self.meeting {
+            Meeting::At(address) => tcp::join(self.rank, address, &self.options())?,
+            Meeting::Listener(fd) => self.host(tcp::Listener::of(transport::inherited(fd)?)?)?,
+        })
+    }
+
+    /// Makes the fabric of connections that stand.
+    ///
+    /// # Errors
+    /// If what the fabric needs is not there, or RDMA cannot be set up on every rank.
+    pub fn endpoint(&self, data: Option<tcp::Tcp>, segment: Option<&shm::Segment>) -> Result<Box<dyn Endpoint>> {
+        let spin = transport::default_spin(self.share.1);
+        let endpoint: Box<dyn Endpoint> = match (data, segment) {
+            (Some(tcp), _) if self.fabric == Fabric::Rdma => {
+                let cabling = self.rdma.as_ref();
+                let cabling = cabling.ok_or_else(|| Error::msg("this rank was given no RDMA devices"))?;
+                let cabling = Cabling { frames: cabling.frames.or_else(facts::rdma_frames), ..cabling.clone() };
+                let rdma = Rdma::connect(tcp, &cabling, self.run, Instant::now() + self.patience);
+                let rdma = Box::new(rdma.map_err(Error::into_cluster)?.with_spin(spin));
+                match &cabling.neighbours {
+                    Some(neighbours) => Box::new(Relay::new(rdma, neighbours)?),
+                    None => rdma,
+                }
+            }
+            (Some(tcp), _) => Box::new(tcp.with_spin(spin)),
             (None, Some(segment)) => Box::new(segment.endpoint(self.rank)?),
             (None, None) => return Err(Error::msg("this rank was given neither TCP nor shared memory")),
         };
+        Ok(endpoint)
+    }
+
+    /// Makes a communicator of connections that stand.
+    ///
+    /// # Errors
+    /// As [`Ticket::endpoint`], or if the system refuses a thread.
+    pub fn connect(&self, connected: tcp::Connected, segment: Option<&shm::Segment>) -> Result<Joined> {
+        let endpoint = self.endpoint(connected.data, segment)?;
         let name = |(rank, address): (usize, &String)| match self.hosts.get(rank) {
             Some(host) => format!("rank {rank} ({host}, {address})"),
             None => format!("rank {rank} ({address})"),

@@ -12,8 +12,11 @@ pub mod loopback;
 mod lost;
 mod mail;
 mod pump;
+pub mod rdma;
+pub mod relay;
 pub mod shm;
 pub mod tcp;
+pub mod verbs;
 
 use std::time::Instant;
 

@@ -8,7 +8,7 @@ use super::fabric::{FABRICS, Fabric, message, next, on_all, pattern, soon};
 
 /// Sends `lengths` to every other rank, receives as many from each, and checks all that comes. Receives are posted
 /// first or last.
-fn all_to_all(end: &mut dyn Endpoint, lengths: &[usize], receive_first: bool) {
+pub fn all_to_all(end: &mut dyn Endpoint, lengths: &[usize], receive_first: bool) {
     let (me, world_size) = (end.rank(), end.world_size());
     let peers: Vec<usize> = (0..world_size).filter(|peer| *peer != me).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -59,7 +59,7 @@ fn everywhere(fabric: Fabric, lengths: &'static [usize]) {
 }
 
 /// Sizes around a page, and a change of size with every message.
-const SIZES: &[usize] = &[0, 1, 4095, 4096, 4097, 0, 0, 70_000, 1, 131_038, 65_499, 65_500, 65_519, 3];
+pub const SIZES: &[usize] = &[0, 1, 4095, 4096, 4097, 0, 0, 70_000, 1, 131_038, 65_499, 65_500, 65_519, 3];
 
 #[test]
 fn sizes_over_loopback() {
@@ -74,6 +74,11 @@ fn sizes_over_shm() {
 #[test]
 fn sizes_over_tcp_encrypted() {
     everywhere(Fabric::Noise, SIZES);
+}
+
+#[test]
+fn sizes_over_a_ring() {
+    everywhere(Fabric::Ring, SIZES);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Every fabric by name, ranks as threads, and a relay that misbehaves on purpose.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tbshard::error::Result;
+use tbshard::transport::relay::Relay;
 use tbshard::transport::shm::Segment;
 use tbshard::transport::tcp::{self, Cipher, Connected, Join};
 use tbshard::transport::{Buffer, Completion, Endpoint, loopback};
@@ -24,9 +26,11 @@ pub enum Fabric {
     Shm,
     Noise,
     Plain,
+    /// Loopback with the links of a ring alone.
+    Ring,
 }
 
-pub const FABRICS: [Fabric; 4] = [Fabric::Loopback, Fabric::Shm, Fabric::Noise, Fabric::Plain];
+pub const FABRICS: [Fabric; 5] = [Fabric::Loopback, Fabric::Shm, Fabric::Noise, Fabric::Plain, Fabric::Ring];
 
 pub fn soon() -> Instant {
     Instant::now() + PATIENCE
@@ -41,6 +45,11 @@ impl Fabric {
     pub fn mesh(self, world_size: usize) -> Vec<Box<dyn Endpoint>> {
         match self {
             Self::Loopback => loopback::mesh(world_size).into_iter().map(|end| Box::new(end) as _).collect(),
+            Self::Ring => {
+                let cables = ring(world_size);
+                let ends = loopback::mesh(world_size).into_iter();
+                ends.map(|end| Box::new(Relay::new(Box::new(end), &cables).unwrap()) as _).collect()
+            }
             Self::Shm => {
                 let segment = Segment::create(world_size, 64 << 10, RUN).unwrap();
                 (0..world_size).map(|rank| Box::new(segment.endpoint(rank).unwrap()) as _).collect()
@@ -52,6 +61,13 @@ impl Fabric {
             }
         }
     }
+}
+
+/// Whom every rank of a ring has a cable to.
+pub fn ring(size: usize) -> Vec<Vec<usize>> {
+    let both = |rank: usize| [(rank + size - 1) % size, (rank + 1) % size];
+    let cables = (0..size).map(|rank| both(rank).into_iter().filter(|peer| *peer != rank).collect::<BTreeSet<_>>());
+    cables.map(|cables| cables.into_iter().collect()).collect()
 }
 
 /// Brings all ranks of a run together on this machine, a thread a rank.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::output::{Format, Writer};
 use super::statistics::{mean_and_sd, quantile};
 use crate::cli::ranks::{FabricArg, RankArgs};
+use crate::cli::rdma::RdmaArgs;
 use crate::cli::task::Task;
 use crate::cli::{Outcome, table};
 use crate::comm::Communicator;
@@ -32,6 +33,8 @@ pub(super) struct Args {
     /// What carries the vectors [default: shm]
     #[arg(long, value_enum, help_heading = "Ranks")]
     transport: Option<FabricArg>,
+    #[command(flatten)]
+    rdma: RdmaArgs,
     /// Do not encrypt TCP, to see what encryption costs
     #[arg(long, conflicts_with = "transport", help_heading = "Ranks")]
     plain: bool,
@@ -86,10 +89,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let (fabric, transport) = match (args.plain, args.transport) {
         (true, _) | (_, Some(FabricArg::Plain)) => (FabricArg::Plain, "tcp in clear"),
         (_, Some(FabricArg::Tcp)) => (FabricArg::Tcp, "tcp"),
+        (_, Some(FabricArg::Rdma)) => (FabricArg::Rdma, "rdma"),
         (_, None | Some(FabricArg::Shm)) => (FabricArg::Shm, "shm"),
     };
     let sizes: Vec<usize> = args.sizes.iter().map(|kib| kib * 1024 / size_of::<f32>()).collect();
-    let ranks = RankArgs { transport: Some(fabric), ..RankArgs::default() };
+    let ranks = RankArgs { transport: Some(fabric), rdma: args.rdma.clone(), ..RankArgs::default() };
     let task = Task::AllReduce { sizes: sizes.clone(), reps: args.reps };
     let all = ranks.run(args.local, &task, |world| time_all_reduce(world, &sizes, args.reps))?;
     let mut writer = Writer::new(args.output);

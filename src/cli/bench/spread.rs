@@ -6,6 +6,7 @@ use crate::cli::hosts::HostsArgs;
 use crate::cli::load::{ModelArgs, all_cores};
 use crate::cli::rank;
 use crate::cli::ranks::{FabricArg, Prepared, RankArgs, StrategyArg};
+use crate::cli::rdma::RdmaArgs;
 use crate::error::{Error, Result};
 
 /// On what it runs. Comma lists are run in every combination.
@@ -30,6 +31,8 @@ pub(super) struct Spread {
     /// What carries activations between ranks of this machine [default: shm]
     #[arg(long, value_enum, requires = "local")]
     transport: Option<FabricArg>,
+    #[command(flatten)]
+    rdma: RdmaArgs,
     /// Threads of every rank [default: all cores, shared out]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     threads: Vec<usize>,
@@ -60,7 +63,7 @@ impl Setting {
 impl Spread {
     /// How a run over machines is asked for.
     pub(super) fn on_hosts(&self) -> RankArgs {
-        RankArgs { hosts: self.hosts.clone(), ..RankArgs::default() }
+        RankArgs { hosts: self.hosts.clone(), rdma: self.rdma.clone(), ..RankArgs::default() }
     }
 
     /// Every combination, planned for `model`: by ranks (one rank first), their arrangement, and threads.
@@ -79,7 +82,8 @@ impl Spread {
             let plain = local == Some(1) && self.local.iter().any(|other| *other != 1);
             for tp in if plain { vec![None] } else { or_none(&self.tp) } {
                 for threads in or_none(&self.threads) {
-                    let ranks = RankArgs { local, threads, hosts: self.hosts.clone(), ..RankArgs::default() };
+                    let (hosts, rdma) = (self.hosts.clone(), self.rdma.clone());
+                    let ranks = RankArgs { local, threads, hosts, rdma, ..RankArgs::default() };
                     let arranged = RankArgs { tp, strategy: self.strategy, split: self.split.clone(), ..ranks.clone() };
                     let ranks = if plain { ranks } else { arranged };
                     settings.push(self.setting(RankArgs { transport: self.transport, ..ranks }, model, true)?);
@@ -111,6 +115,8 @@ impl Spread {
         let world = prepared.plan.world_size();
         let transport = match (world, self.local.is_empty(), self.transport) {
             (1, ..) => None,
+            (_, true, _) if prepared.uses_rdma() => Some("rdma"),
+            (_, false, Some(FabricArg::Rdma)) => Some("rdma"),
             (_, true, _) | (_, _, Some(FabricArg::Tcp | FabricArg::Plain)) => Some("tcp"),
             (_, false, None | Some(FabricArg::Shm)) => Some("shm"),
         };

@@ -39,13 +39,14 @@ pub(super) fn cluster(file: File, source: Source<'_>) -> Result<Cluster> {
     distinct_addresses(&hosts, &lines, source)?;
     all_or_none(&hosts, &lines, source)?;
     rdma::connect(&mut hosts, (devices, &lines), topology, source)?;
-    let cluster = Cluster {
+    let mut cluster = Cluster {
         transport,
         topology,
         parallel: parallel(&file.parallel.unwrap_or_default(), size, source)?,
-        timeouts: timeouts(&file.timeouts.unwrap_or_default(), source)?,
+        timeouts: Timeouts::default(),
         hosts,
     };
+    cluster.timeouts = timeouts(&file.timeouts.unwrap_or_default(), cluster.uses_rdma(), source)?;
     if transport == Transport::Rdma && size > 1 && !cluster.has_rdma() {
         let line = file.transport.map_or(0, |at| at.line);
         let message = "`transport` is `rdma`, and no host names its RDMA devices";
@@ -217,8 +218,11 @@ fn parallel(written: &written::Parallel, size: usize, source: Source<'_>) -> Res
     Ok(Parallel { tp: tp.map(|at| at.value), pp: pp.map(|at| at.value), strategy, split })
 }
 
-fn timeouts(written: &written::Timeouts, source: Source<'_>) -> Result<Timeouts> {
-    let default = Timeouts::default();
+fn timeouts(written: &written::Timeouts, rdma: bool, source: Source<'_>) -> Result<Timeouts> {
+    let mut default = Timeouts::default();
+    if rdma {
+        default.heartbeat = Timeouts::RDMA_HEARTBEAT;
+    }
     let or = |at: &Option<At<_>>, default| at.as_ref().map_or(default, |at: &At<super::kind::Wait>| at.value);
     let timeouts = Timeouts {
         connect: or(&written.connect, default.connect),

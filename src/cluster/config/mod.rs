@@ -81,6 +81,11 @@ pub struct Timeouts {
     pub progress: Duration,
 }
 
+impl Timeouts {
+    /// After so much silence a rank is dead over RDMA, where its end makes no sign: with the decision that is two seconds.
+    pub const RDMA_HEARTBEAT: Duration = Duration::from_millis(1500);
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
@@ -214,6 +219,23 @@ impl Cluster {
     /// Whether every host names RDMA devices.
     pub fn has_rdma(&self) -> bool {
         self.hosts.iter().all(|host| !host.rdma.is_empty())
+    }
+
+    /// Whether activations go over RDMA.
+    pub fn uses_rdma(&self) -> bool {
+        let wanted = match self.transport {
+            Transport::Auto | Transport::Rdma => true,
+            Transport::Tcp => false,
+        };
+        wanted && self.hosts.len() > 1 && self.has_rdma()
+    }
+
+    /// The ranks that every rank has RDMA cables to, if they are not all.
+    pub fn neighbours(&self) -> Option<Vec<Vec<usize>>> {
+        let size = self.hosts.len();
+        let cabled = |host: &Host| (0..host.rdma.len()).filter(|peer| !host.rdma[*peer].is_empty()).collect();
+        let all: Vec<Vec<usize>> = self.hosts.iter().map(cabled).collect();
+        all.iter().any(|others| others.len() + 1 < size).then_some(all)
     }
 
     /// Returns a commented cluster.yaml that reads back as this cluster (timeouts to the millisecond).

@@ -16,7 +16,7 @@ mod wait;
 use std::time::{Duration, Instant};
 
 use super::backoff::Spin;
-use super::mail::Ready;
+use super::mail::{Lost, Ready};
 use super::pump::{self, Pump};
 use super::{Buffer, Endpoint, LinkError, Polled, check_message, check_peer};
 use crate::error::{Error, Result};
@@ -59,6 +59,11 @@ impl Tcp {
     pub fn with_spin(mut self, spin: Duration) -> Self {
         self.spin = Spin::new(spin);
         self
+    }
+
+    /// Why a peer can no longer be used, if so.
+    pub(super) fn lost(&self, peer: usize) -> Option<&Lost> {
+        self.links.get(peer)?.as_ref()?.lost.as_ref()
     }
 
     /// The peer's connection, which every peer has.

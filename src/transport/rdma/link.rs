@@ -1,0 +1,248 @@
+//! All lanes to one peer: messages to pieces and back.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::chunk::{Chunk, Kind as ChunkKind};
+use super::lane::Lane;
+use crate::transport::mail::{Lost, Ready};
+use crate::transport::verbs::{Slab, Wc};
+use crate::transport::{Buffer, Kind, MAX_MESSAGE};
+
+/// Messages from here on go over all lanes; a shorter one is there before a second lane had begun.
+const STRIPED: usize = 256 << 10;
+
+/// How a peer ended, as it said itself over TCP.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Ended {
+    /// Chunks that it sent on every lane.
+    pub(super) sent: Vec<u32>,
+    /// Whether a message of it is not whole.
+    pub(super) amid: bool,
+}
+
+/// A message that is being sent.
+struct Outgoing {
+    buffer: Buffer,
+    taken: usize,
+}
+
+/// A receive, and what has come of its message.
+struct Incoming {
+    buffer: Buffer,
+    come: usize,
+    total: Option<usize>,
+}
+
+/// A chunk that came before its receive was posted; its slot is not given back.
+struct Held {
+    lane: usize,
+    slot: usize,
+}
+
+/// The lanes to one peer.
+pub(super) struct Link {
+    peer: usize,
+    run: u64,
+    pub(super) lanes: Vec<Lane>,
+    /// What the peer's host and devices are called.
+    pub(super) name: String,
+    pub(super) lost: Option<Lost>,
+    /// What the peer said when it ended, and since when that is known.
+    pub(super) ended: Option<(Ended, Instant)>,
+    /// How its TCP connection ended without that.
+    pub(super) last_words: Option<Lost>,
+    outbox: VecDeque<Outgoing>,
+    /// Number of the outbox's front message.
+    next_out: u32,
+    inbox: VecDeque<Incoming>,
+    /// Number of the inbox's front message.
+    next_in: u32,
+    held: Vec<Held>,
+    /// The lane whose turn it is.
+    turn: usize,
+}
+
+impl Link {
+    pub(super) fn new(peer: usize, run: u64, name: String, lanes: Vec<Lane>) -> Self {
+        Self {
+            peer,
+            run,
+            lanes,
+            name,
+            lost: None,
+            ended: None,
+            last_words: None,
+            outbox: VecDeque::new(),
+            next_out: 0,
+            inbox: VecDeque::new(),
+            next_in: 0,
+            held: Vec::new(),
+            turn: 0,
+        }
+    }
+
+    /// Whether a message waits to be sent.
+    pub(super) fn is_sending(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Whether a message is expected.
+    pub(super) fn is_receiving(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Whether all that was sent has left for good.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && self.lanes.iter().all(Lane::is_flushed)
+    }
+
+    pub(super) fn push(&mut self, message: Buffer) {
+        self.outbox.push_back(Outgoing { buffer: message, taken: 0 });
+    }
+
+    /// Sends as much as the peer has room for. Returns whether anything was.
+    pub(super) fn send(&mut self, slabs: &mut [Slab], ready: &mut Ready) -> Result<bool, Lost> {
+        let mut moved = false;
+        while let Some(front) = self.outbox.front_mut() {
+            let total = front.buffer.len();
+            let usable = if total >= STRIPED { self.lanes.len() } else { 1 };
+            let open = (0..usable).map(|step| (self.turn + step) % usable).find(|lane| self.lanes[*lane].is_open());
+            let Some(number) = open else { break };
+            let lane = &mut self.lanes[number];
+            let slab = &mut slabs[lane.device];
+            let piece = (total - front.taken).min(lane.piece());
+            let chunk = Chunk {
+                // the lane knows these two
+                sequence: 0,
+                taken: 0,
+                kind: ChunkKind::Piece,
+                message: self.next_out,
+                total,
+                offset: front.taken,
+                piece,
+            };
+            lane.send(slab, chunk, &front.buffer.bytes()[front.taken..front.taken + piece])?;
+            self.turn = (number + 1) % self.lanes.len();
+            front.taken += piece;
+            moved = true;
+            if front.taken == total {
+                self.next_out = self.next_out.wrapping_add(1);
+                if let Some(sent) = self.outbox.pop_front() {
+                    ready.push(self.peer, Kind::Sent, sent.buffer);
+                }
+            }
+        }
+        for lane in &mut self.lanes {
+            moved |= lane.credit(&mut slabs[lane.device])?;
+        }
+        Ok(moved)
+    }
+
+    /// Posts a receive, and gives it what has come already.
+    pub(super) fn post(&mut self, into: Buffer, slabs: &mut [Slab], ready: &mut Ready) -> Result<(), Lost> {
+        self.inbox.push_back(Incoming { buffer: into, come: 0, total: None });
+        let mut at = 0;
+        while at < self.held.len() {
+            let (lane, slot) = (self.held[at].lane, self.held[at].slot);
+            let slab = &slabs[self.lanes[lane].device];
+            let broken = |error| Lost::gone(format!("has a slot that cannot be read: {error}"));
+            let read = Chunk::read(self.run, slab.read(slot).map_err(broken)?);
+            let (chunk, piece) = read.map_err(Lost::garbage)?;
+            if !self.place(&chunk, piece)? {
+                at += 1;
+                continue;
+            }
+            self.held.remove(at);
+            let device = self.lanes[lane].device;
+            self.lanes[lane].take(&mut slabs[device], slot)?;
+        }
+        self.deliver(ready);
+        Ok(())
+    }
+
+    /// Takes in a completion of one of this link's lanes.
+    pub(super) fn completed(
+        &mut self,
+        (lane, slot, is_send): (usize, usize, bool),
+        done: &Wc,
+        slabs: &mut [Slab],
+        ready: &mut Ready,
+    ) -> Result<(), Lost> {
+        let Some(own) = self.lanes.get_mut(lane) else { return Ok(()) };
+        let slab = &mut slabs[own.device];
+        if done.status != 0 {
+            return Err(own.failed(done));
+        }
+        if is_send {
+            own.sent(slab, slot, done);
+            return Ok(());
+        }
+        slab.take_back(slot, done);
+        let broken = |error| Lost::gone(format!("has a slot that cannot be read: {error}"));
+        let bytes = slab.read(slot).map_err(broken)?;
+        let (chunk, piece) = own.arrived(&bytes[..bytes.len().min(done.byte_len as usize)])?;
+        if chunk.kind == ChunkKind::Piece && !self.place(&chunk, piece)? {
+            self.held.push(Held { lane, slot });
+            return Ok(());
+        }
+        self.lanes[lane].take(slab, slot)?;
+        self.deliver(ready);
+        Ok(())
+    }
+
+    /// Copies a piece to where it belongs. Returns whether there was such a place already.
+    fn place(&mut self, chunk: &Chunk, piece: &[u8]) -> Result<bool, Lost> {
+        let at = chunk.message.wrapping_sub(self.next_in) as usize;
+        let Some(incoming) = self.inbox.get_mut(at) else { return Ok(false) };
+        let (number, total) = (chunk.message, chunk.total);
+        if total > MAX_MESSAGE {
+            return Err(Lost::garbage(format!(
+                "announced a message of {total} bytes, over the limit of {MAX_MESSAGE}"
+            )));
+        }
+        if *incoming.total.get_or_insert(total) != total {
+            return Err(Lost::garbage(format!("sent message {number} with two lengths")));
+        }
+        if incoming.come == 0 {
+            let capacity = incoming.buffer.capacity();
+            incoming.buffer.set_len(total).map_err(|_| {
+                Lost::garbage(format!("sent message {number} of {total} bytes into a receive of {capacity}"))
+            })?;
+        }
+        incoming.buffer.bytes_mut()[chunk.offset..chunk.offset + piece.len()].copy_from_slice(piece);
+        incoming.come += piece.len();
+        if incoming.come > total {
+            return Err(Lost::garbage(format!("sent parts of message {number} twice")));
+        }
+        Ok(true)
+    }
+
+    /// Hands out the messages that are whole, in order.
+    fn deliver(&mut self, ready: &mut Ready) {
+        while self.inbox.front().is_some_and(|front| front.total == Some(front.come)) {
+            self.next_in = self.next_in.wrapping_add(1);
+            if let Some(front) = self.inbox.pop_front() {
+                ready.push(self.peer, Kind::Received, front.buffer);
+            }
+        }
+    }
+
+    /// Says on silent lanes that this end lives.
+    pub(super) fn keep_alive(&mut self, slabs: &mut [Slab], now: Instant) -> Result<(), Lost> {
+        self.lanes.iter_mut().try_for_each(|lane| lane.keep_alive(&mut slabs[lane.device], now))
+    }
+
+    /// What this end says when it ends.
+    pub(super) fn farewell(&self) -> Ended {
+        let amid = self.outbox.front().is_some_and(|front| front.taken > 0);
+        Ended { sent: self.lanes.iter().map(|lane| lane.counts().0).collect(), amid }
+    }
+
+    /// Whether everything that the peer says it sent has come.
+    pub(super) fn has_all(&self, ended: &Ended) -> bool {
+        self.lanes.iter().zip(&ended.sent).all(|(lane, sent)| lane.counts().1 == *sent)
+    }
+}
