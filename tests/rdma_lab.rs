@@ -6,6 +6,8 @@
 //! ```
 
 mod check;
+mod faults;
+mod runs;
 mod vm;
 
 use std::io::{BufRead, BufReader, Write};
@@ -20,6 +22,9 @@ pub use vm::{Ended, Job, Vm};
 
 /// What VMs are called.
 const NAMES: [&str; 8] = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"];
+
+/// No command takes longer, however slow the emulation is.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The code of `lab.sh` where this machine lacks something.
 const LACKS: i32 = 77;
@@ -90,7 +95,7 @@ impl Lab {
 
     /// Runs a line of bash on a VM to its end.
     pub fn try_run(&self, vm: &Vm, line: &str) -> Ended {
-        self.start(vm, line).end(Duration::from_secs(40))
+        self.start(vm, line).end(PATIENCE)
     }
 
     /// Runs a line of bash that must succeed, and returns what it printed.
