@@ -4,8 +4,8 @@
 #     tests/rdma-lab/lab.sh run -n 2 -- ibv_devices     runs a command in every VM and prints what each says
 #     tests/rdma-lab/lab.sh up -n 4 -w ring             reads lines like the following from standard input, until it ends
 #         run VM COMMAND…          runs it there, prints what it says and its exit code
-#         start VM NAME COMMAND…   does not wait: DIR/VM/NAME.out, .err and at last .code (exit code, start and end in
-#                                  seconds since the VM's boot) tell
+#         start VM NAME COMMAND…   does not wait: DIR/VM/NAME.out, .err and at last .code (exit code, and when in seconds
+#                                  since the VM's boot) tell
 #         kill VM | freeze VM | thaw VM
 #         loss VM PEER NETEM…      netem on the cable to PEER (`loss 2%`, `delay 10ms reorder 25%`; `none` ends it)
 #     tests/rdma-lab/lab.sh setup                       fetches the kernel and packs the first files, and no more

@@ -22,8 +22,7 @@ pub struct Ended {
     pub code: i32,
     pub out: String,
     pub err: String,
-    /// When it started and ended, in seconds since the VM's boot, by the VM's clock.
-    pub start: f64,
+    /// When, in seconds since the VM's boot, by the VM's clock.
     pub end: f64,
 }
 
@@ -81,8 +80,7 @@ impl Job {
             std::thread::sleep(Duration::from_millis(20));
         }
         let code = self.read("code");
-        let mut numbers = code.split_whitespace().map(|word| word.parse::<f64>().unwrap());
-        let mut number = || numbers.next().unwrap();
-        Ended { code: number() as i32, start: number(), end: number(), out: self.out(), err: self.err() }
+        let (code, end) = code.trim().split_once(' ').unwrap();
+        Ended { code: code.parse().unwrap(), end: end.parse().unwrap(), out: self.out(), err: self.err() }
     }
 }
