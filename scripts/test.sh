@@ -6,8 +6,8 @@
 #
 # TBSHARD_ORACLE names the large oracle set; without it the tests that need it say that they were skipped.
 # Missing tools are installed (cargo-nextest, cargo-deny, a Python environment in .venv; by root with apt also sshd, shells,
-# what runs the NEON kernels on an emulated processor, and clang 19 for Metal's kernels). What checks the macOS build goes to
-# the user's cache.
+# what runs the NEON kernels on an emulated processor, emulated machines with RDMA, and clang 19 for Metal's kernels). What
+# checks the macOS build goes to the user's cache, and so does the kernel of emulated machines.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -39,10 +39,10 @@ table() {
 need() { # command, crate, version
   command -v "$1" >/dev/null || cargo install "$2@$3" --locked
 }
-hosts() { # real sshd's, and the shells that people log in with; without root and apt the tests on them are skipped
+hosts() { # real sshd's, the shells that people log in with, and the header of verbs; without root and apt the tests on them are skipped
   command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
   local missing=() package
-  for package in openssh-server openssh-client iproute2 util-linux zsh fish tcsh; do
+  for package in openssh-server openssh-client iproute2 util-linux zsh fish tcsh libibverbs-dev; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
   done
   [ ${#missing[@]} = 0 ] || { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } ||
@@ -74,25 +74,37 @@ metal() { # Metal's kernels on this processor, where clang 19 can be had
   cargo fmt -p metal-on-cpu --check && cargo clippy -p metal-on-cpu --all-targets -- -D warnings &&
     cargo nextest run -p metal-on-cpu
 }
-verbs() { # the fake verbs library; against the real one's header, where that can be had
-  if [ ! -e /usr/include/infiniband/verbs.h ] && type apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
-    { apt-get update && apt-get install -y --no-install-recommends libibverbs-dev; } || true
-  fi
+verbs() { # the fake verbs library
   cargo fmt -p fake-verbs --check && cargo clippy -p fake-verbs --all-targets -- -D warnings &&
     cargo nextest run -p fake-verbs
 }
-export -f need hosts arm neon metal verbs
+rdma() { # real verbs between emulated machines, where they can be had
+  local missing=() package
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    for package in qemu-system-x86 busybox-static cpio kmod xz-utils iproute2 openssh-server libibverbs1 ibverbs-providers \
+      ibverbs-utils; do
+      dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    # lists are also needed to download a kernel
+    if [ ${#missing[@]} != 0 ] || ! apt-cache show linux-image-amd64 >/dev/null 2>&1; then apt-get update; fi
+    [ ${#missing[@]} = 0 ] || apt-get install -y --no-install-recommends "${missing[@]}"
+  fi
+  # says what is missing, if anything is; tests are skipped then
+  tests/rdma-lab/lab.sh setup
+  cargo nextest run -E 'test(/^rdma_lab::/)'
+}
+export -f need hosts arm neon metal verbs rdma
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|demo|cluster|lab|quantise|ssh)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|rdma|demo|cluster|lab|quantise|ssh|rdma_lab)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
 suite quantise 300 cargo nextest run -E 'test(/^quantise::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
 suite shares 200 cargo nextest run -E 'test(/^shares::/)'
-suite fabrics 400 cargo nextest run -E 'test(/^(transport|control)::/)'
+suite fabrics 400 cargo nextest run -E 'test(/^(transport|control|rdma)::/)'
 suite deaths 400 cargo nextest run -E 'test(/^ranks::(processes|deaths|chat|steps|threads)::/)'
 suite hosts 300 cargo nextest run -E 'test(/^(lab|ssh)::/)'
 suite cluster 400 cargo nextest run -E 'test(/^cluster::/)'
@@ -107,6 +119,7 @@ if [ -n "$full" ]; then
   RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
   suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
+  suite rdma 900 bash -c rdma
   suite neon 1200 bash -c neon
   suite metal 900 bash -c metal
   suite verbs 300 bash -c verbs

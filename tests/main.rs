@@ -26,6 +26,7 @@ mod models;
 mod quantise;
 mod ranks;
 mod rdma;
+mod rdma_lab;
 mod shares;
 mod slow;
 mod ssh;

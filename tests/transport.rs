@@ -1,6 +1,7 @@
 //! The fabrics of `transport`: one conformance suite over all of them, and the faults of each.
 
 mod conformance;
+mod cycles;
 mod endings;
 pub mod fabric;
 pub mod fake;

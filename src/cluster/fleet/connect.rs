@@ -106,7 +106,11 @@ impl Fleet {
                     continue;
                 }
                 Ok((index, Heard::Report(Report::Hello(machine)))) => (index, Refusal::Other(machine)),
-                Ok((_, Heard::Report(_))) => continue,
+                Ok((index, Heard::Report(_))) => {
+                    // the others may take longer than one may be silent
+                    fleet.signs[index] = Instant::now();
+                    continue;
+                }
                 Ok((index, Heard::Lost)) => (index, fleet.refusal(index)),
                 Err(_) => {
                     for index in 0..count {

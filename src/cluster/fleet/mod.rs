@@ -124,6 +124,13 @@ impl Fleet {
             if let Some(event) = self.pending.pop_front() {
                 return Some(event);
             }
+            // what has come already counts: this machine may have been the one that was slow
+            if let Ok((index, heard)) = self.heard.try_recv() {
+                match self.event(index, heard) {
+                    Some(event) => return Some((index, event)),
+                    None => continue,
+                }
+            }
             let now = Instant::now();
             let silent = (0..self.hosts.len()).find(|index| self.is_silent(*index, now));
             if let Some(index) = silent {

@@ -1,0 +1,53 @@
+//! Starting and ending RDMA again and again, while the kernel is asked what it holds.
+
+use std::process::Command;
+
+use tbshard::transport::rdma::{Cabling, Rdma};
+use tbshard::transport::{Buffer, Endpoint, Kind};
+
+use super::fabric::{RUN, connect, join_of, message, next, on_all, soon};
+
+/// Two ranks that have met, as threads, over the only device here.
+fn pair(device: &str) -> Vec<Box<dyn Endpoint>> {
+    let ends = connect(&join_of(2)).into_iter().map(|connected| connected.unwrap().data.unwrap());
+    std::thread::scope(|scope| {
+        let start = |(rank, tcp): (usize, _)| {
+            let mut devices = vec![vec![device.to_owned()]; 2];
+            devices[rank].clear();
+            let cabling = Cabling { devices, ..Cabling::default() };
+            scope.spawn(move || Rdma::connect(tcp, &cabling, RUN, soon()).unwrap())
+        };
+        let threads: Vec<_> = ends.enumerate().map(start).collect();
+        threads.into_iter().map(|thread| Box::new(thread.join().unwrap()) as _).collect()
+    })
+}
+
+/// What the kernel holds for processes.
+fn held() -> Vec<String> {
+    let kinds = ["pd", "qp", "cq", "mr", "ctx"].into_iter();
+    let of = |kind| String::from_utf8(Command::new("rdma").args(["resource", "show", kind]).output().unwrap().stdout);
+    kinds.flat_map(|kind| of(kind).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+#[ignore = "needs an RDMA device: tests/rdma-lab starts it where there is one"]
+fn a_hundred_starts_and_ends_leave_nothing() {
+    let names = std::fs::read_dir("/sys/class/infiniband").expect("an RDMA device").map(|entry| entry.unwrap());
+    let device = names.map(|entry| entry.file_name().into_string().unwrap()).next().expect("an RDMA device");
+    // what a process holds for good it has after its first
+    let mut before = None;
+    for cycle in 0..=100 {
+        let ends = pair(&device);
+        assert!(held().len() > before.as_ref().map_or(0, Vec::len), "nothing is held, or this does not see it");
+        on_all(ends, move |mut end| {
+            let peer = 1 - end.rank();
+            end.post_recv(peer, Buffer::with_capacity(8)).unwrap();
+            end.post_send(peer, message(&[cycle as u8; 8])).unwrap();
+            let kinds = [next(&mut *end).kind, next(&mut *end).kind];
+            assert!(kinds.contains(&Kind::Received), "{kinds:?}");
+        });
+        let held = held();
+        assert_eq!(*before.get_or_insert_with(|| held.clone()), held, "cycle {cycle}");
+    }
+    println!("held all along: {before:?}");
+}
