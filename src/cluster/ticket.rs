@@ -21,6 +21,9 @@ use crate::transport::{self, Endpoint, shm, tcp};
 /// How often it is looked whether the ranks that are waited for still live.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How often idle RDMA connections are looked after.
+const TEND: Duration = Duration::from_secs(5);
+
 /// What carries activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -227,6 +230,10 @@ impl Ticket {
         let linger = Deadlines::default().linger.min(self.silent / 5);
         let deadlines = Deadlines { silent, progress, heartbeat_interval, linger, ..Deadlines::default() };
         let monitor = Monitor::start(self.rank, connected.control, names, deadlines)?;
-        Ok(Joined { world: Communicator::new(endpoint, Some(monitor.clone())), monitor })
+        let world = Communicator::new(endpoint, Some(monitor.clone()));
+        if self.fabric == Fabric::Rdma {
+            world.tend(TEND)?;
+        }
+        Ok(Joined { world, monitor })
     }
 }

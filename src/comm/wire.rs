@@ -99,6 +99,20 @@ impl Wire {
         }
     }
 
+    /// Moves what can be moved while no operation runs: connections that are idle must say something now and then.
+    pub(super) fn tend(&mut self) {
+        // once for what has come, once more for what is to be said
+        for _ in 0..2 {
+            while let Ok(Some(done)) = self.endpoint.poll(Instant::now()) {
+                if done.kind == Kind::Sent {
+                    self.ahead[done.peer] -= 1;
+                    self.recycle(done.buffer);
+                }
+            }
+            // what is wrong with a peer is found again by the operation that needs it
+        }
+    }
+
     /// Starts the next operation.
     pub(super) fn begin(&mut self, operation: Operation) -> Result<()> {
         self.operation = operation;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::chunk::HEADER;
 use super::lane::{self, Lane, RESERVE, Terms};
 use super::link::Link;
 use crate::error::{Context, Error, Result};
@@ -16,9 +17,6 @@ use crate::transport::verbs::{
     Completions, Depth, Device, Domain, Gid, Library, Port, QueuePair, Remote, Service, Slab,
 };
 use crate::transport::{Buffer, Endpoint, Kind};
-
-/// How Apple calls its devices: each is a port with one cable.
-pub(super) const THUNDERBOLT: &str = "rdma_en";
 
 /// Apple counts queues in frames, and both ends of a message in equal numbers of them (TN3205).
 pub const FRAME: usize = 4096;
@@ -176,7 +174,7 @@ fn open(
         return Err(Error::msg(error).hint("use fewer ranks, or more devices"));
     }
     let port = active(device, deadline)?;
-    let thunderbolt = name.starts_with(THUNDERBOLT);
+    let thunderbolt = device.is_thunderbolt();
     let (frames, size) = sizes(cabling, thunderbolt);
     let mut window = if thunderbolt { WINDOWS.0 } else { WINDOWS.1 };
     if limits.requests > 0 {
@@ -281,6 +279,10 @@ fn link(
             let error = Error::msg(error);
             return Err(error.hint("give both the same --rdma-qp"));
         }
+        if other.window < LEAST_WINDOW || other.size <= HEADER || !(1..=5).contains(&other.mtu) {
+            let said = format!("{} pieces of {} bytes", other.window, other.size);
+            return Err(Error::msg(format!("{its} of {who} says that it takes {said}, which cannot be")));
+        }
         let opened = &mut devices[device];
         let remote = Remote {
             number: other.number,
@@ -301,7 +303,14 @@ fn link(
     }
     let names: Vec<&str> = connected.iter().map(|lane| lane.name.as_str()).collect();
     let name = format!("{who} over {}", names.join(", "));
-    Ok(Link::new(peer, run, name, connected))
+    Ok(Link::new(peer, name, connected))
+}
+
+/// Tells every other rank how something went here; returns how it went on all.
+pub(super) fn agree(tcp: &mut Tcp, own: Result<()>, deadline: Instant) -> Result<()> {
+    let told = own.as_ref().copied().map_err(ToString::to_string);
+    let all = swap(tcp, vec![told; tcp.world_size()], deadline);
+    own.and_then(|()| all.map(drop))
 }
 
 /// Tells every other rank something, or why this one cannot go on; returns what they tell, by rank.
@@ -326,7 +335,8 @@ where
         let done = tcp.poll(deadline).map_err(|lost| Error::from(lost).context("setting up RDMA"))?;
         let Some(done) = done else {
             let who: Vec<String> = missing.iter().map(|peer| tcp.peer(*peer)).collect();
-            return Err(Error::msg(format!("{} did not set up RDMA in time", who.join(", "))));
+            let who = if who.is_empty() { "another rank".to_owned() } else { who.join(", ") };
+            return Err(Error::msg(format!("{who} did not set up RDMA in time")));
         };
         if done.kind == Kind::Sent {
             unsent -= 1;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::connect::THUNDERBOLT;
 use super::lane;
 use crate::error::Result;
 use crate::transport::verbs::{Completions, Depth, Device, Domain, Layout, Library, QueuePair, Service, Slab, layout};
@@ -62,7 +61,7 @@ fn look(library: &'static Library, found: &mut Examination) -> Result<()> {
     found.limits = [limits.queue_pairs, limits.requests, limits.completions, limits.regions, limits.domains];
     let domain = Domain::new(&device)?;
     let completions = Completions::new(&device, lane::slots(32))?;
-    let service = if found.name.starts_with(THUNDERBOLT) { Service::Uc } else { Service::Rc };
+    let service = if device.is_thunderbolt() { Service::Uc } else { Service::Rc };
     let depth = Depth { sends: lane::sends(32), receives: lane::sends(32) };
     let pair = QueuePair::new(&domain, &completions, service, depth)?;
     let granted = pair.depth()?;

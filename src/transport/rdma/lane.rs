@@ -16,10 +16,13 @@ use crate::transport::mail::Lost;
 use crate::transport::verbs::{QueuePair, Slab, Wc, status_text};
 
 /// Chunks beyond the window that signs may use.
-pub(super) const RESERVE: usize = 4;
+pub(super) const RESERVE: usize = 6;
 
 /// After so long a lane on which something is under way says so: the other end notices what was lost on the way.
 const PROBE: Duration = Duration::from_millis(200);
+
+/// After so long a send that has not left never will: every send meets a receive that is posted, whatever its peer does.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// After so long a lane says something in any case, because idle Thunderbolt ports are said to go bad (gojaccl: 23 minutes,
 /// exo #1973).
@@ -83,8 +86,8 @@ pub(super) struct Lane {
     window: u32,
     /// Slots for sends that are free.
     free: Vec<usize>,
-    /// Slots that are being sent, in order.
-    sending: VecDeque<usize>,
+    /// Slots that are being sent and since when, in order.
+    sending: VecDeque<(usize, Instant)>,
     /// Chunks sent, and how many of them the other end has taken.
     sent: u32,
     acknowledged: u32,
@@ -154,6 +157,11 @@ impl Lane {
         self.under_way() < self.window && self.free.len() > RESERVE
     }
 
+    /// Whether what has left may still be on its way: Apple's devices say no more (TN3205).
+    pub(super) fn may_linger(&self) -> bool {
+        self.fixed
+    }
+
     /// Whether everything sent has left for good.
     pub(super) fn is_flushed(&self) -> bool {
         self.sending.is_empty()
@@ -172,10 +180,10 @@ impl Lane {
         let length = chunk.write(self.run, piece, slab.write(slot).map_err(broken)?);
         let id = self.id(true, slot);
         slab.post_send(&mut self.pair, id, slot, if self.fixed { self.size } else { length }).map_err(broken)?;
-        self.sending.push_back(slot);
+        (self.last_sent, self.probed) = (Instant::now(), false);
+        self.sending.push_back((slot, self.last_sent));
         self.sent = self.sent.wrapping_add(1);
         self.told = self.taken;
-        (self.last_sent, self.probed) = (Instant::now(), chunk.kind == Kind::Sign);
         Ok(())
     }
 
@@ -196,13 +204,17 @@ impl Lane {
         self.sign(slab)
     }
 
-    /// Says that this end lives, if it has said nothing for long.
+    /// Says that this end lives, if it has said nothing for long; finds a cable that takes nothing any more.
     pub(super) fn keep_alive(&mut self, slab: &mut Slab, now: Instant) -> Result<(), Lost> {
         let silent = now.saturating_duration_since(self.last_sent);
         let probe = !self.probed && silent >= PROBE && self.under_way() > 0;
         // what the other end takes only when it looks must leave room for pieces
+        if self.sending.front().is_some_and(|(_, since)| now.saturating_duration_since(*since) >= STUCK) {
+            return Err(Lost::gone(format!("is lost to RDMA: nothing leaves over {} any more", self.name)));
+        }
         if probe || (silent >= KEEP_ALIVE && self.under_way() < self.window / 2) {
-            self.sign(slab)?;
+            // one is enough: it shows everything before it
+            self.probed = self.sign(slab)?;
         }
         Ok(())
     }
@@ -221,7 +233,10 @@ impl Lane {
 
     /// Notes that a send is done, and with it all before.
     pub(super) fn sent(&mut self, slab: &mut Slab, slot: usize, done: &Wc) {
-        while let Some(front) = self.sending.pop_front() {
+        if self.sending.iter().all(|(sending, _)| *sending != slot) {
+            return;
+        }
+        while let Some((front, _)) = self.sending.pop_front() {
             slab.take_back(front, done);
             self.free.push(front);
             if front == slot {
@@ -232,13 +247,15 @@ impl Lane {
 
     /// What is wrong with a request that has not succeeded.
     pub(super) fn failed(&self, done: &Wc) -> Lost {
-        Lost::gone(format!("is lost to RDMA: {}: {}", self.name, status_text(done.status)))
+        Lost::gone(format!("is lost to RDMA: {}: {}", self.name, status_text(done.status())))
     }
 
-    /// Checks a chunk that came, and learns what the other end has taken.
-    pub(super) fn arrived<'a>(&mut self, bytes: &'a [u8]) -> Result<(Chunk, &'a [u8]), Lost> {
+    /// Checks a chunk that came as the first `length` bytes of a slot, and learns what the other end has taken.
+    pub(super) fn arrived<'a>(&mut self, slot: &'a [u8], length: usize) -> Result<(Chunk, &'a [u8]), Lost> {
         let wrong = |what: String| Lost::garbage(format!("{what} ({})", self.name));
-        let (chunk, piece) = Chunk::read(self.run, bytes).map_err(wrong)?;
+        // where all have the same length it need not be known
+        let length = if self.fixed { self.size } else { length };
+        let (chunk, piece) = Chunk::read(self.run, &slot[..length.min(slot.len())]).map_err(wrong)?;
         if chunk.sequence != self.came {
             let missing = chunk.sequence.wrapping_sub(self.came);
             return Err(wrong(if missing < 1 << 31 {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{Chunk, Kind as ChunkKind};
+use super::chunk::{Chunk, HEADER, Kind as ChunkKind};
 use super::lane::Lane;
 use crate::transport::mail::{Lost, Ready};
 use crate::transport::verbs::{Slab, Wc};
@@ -37,15 +37,16 @@ struct Incoming {
 }
 
 /// A chunk that came before its receive was posted; its slot is not given back.
+#[derive(Clone, Copy)]
 struct Held {
     lane: usize,
     slot: usize,
+    chunk: Chunk,
 }
 
 /// The lanes to one peer.
 pub(super) struct Link {
     peer: usize,
-    run: u64,
     pub(super) lanes: Vec<Lane>,
     /// What the peer's host and devices are called.
     pub(super) name: String,
@@ -66,10 +67,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(peer: usize, run: u64, name: String, lanes: Vec<Lane>) -> Self {
+    pub(super) fn new(peer: usize, name: String, lanes: Vec<Lane>) -> Self {
         Self {
             peer,
-            run,
             lanes,
             name,
             lost: None,
@@ -146,18 +146,20 @@ impl Link {
         self.inbox.push_back(Incoming { buffer: into, come: 0, total: None });
         let mut at = 0;
         while at < self.held.len() {
-            let (lane, slot) = (self.held[at].lane, self.held[at].slot);
-            let slab = &slabs[self.lanes[lane].device];
+            let Held { lane, slot, chunk } = self.held[at];
+            let device = self.lanes[lane].device;
             let broken = |error| Lost::gone(format!("has a slot that cannot be read: {error}"));
-            let read = Chunk::read(self.run, slab.read(slot).map_err(broken)?);
-            let (chunk, piece) = read.map_err(Lost::garbage)?;
-            if !self.place(&chunk, piece)? {
+            let bytes = slabs[device].read(slot).map_err(broken)?;
+            if !self.place(&chunk, &bytes[HEADER..HEADER + chunk.piece])? {
                 at += 1;
                 continue;
             }
             self.held.remove(at);
-            let device = self.lanes[lane].device;
-            self.lanes[lane].take(&mut slabs[device], slot)?;
+            self.deliver(ready);
+            // nothing more comes from who has ended, and its queue pair may be gone
+            if self.lost.is_none() && self.ended.is_none() {
+                self.lanes[lane].take(&mut slabs[device], slot)?;
+            }
         }
         self.deliver(ready);
         Ok(())
@@ -173,7 +175,7 @@ impl Link {
     ) -> Result<(), Lost> {
         let Some(own) = self.lanes.get_mut(lane) else { return Ok(()) };
         let slab = &mut slabs[own.device];
-        if done.status != 0 {
+        if done.status() != 0 {
             return Err(own.failed(done));
         }
         if is_send {
@@ -183,9 +185,9 @@ impl Link {
         slab.take_back(slot, done);
         let broken = |error| Lost::gone(format!("has a slot that cannot be read: {error}"));
         let bytes = slab.read(slot).map_err(broken)?;
-        let (chunk, piece) = own.arrived(&bytes[..bytes.len().min(done.byte_len as usize)])?;
+        let (chunk, piece) = own.arrived(bytes, done.length())?;
         if chunk.kind == ChunkKind::Piece && !self.place(&chunk, piece)? {
-            self.held.push(Held { lane, slot });
+            self.held.push(Held { lane, slot, chunk });
             return Ok(());
         }
         self.lanes[lane].take(slab, slot)?;

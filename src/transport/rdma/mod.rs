@@ -16,11 +16,11 @@ use super::backoff::Spin;
 use super::mail::{Lost, Ready};
 use super::pump::{self, Pump};
 use super::tcp::Tcp;
-use super::verbs::{Slab, Wc};
+use super::verbs::Slab;
 use super::{Buffer, Endpoint, LinkError, Polled, check_message, check_peer, default_spin};
 use crate::error::{Error, Result};
 use connect::{Lines, Opened};
-use lane::Id;
+use lane::{Id, Lane};
 use link::{Ended, Link};
 
 pub use super::verbs::{Library, Service};
@@ -37,7 +37,13 @@ const LOOK: Duration = Duration::from_millis(5);
 const LATE: Duration = Duration::from_millis(500);
 
 /// How long the first chunk may take over a cable.
-const FIRST: Duration = Duration::from_secs(5);
+const FIRST: Duration = Duration::from_secs(3);
+
+/// For so long after something moved sleeps stay short.
+const NEAR: Duration = Duration::from_millis(2);
+
+/// How long a device of Apple's may take to deliver what it says has left.
+const DELIVERY: Duration = Duration::from_millis(100);
 
 /// The first and the longest sleep between two looks; there is nothing that would wake a sleeper.
 const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(2));
@@ -55,7 +61,11 @@ pub struct Rdma {
     tcp: Tcp,
     ready: Ready,
     nap: Duration,
+    /// When something moved last.
+    moved: Instant,
     looked: Instant,
+    /// Who is looked at first for an end, so that nobody's hides another's.
+    turn: usize,
 }
 
 impl Rdma {
@@ -66,13 +76,15 @@ impl Rdma {
     pub fn connect(mut tcp: Tcp, cabling: &Cabling, run: u64, deadline: Instant) -> Result<Self> {
         let Lines { links, slabs, devices } = connect::connect(&mut tcp, cabling, run, deadline)?;
         let (rank, world_size) = (tcp.rank(), tcp.world_size());
-        for peer in (0..world_size).filter(|peer| *peer != rank) {
-            tcp.post_recv(peer, Buffer::with_capacity(4096))?;
-        }
         let (spin, now) = (Spin::new(default_spin(1)), Instant::now());
-        let ready = Ready::default();
-        let mut rdma = Self { rank, spin, links, slabs, devices, tcp, ready, nap: NAPS.0, looked: now };
-        rdma.try_cables(deadline.min(now + FIRST))?;
+        let (ready, moved) = (Ready::default(), now);
+        let mut rdma = Self { rank, spin, links, slabs, devices, tcp, ready, nap: NAPS.0, moved, looked: now, turn: 0 };
+        let tried = rdma.try_cables(deadline.min(now + FIRST));
+        connect::agree(&mut rdma.tcp, tried, deadline)?;
+        // for the farewells
+        for peer in (0..world_size).filter(|peer| *peer != rank) {
+            rdma.tcp.post_recv(peer, Buffer::with_capacity(4096))?;
+        }
         Ok(rdma)
     }
 
@@ -93,7 +105,12 @@ impl Rdma {
         }
         loop {
             self.progress();
-            self.check().map_err(Error::from)?;
+            self.look(Instant::now());
+            let lost =
+                self.links.iter().enumerate().find_map(|(peer, link)| Some((peer, link.as_ref()?.lost.as_ref()?)));
+            if let Some((peer, lost)) = lost {
+                return Err(lost.error(self, peer).into());
+            }
             let dumb = self.links.iter().flatten().find_map(|link| {
                 let lane = link.lanes.iter().find(|lane| lane.counts().1 == 0)?;
                 Some((&link.name, &lane.name))
@@ -116,12 +133,11 @@ impl Rdma {
 
     /// Takes in what has completed. Returns whether anything has.
     fn collect(&mut self) -> bool {
-        let mut done = [Wc::default(); 16];
         let mut moved = false;
         for device in 0..self.devices.len() {
             loop {
-                let count = match self.devices[device].completions.poll(&mut done) {
-                    Ok(count) => count,
+                let batch = match self.devices[device].completions.poll() {
+                    Ok(batch) => batch,
                     Err(error) => {
                         let lost = Lost::gone(format!("cannot be reached: {error}"));
                         let links = self.links.iter_mut().flatten();
@@ -131,8 +147,8 @@ impl Rdma {
                         break;
                     }
                 };
-                for done in &done[..count] {
-                    let Id { peer, lane, is_send, slot } = Id::unpack(done.wr_id);
+                for done in batch.done() {
+                    let Id { peer, lane, is_send, slot } = Id::unpack(done.id());
                     let Some(Some(link)) = self.links.get_mut(peer) else { continue };
                     if link.lost.is_some() {
                         continue;
@@ -141,8 +157,8 @@ impl Rdma {
                         link.lost = Some(lost);
                     }
                 }
-                moved |= count > 0;
-                if count < done.len() {
+                moved |= !batch.done().is_empty();
+                if !batch.is_full() {
                     break;
                 }
             }
@@ -209,7 +225,7 @@ impl Pump for Rdma {
             }
         }
         if moved {
-            self.nap = NAPS.0;
+            (self.nap, self.moved) = (NAPS.0, Instant::now());
         }
         moved
     }
@@ -219,10 +235,12 @@ impl Pump for Rdma {
         if now.saturating_duration_since(self.looked) >= LOOK {
             self.look(now);
         }
-        for (peer, link) in self.links.iter().enumerate() {
-            let Some(link) = link else { continue };
+        for peer in (self.turn..self.links.len()).chain(0..self.turn) {
+            let Some(link) = &self.links[peer] else { continue };
             if let Some(lost) = link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending()) {
-                return Err(lost.error(self, peer));
+                let error = lost.error(self, peer);
+                self.turn = (peer + 1) % self.links.len();
+                return Err(error);
             }
         }
         Ok(())
@@ -230,7 +248,10 @@ impl Pump for Rdma {
 
     fn park(&mut self, nap: Duration) -> bool {
         std::thread::sleep(nap.min(self.nap));
-        self.nap = (self.nap * 2).min(NAPS.1);
+        // a peer that computes answers soon; one that waits for its user does not
+        if self.moved.elapsed() >= NEAR {
+            self.nap = (self.nap * 2).min(NAPS.1);
+        }
         false
     }
 }
@@ -268,7 +289,9 @@ impl Endpoint for Rdma {
         if let Some(Some(link)) = self.links.get_mut(peer) {
             match link.post(into, &mut self.slabs, &mut self.ready) {
                 Ok(()) => {}
-                Err(lost) => link.lost = Some(lost),
+                Err(lost) => {
+                    link.lost.get_or_insert(lost);
+                }
             }
         }
         Ok(())
@@ -297,6 +320,15 @@ impl Drop for Rdma {
             let mut message = Buffer::with_capacity(words.len());
             // a peer that is gone needs no farewell
             let _ = message.fill(&words).and_then(|()| self.tcp.post_send(peer, message));
+        }
+        // whoever ends too has everything; nobody else needs to
+        let deadline = Instant::now() + DELIVERY;
+        let waits =
+            |link: &Link| link.lost.is_none() && link.ended.is_none() && link.lanes.iter().any(Lane::may_linger);
+        while self.links.iter().flatten().any(waits) && Instant::now() < deadline {
+            self.collect();
+            self.look(Instant::now());
+            std::thread::sleep(NAPS.0);
         }
     }
 }

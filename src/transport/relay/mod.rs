@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::mail::{Lost, Ready};
 use super::{Buffer, Endpoint, Kind, LinkError, Polled, check_message, check_peer};
 use crate::error::{Error, Result};
-use envelope::{Envelope, HEADER, PIECE};
+use envelope::{Envelope, HEADER, Kind as Purpose, PIECE};
 use flow::Flow;
 
 pub use routes::routes;
@@ -39,6 +39,8 @@ pub struct Relay {
     gone: Vec<Option<String>>,
     ready: Ready,
     spare: Vec<Buffer>,
+    /// From whom to whom something was that could not be passed on.
+    undelivered: Option<(usize, usize)>,
     /// Envelopes that the neighbours have not been handed whole.
     sending: usize,
 }
@@ -61,7 +63,7 @@ impl Relay {
         }
         let flows = (0..size).map(|_| Flow::default()).collect();
         let (gone, ready, spare) = (vec![None; size], Ready::default(), Vec::new());
-        Ok(Self { inner, next, flows, gone, ready, spare, sending: 0 })
+        Ok(Self { inner, next, flows, gone, ready, spare, undelivered: None, sending: 0 })
     }
 
     fn me(&self) -> usize {
@@ -74,6 +76,15 @@ impl Relay {
         if self.gone[next].is_none() && self.inner.post_send(next, letter).is_ok() {
             self.sending += 1;
         }
+    }
+
+    /// Hands on what another rank sent; what cannot be is trouble that only this rank knows of.
+    fn pass_on(&mut self, envelope: &Envelope, letter: Buffer) {
+        let next = self.next[envelope.to];
+        if self.gone[next].is_some() && envelope.kind == Purpose::Piece {
+            self.undelivered.get_or_insert((envelope.from, envelope.to));
+        }
+        self.hand_on(envelope.to, letter);
     }
 
     fn letter(&mut self, envelope: Envelope, piece: &[u8]) -> Result<Buffer> {
@@ -118,7 +129,7 @@ impl Relay {
         }
         match read {
             Err(what) => self.gone[neighbour] = Some(what),
-            Ok((envelope, _)) if envelope.to != self.me() => self.hand_on(envelope.to, letter),
+            Ok((envelope, _)) if envelope.to != self.me() => self.pass_on(&envelope, letter),
             Ok((envelope, _)) => {
                 let from = envelope.from;
                 let flow = &mut self.flows[from];
@@ -139,34 +150,28 @@ impl Relay {
     }
 
     /// Moves what moves by `deadline`, or finds a neighbour gone.
-    fn step(&mut self, deadline: Instant) -> bool {
+    fn step(&mut self, deadline: Instant) {
         match self.inner.poll(deadline) {
-            Ok(None) => false,
-            Ok(Some(done)) => {
-                match done.kind {
-                    Kind::Sent => {
-                        self.sending -= 1;
-                        self.spare.push(done.buffer);
-                    }
-                    Kind::Received => self.arrived(done.peer, done.buffer),
-                }
-                true
+            Ok(None) => {}
+            Ok(Some(done)) if done.kind == Kind::Sent => {
+                self.sending -= 1;
+                self.spare.push(done.buffer);
             }
-            Err(LinkError { peer, error }) => {
-                let why = error.to_string();
-                if self.gone[peer].is_none() {
-                    self.gone[peer] = Some(why);
-                    return true;
-                }
-                // its error comes again at once, and others still send
-                std::thread::sleep(NAP.min(deadline.saturating_duration_since(Instant::now())));
-                false
-            }
+            Ok(Some(done)) => self.arrived(done.peer, done.buffer),
+            Err(LinkError { peer, error }) if self.gone[peer].is_none() => self.gone[peer] = Some(error.to_string()),
+            // its error comes again at once, and others still send
+            Err(_) => std::thread::sleep(NAP.min(deadline.saturating_duration_since(Instant::now()))),
         }
     }
 
     /// Finds a rank that is gone, or behind one that is, and still wanted.
     fn check(&self) -> std::result::Result<(), LinkError> {
+        if let Some((from, to)) = self.undelivered {
+            let next = self.next[to];
+            let why = self.gone[next].as_deref().unwrap_or_default();
+            let lost = Lost::gone(format!("takes nothing from rank {from} for rank {to} any more: {why}"));
+            return Err(lost.error(self, next));
+        }
         for (peer, flow) in self.flows.iter().enumerate().filter(|(_, flow)| flow.is_wanted()) {
             if let Some(lost) = &flow.lost {
                 return Err(lost.error(self, peer));
@@ -217,9 +222,10 @@ impl Endpoint for Relay {
                 return Ok(Some(done));
             }
             self.check()?;
-            let moved = self.step(deadline);
-            if !moved && self.ready.is_empty() && Instant::now() >= deadline {
-                return Ok(None);
+            self.step(deadline);
+            // what is passed on for others is no reason to stay
+            if self.ready.is_empty() && Instant::now() >= deadline {
+                return self.check().map(|()| None);
             }
         }
     }

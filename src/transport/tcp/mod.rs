@@ -47,11 +47,13 @@ pub struct Tcp {
     links: Vec<Option<Link>>,
     ready: Ready,
     sockets: Sockets,
+    /// Who is looked at first for an end.
+    turn: usize,
 }
 
 impl Tcp {
     fn new(rank: usize, links: Vec<Option<Link>>, spin: Duration) -> Self {
-        Self { rank, spin: Spin::new(spin), links, ready: Ready::default(), sockets: Sockets::default() }
+        Self { rank, spin: Spin::new(spin), links, ready: Ready::default(), sockets: Sockets::default(), turn: 0 }
     }
 
     /// Sets how long a wait spins before it yields.
@@ -93,10 +95,13 @@ impl Pump for Tcp {
     }
 
     fn check(&mut self) -> std::result::Result<(), LinkError> {
-        for (peer, link) in self.links.iter().enumerate() {
-            let Some(link) = link else { continue };
+        // from another one each time, so that nobody's end hides another's
+        for peer in (self.turn..self.links.len()).chain(0..self.turn) {
+            let Some(link) = &self.links[peer] else { continue };
             if let Some(lost) = link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending()) {
-                return Err(lost.error(self, peer));
+                let error = lost.error(self, peer);
+                self.turn = (peer + 1) % self.links.len();
+                return Err(error);
             }
         }
         Ok(())

@@ -65,33 +65,46 @@ pub(super) struct Mr {
 /// `struct ibv_wc`: a completion.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wc {
+pub(super) struct Completion {
+    wr_id: u64,
+    status: u32,
+    opcode: u32,
+    vendor_err: u32,
+    byte_len: u32,
+    imm_data: u32,
+    qp_num: u32,
+    src_qp: u32,
+    wc_flags: u32,
+    pkey_index: u16,
+    slid: u16,
+    sl: u8,
+    dlid_path_bits: u8,
+}
+
+/// A completion. Only [`super::Completions`] makes one, so it proves that a request is done.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy)]
+pub struct Wc(Completion);
+
+impl Wc {
+    pub(super) fn blank() -> Self {
+        Self(Completion::default())
+    }
+
     /// What the request was posted with.
-    pub wr_id: u64,
-    /// 0, or why it failed; the other fields then mean nothing.
-    pub status: u32,
-    /// What it was.
-    pub opcode: u32,
-    /// The maker's own code of the failure.
-    pub vendor_err: u32,
+    pub fn id(&self) -> u64 {
+        self.0.wr_id
+    }
+
+    /// 0, or why it failed.
+    pub fn status(&self) -> u32 {
+        self.0.status
+    }
+
     /// Bytes that came.
-    pub byte_len: u32,
-    /// Immediate data; not used.
-    pub imm_data: u32,
-    /// The queue pair.
-    pub qp_num: u32,
-    /// Where it came from; not used.
-    pub src_qp: u32,
-    /// Not used.
-    pub wc_flags: u32,
-    /// Not used.
-    pub pkey_index: u16,
-    /// Not used.
-    pub slid: u16,
-    /// Not used.
-    pub sl: u8,
-    /// Not used.
-    pub dlid_path_bits: u8,
+    pub fn length(&self) -> usize {
+        self.0.byte_len as usize
+    }
 }
 
 /// `struct ibv_sge`: a run of registered memory.
@@ -260,7 +273,11 @@ pub(super) const WR_SEND: u32 = 2;
 /// `IBV_SEND_SIGNALED`.
 pub(super) const SEND_SIGNALED: u32 = 1 << 1;
 /// `IBV_ACCESS_LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ`: Apple's library is said to refuse the first alone.
-pub(super) const ACCESS: c_int = 7;
+pub(super) const ACCESS_ALL: c_int = 7;
+/// `IBV_ACCESS_LOCAL_WRITE`.
+pub(super) const ACCESS_LOCAL: c_int = 1;
+/// `IBV_MTU_1024`, which works everywhere.
+pub(super) const MTU_1024: u32 = 3;
 /// `IBV_PORT_ACTIVE`.
 pub(super) const PORT_ACTIVE: u32 = 4;
 /// `IBV_LINK_LAYER_INFINIBAND`.
@@ -308,7 +325,7 @@ pub fn layout() -> Vec<Layout> {
         "ibv_cq" = Cq { context };
         "ibv_qp" = Qp { context, qp_num };
         "ibv_mr" = Mr { lkey };
-        "ibv_wc" = Wc { wr_id, status, opcode, vendor_err, byte_len, qp_num, src_qp, wc_flags, pkey_index, slid, sl };
+        "ibv_wc" = Completion { wr_id, status, opcode, vendor_err, byte_len, qp_num, src_qp, wc_flags, pkey_index, slid, sl };
         "ibv_sge" = Sge { addr, length, lkey };
         "ibv_recv_wr" = RecvWr { wr_id, next, sg_list, num_sge };
         "ibv_send_wr" = SendWr { wr_id, next, sg_list, num_sge, opcode, send_flags, imm_data, unused as "wr" };

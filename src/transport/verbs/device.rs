@@ -5,10 +5,16 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::abi::{self, DeviceAttr, Gid, LINK_INFINIBAND, PORT_ACTIVE, PortAttr, Wc};
+use super::abi::{self, DeviceAttr, Gid, LINK_INFINIBAND, MTU_1024, PORT_ACTIVE, PortAttr, Wc};
 use super::errors::{self, Step};
 use super::library::Library;
 use crate::error::{Error, Result};
+
+/// How Apple calls its devices: each is a port with one cable.
+const THUNDERBOLT: &str = "rdma_en";
+
+/// Completions that are taken at once.
+const BATCH: usize = 16;
 
 /// Ports that are tried: Apple's have not always number 1.
 const PORTS: u8 = 8;
@@ -90,6 +96,11 @@ impl Device {
         &self.name
     }
 
+    /// Whether it is one of Apple's, whose rules are others.
+    pub fn is_thunderbolt(&self) -> bool {
+        self.name.starts_with(THUNDERBOLT)
+    }
+
     /// What it can have.
     ///
     /// # Errors
@@ -117,23 +128,28 @@ impl Device {
     /// # Errors
     /// If an active port has no usable address, or the device does not say.
     pub fn port(&self) -> Result<Option<Port>> {
-        let mut asked = false;
+        let mut refused = Some(0);
         for number in 1..=PORTS {
             let mut attr = PortAttr::default();
             // SAFETY: the device is open, and the structure is larger than any system's.
             let errno = unsafe { (self.library.functions.query_port)(self.context.as_ptr(), number, &raw mut attr) };
             if errno != 0 {
+                refused = refused.map(|_| errno);
                 continue;
             }
-            asked = true;
+            refused = None;
             if attr.state == PORT_ACTIVE {
-                let infiniband = attr.link_layer == LINK_INFINIBAND;
+                // nobody has seen Apple's structure behind its first fields
+                let infiniband = attr.link_layer == LINK_INFINIBAND && !self.is_thunderbolt();
+                if !(1..=5).contains(&attr.active_mtu) {
+                    attr.active_mtu = MTU_1024;
+                }
                 let (gid_index, gid) = self.address(number, attr.gid_tbl_len, infiniband)?;
                 let (lid, mtu) = (attr.lid, attr.active_mtu);
                 return Ok(Some(Port { number, lid, mtu, gid, gid_index, infiniband }));
             }
         }
-        if asked { Ok(None) } else { Err(errors::failed(Step::Query, &self.name, errors::errno())) }
+        refused.map_or(Ok(None), |errno| Err(errors::failed(Step::Query, &self.name, errno)))
     }
 
     /// The place and value of the port's IPv4-mapped address (`::ffff:a.b.c.d`); the place differs between systems.
@@ -154,7 +170,7 @@ impl Device {
             }
             found = found.or(Some(at));
         }
-        found.ok_or_else(|| errors::without_address(&self.name))
+        found.ok_or_else(|| errors::without_address(&self.name, infiniband))
     }
 
     /// Whether the system says that an address is RoCE's second version, or says nothing of versions.
@@ -225,6 +241,24 @@ impl Drop for Domain {
     }
 }
 
+/// Completions, which only a completion queue makes.
+pub struct Batch {
+    done: [Wc; BATCH],
+    count: usize,
+}
+
+impl Batch {
+    /// What has completed.
+    pub fn done(&self) -> &[Wc] {
+        &self.done[..self.count]
+    }
+
+    /// Whether there may be more.
+    pub fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
+}
+
 /// A completion queue, which is polled: Apple's has no events.
 pub struct Completions {
     device: Arc<Device>,
@@ -249,17 +283,19 @@ impl Completions {
         Ok(Arc::new(Self { device: Arc::clone(device), raw }))
     }
 
-    /// Takes what has completed, as far as `into` has room; returns how many. Never waits.
+    /// Takes some of what has completed. Never waits.
     ///
     /// # Errors
     /// If the queue is broken.
-    pub fn poll(&self, into: &mut [Wc]) -> Result<usize> {
+    pub fn poll(&self) -> Result<Batch> {
+        let mut batch = Batch { done: [Wc::blank(); BATCH], count: 0 };
         // SAFETY: the queue stands; its context and the functions there are the library's.
         let poll = unsafe { (*(*self.raw.as_ptr()).context).ops.poll_cq };
-        let room = c_int::try_from(into.len()).unwrap_or(c_int::MAX);
-        // SAFETY: `into` has room for as many.
-        let count = poll.map_or(-1, |poll| unsafe { poll(self.raw.as_ptr(), room, into.as_mut_ptr()) });
-        usize::try_from(count).map_err(|_| errors::failed(Step::Poll, &self.device.name, count.saturating_neg()))
+        // SAFETY: the batch has room for as many.
+        let count = poll.map_or(-1, |poll| unsafe { poll(self.raw.as_ptr(), BATCH as c_int, batch.done.as_mut_ptr()) });
+        let count = usize::try_from(count).ok().filter(|count| *count <= BATCH);
+        batch.count = count.ok_or_else(|| errors::broken_queue(&self.device.name))?;
+        Ok(batch)
     }
 }
 

@@ -30,8 +30,6 @@ pub(super) enum Step {
     PostSend,
     /// Posting a receive.
     PostRecv,
-    /// Polling.
-    Poll,
 }
 
 /// `EOPNOTSUPP` on macOS.
@@ -59,7 +57,6 @@ pub(super) fn failed(step: Step, device: &str, errno: i32) -> Error {
         Step::Send => "a connected queue pair cannot send".to_owned(),
         Step::PostSend => "a send is refused".to_owned(),
         Step::PostRecv => "a receive is refused".to_owned(),
-        Step::Poll => "its completion queue is broken".to_owned(),
     };
     let name = if device.is_empty() { String::new() } else { format!("RDMA device `{device}`: ") };
     let reason = std::io::Error::from_raw_os_error(errno);
@@ -93,8 +90,16 @@ pub(super) fn failed(step: Step, device: &str, errno: i32) -> Error {
     }
 }
 
+/// The error of a completion queue that gives nothing any more.
+pub(super) fn broken_queue(device: &str) -> Error {
+    Error::msg(format!("RDMA device `{device}`: its completion queue is broken"))
+}
+
 /// The error of a device whose port has no IPv4 address.
-pub(super) fn without_address(device: &str) -> Error {
+pub(super) fn without_address(device: &str, infiniband: bool) -> Error {
+    if infiniband {
+        return Error::msg(format!("RDMA device `{device}` has no GID that can be read"));
+    }
     let error = Error::msg(format!("RDMA device `{device}` has no IPv4 address among its GIDs"));
     match device.strip_prefix("rdma_") {
         Some(interface) => error.hint(format!(

@@ -11,7 +11,7 @@ mod queue;
 mod slab;
 
 pub use abi::{Gid, Layout, Wc, layout};
-pub use device::{Completions, Device, Domain, Limits, Port};
+pub use device::{Batch, Completions, Device, Domain, Limits, Port};
 pub use errors::status_text;
 pub use library::Library;
 pub use queue::{Depth, QueuePair, Remote, Service};

@@ -116,11 +116,8 @@ impl QueuePair {
         if errno != 0 {
             return Err(errors::failed(Step::Query, device.name(), errno));
         }
-        let larger = |a: u32, b: u32| a.max(b) as usize;
-        Ok(Depth {
-            sends: larger(attr.cap.max_send_wr, init.cap.max_send_wr),
-            receives: larger(attr.cap.max_recv_wr, init.cap.max_recv_wr),
-        })
+        let cap = if attr.cap.max_recv_wr > 0 { attr.cap } else { init.cap };
+        Ok(Depth { sends: cap.max_send_wr as usize, receives: cap.max_recv_wr as usize })
     }
 
     /// Connects it to `remote`: receives may be posted from here on, and sends once the other end has done the same.
@@ -132,7 +129,8 @@ impl QueuePair {
         let init = QpAttr {
             qp_state: STATES[0],
             port_num: port.number,
-            qp_access_flags: abi::ACCESS as u32,
+            // what comes is received; nobody reads or writes from outside
+            qp_access_flags: if self.domain.device.is_thunderbolt() { abi::ACCESS_ALL as u32 } else { 0 },
             ..QpAttr::default()
         };
         self.modify(init, mask::STATE | mask::PKEY_INDEX | mask::PORT | mask::ACCESS_FLAGS, Step::Init)?;

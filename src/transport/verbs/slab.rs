@@ -40,9 +40,9 @@ impl Slab {
         let memory = unsafe { alloc_zeroed(layout) };
         let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
         let functions = &domain.device.library.functions;
+        let access = if domain.device.is_thunderbolt() { abi::ACCESS_ALL } else { abi::ACCESS_LOCAL };
         // SAFETY: the memory is ours, of that size, and stays until the region has ended.
-        let region =
-            unsafe { (functions.reg_mr)(domain.raw.as_ptr(), memory.as_ptr().cast(), layout.size(), abi::ACCESS) };
+        let region = unsafe { (functions.reg_mr)(domain.raw.as_ptr(), memory.as_ptr().cast(), layout.size(), access) };
         let Some(region) = NonNull::new(region) else {
             let error = errors::failed(Step::Memory(layout.size()), domain.device.name(), errors::errno());
             // SAFETY: it was allocated with this layout, and no device knows it.
