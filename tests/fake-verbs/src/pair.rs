@@ -300,11 +300,8 @@ pub unsafe extern "C" fn ibv_query_qp(qp: *mut Qp, attr: *mut QpAttr, _: c_int, 
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
     let inner = locked(&own.pair.inner);
     let mut cap = own.pair.cap;
-    if own.pair.home.config.slips("overpost-recv") {
-        cap.max_recv_wr *= 2;
-    }
-    if own.pair.home.config.slips("overpost-send") {
-        cap.max_send_wr *= 2;
+    if ["overpost-recv", "overpost-send"].iter().any(|slip| own.pair.home.config.slips(slip)) {
+        (cap.max_recv_wr, cap.max_send_wr) = (cap.max_recv_wr * 4, cap.max_send_wr * 4);
     }
     // SAFETY: may be written, as the caller promises.
     unsafe {
