@@ -10,7 +10,7 @@ const HEADER: &str = "/usr/include/infiniband/verbs.h";
 #[test]
 fn layouts_are_those_of_the_header() {
     if !Path::new(HEADER).exists() {
-        eprintln!("skipped: {HEADER} is not there (apt install libibverbs-dev)");
+        println!("skipped: {HEADER} is not there (apt install libibverbs-dev)");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Ranks that are not all connected, as in a ring of cables: messages travel over the ranks in between.
 //!
-//! A message is cut into pieces, each in an envelope that says from whom to whom. A sender has at most [`WINDOW`] pieces
+//! A message is cut into pieces, each in an envelope that says from whom to whom. A sender has at most eight pieces
 //! under way to one rank that this rank has not taken, so what the ranks in between hold is bounded, and they always
 //! take what comes: nothing waits in a circle. They pass it on while a method of their endpoint runs. Who ends passes on
 //! until all others have ended too, for a second at most.

@@ -119,7 +119,7 @@ pub(super) struct Sge {
 #[repr(C)]
 pub(super) struct RecvWr {
     pub(super) wr_id: u64,
-    pub(super) next: *mut RecvWr,
+    pub(super) next: *mut Self,
     pub(super) sg_list: *mut Sge,
     pub(super) num_sge: c_int,
 }
@@ -128,7 +128,7 @@ pub(super) struct RecvWr {
 #[repr(C)]
 pub(super) struct SendWr {
     pub(super) wr_id: u64,
-    pub(super) next: *mut SendWr,
+    pub(super) next: *mut Self,
     pub(super) sg_list: *mut Sge,
     pub(super) num_sge: c_int,
     pub(super) opcode: u32,

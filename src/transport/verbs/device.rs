@@ -69,7 +69,7 @@ impl Device {
     /// # Errors
     /// If the system does not say.
     pub fn names(library: &'static Library) -> Result<Vec<String>> {
-        Ok(each(library, |_, name| Some(name.to_owned()))?)
+        each(library, |_, name| Some(name.to_owned()))
     }
 
     /// Opens a device.

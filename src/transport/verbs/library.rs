@@ -107,13 +107,11 @@ fn open(name: &CStr) -> std::result::Result<Library, String> {
     if handle.is_null() {
         // SAFETY: returns the last error of this thread as text that ends with a zero, or null.
         let why = unsafe { libc::dlerror() };
-        let unknown = || format!("{} cannot be loaded", name.to_string_lossy());
-        // SAFETY: it is not null, and is copied before the next call could change it.
-        return Err(if why.is_null() {
-            unknown()
-        } else {
-            unsafe { CStr::from_ptr(why) }.to_string_lossy().into_owned()
-        });
+        if why.is_null() {
+            return Err(format!("{} cannot be loaded", name.to_string_lossy()));
+        }
+        // SAFETY: it is copied before the next call could change it.
+        return Err(unsafe { CStr::from_ptr(why) }.to_string_lossy().into_owned());
     }
     let functions = Functions::find(handle).map_err(|why| format!("{}: {why}", name.to_string_lossy()))?;
     Ok(Library { functions })
