@@ -89,7 +89,14 @@ rdma() { # real verbs between emulated machines, where they can be had
   tests/rdma-lab/lab.sh setup
   cargo nextest run -E 'test(/^rdma_lab::/)'
 }
-export -f need hosts arm neon metal rdma
+verbs() { # the fake verbs library; against the real one's header, where that can be had
+  if [ ! -e /usr/include/infiniband/verbs.h ] && type apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    { apt-get update && apt-get install -y --no-install-recommends libibverbs-dev; } || true
+  fi
+  cargo fmt -p fake-verbs --check && cargo clippy -p fake-verbs --all-targets -- -D warnings &&
+    cargo nextest run -p fake-verbs
+}
+export -f need hosts arm neon metal rdma verbs
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
@@ -118,6 +125,7 @@ if [ -n "$full" ]; then
   suite rdma 900 bash -c rdma
   suite neon 1200 bash -c neon
   suite metal 900 bash -c metal
+  suite verbs 300 bash -c verbs
   suite macos 900 scripts/check-macos.sh
   suite deny-tool 1200 bash -c 'need cargo-deny cargo-deny 0.20.2'
   suite deny 120 cargo deny --config .deny.toml check licenses bans sources

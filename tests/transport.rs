@@ -4,6 +4,7 @@ mod conformance;
 mod cycles;
 mod endings;
 pub mod fabric;
+pub mod fake;
 mod machines;
 mod rendezvous;
 mod secure;

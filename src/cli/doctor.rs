@@ -11,12 +11,15 @@ use super::agent::BUILD;
 use super::capture::{capture, this_program};
 use super::hosts::{HostsArgs, Lines, Machines, enlist};
 use super::load::ModelArgs;
+use super::macs::Inspection;
 use super::probe::{Found, LinkSpeed, Probed};
 use super::table::aligned;
 use super::{Outcome, ui};
 use crate::cluster::agent::Machine;
 use crate::cluster::facts::Facts;
+use crate::cluster::finding::{Finding, Level};
 use crate::cluster::fleet::Fleet;
+use crate::cluster::thunderbolt::{self, Mac, Raw};
 use crate::cluster::ticket::{Fabric, Meeting, Ticket};
 use crate::error::{Error, Result};
 
@@ -36,25 +39,9 @@ pub(super) struct Args {
     /// Print one JSON object
     #[arg(long, help_heading = "Output")]
     json: bool,
-}
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    /// A run works, but not as well as it could.
-    Warning,
-    /// A run would fail.
-    Error,
-}
-
-/// Something that is wrong, and what mends it.
-#[derive(Debug, Clone, Serialize)]
-struct Finding {
-    level: Level,
-    host: String,
-    what: String,
-    fix: String,
+    /// Print the Thunderbolt cables between the hosts for graphviz, and nothing else
+    #[arg(long, help_heading = "Output", requires = "hosts", conflicts_with = "json")]
+    dot: bool,
 }
 
 /// A host's state.
@@ -75,6 +62,11 @@ struct Report {
     hosts: Vec<HostReport>,
     links: Vec<LinkSpeed>,
     findings: Vec<Finding>,
+    /// The cables between Macs, in ASCII.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cabling: Option<String>,
+    #[serde(skip)]
+    dot: Option<String>,
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
@@ -84,6 +76,14 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         None => report.alone(args),
     }
     report.judge();
+    if args.dot {
+        let Some(dot) = &report.dot else {
+            let error = Error::msg("there are no Thunderbolt cables to draw: the hosts are not two Macs or more");
+            return Err(error.hint("`tbshard doctor --hosts FILE` without --dot says what is wrong with them"));
+        };
+        ui::print(dot)?;
+        return Ok(Outcome::Done);
+    }
     ui::print(&if args.json { json!(report).to_string() + "\n" } else { report.text() })?;
     let failed = report.findings.iter().any(|finding| finding.level == Level::Error);
     Ok(if failed { Outcome::Code(1) } else { Outcome::Done })
@@ -91,8 +91,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 
 impl Report {
     fn find(&mut self, level: Level, host: &str, what: impl ToString, fix: impl ToString) {
-        let (host, what, fix) = (host.to_owned(), what.to_string(), fix.to_string());
-        self.findings.push(Finding { level, host, what, fix });
+        self.findings.push(Finding::new(level, host, what, fix));
     }
 
     fn wrong(&mut self, host: &str, error: &Error) {
@@ -118,6 +117,16 @@ impl Report {
         let model = self.model(&host, found.as_ref());
         let (machine, facts, clock_skew) = (Some(machine), Some(facts), Some(0.0));
         let (model_digest, weights) = model.map_or((None, None), |(digest, bytes)| (Some(digest), Some(bytes)));
+        match Raw::here(super::env::home().as_deref()).and_then(|raw| raw.as_ref().map(Mac::read).transpose()) {
+            Ok(Some(mac)) => {
+                // alone it needs no RDMA
+                let found = thunderbolt::check_alone(&host, &mac).into_iter();
+                self.findings.extend(found.map(|finding| Finding { level: Level::Warning, ..finding }));
+                self.findings.extend(weights.and_then(|weights| thunderbolt::check_memory(&host, &mac, weights)));
+            }
+            Ok(None) => {}
+            Err(error) => self.wrong(&host, &error),
+        }
         self.hosts.push(HostReport { host, machine, facts, model_digest, weights, clock_skew });
     }
 
@@ -133,6 +142,11 @@ impl Report {
             self.wrong(&names[*index], &refusal.error(&names[*index]));
         }
         let probed = self.probe(machines, &mut fleet, &usable, args);
+        let said = probed.iter().filter_map(|(rank, (probed, _))| Some((*rank, probed.mac.as_ref()?))).collect();
+        let mut inspection = Inspection::of(&machines.cluster, &said, &fleet);
+        inspection.reach(&machines.cluster, &mut fleet);
+        self.findings.extend(inspection.findings);
+        (self.cabling, self.dot) = inspection.drawings.unzip();
         let shares = machines.cluster.weights();
         let all: f64 = shares.iter().map(|share| *share as f64).sum();
         for (rank, host) in names.iter().enumerate() {
@@ -141,6 +155,8 @@ impl Report {
             let model = self.model(host, probed.and_then(|(probed, _)| probed.model.as_ref()));
             let (model_digest, bytes) = model.map_or((None, None), |(digest, bytes)| (Some(digest), Some(bytes)));
             let weights = bytes.map(|bytes| (bytes as f64 * shares[rank] as f64 / all) as u64);
+            let mac = inspection.macs.get(&rank).zip(weights);
+            self.findings.extend(mac.and_then(|(mac, weights)| thunderbolt::check_memory(host, mac, weights)));
             let (facts, clock_skew) = (probed.map(|(probed, _)| probed.facts.clone()), probed.map(|(_, skew)| *skew));
             self.hosts.push(HostReport { host: host.clone(), machine, facts, model_digest, weights, clock_skew });
         }
@@ -222,7 +238,7 @@ impl Report {
             for (host, other) in digests.iter().filter(|(_, other)| other != digest) {
                 let what = format!("its model is another than that of {first}: digest {other:.12}, not {digest:.12}");
                 let fix = format!("copy it: rsync -a {first}:DIRECTORY/ {host}:DIRECTORY/");
-                findings.push(Finding { level: Level::Error, host: (*host).clone(), what, fix });
+                findings.push(Finding::new(Level::Error, host, what, fix));
             }
         }
         for HostReport { host, facts, clock_skew, weights, .. } in &self.hosts {
@@ -232,18 +248,18 @@ impl Report {
                     format!("its share of the weights is {}, its memory {}", gigabytes(weights), gigabytes(memory));
                 let fix =
                     "add hosts, give it a smaller `memory:` or `weight:` in the cluster file, or take a smaller format";
-                findings.push(Finding { level: Level::Error, host: host.clone(), what, fix: fix.to_owned() });
+                findings.push(Finding::new(Level::Error, host, what, fix));
             }
             if let Some(skew) = clock_skew.filter(|skew| skew.abs() > SKEW) {
-                let fix = "sudo timedatectl set-ntp true (Linux), sudo sntp -sS time.apple.com (macOS)".to_owned();
+                let fix = "sudo timedatectl set-ntp true (Linux), sudo sntp -sS time.apple.com (macOS)";
                 let what = format!("its clock is {skew:+.0} s off this machine's");
-                findings.push(Finding { level: Level::Warning, host: host.clone(), what, fix });
+                findings.push(Finding::new(Level::Warning, host, what, fix));
             }
             let low = facts.as_ref().and_then(|facts| Some((facts.free?, facts.memory?)));
             if let Some((free, memory)) = low.filter(|(free, memory)| free * 10 < *memory) {
                 let what = format!("only {} of {} of memory are free", gigabytes(free), gigabytes(memory));
-                let fix = "end other programs there; `ps aux --sort=-rss | head` shows the largest".to_owned();
-                findings.push(Finding { level: Level::Warning, host: host.clone(), what, fix });
+                let fix = "end other programs there; `ps aux --sort=-rss | head` shows the largest";
+                findings.push(Finding::new(Level::Warning, host, what, fix));
             }
         }
         self.findings.extend(findings);
@@ -280,10 +296,8 @@ impl Report {
             text += &format!("\n{}\n", aligned(&rows, &[1, 2]));
         }
         text += "\n";
-        for Finding { level, host, what, fix } in &self.findings {
-            let level = if *level == Level::Error { "error" } else { "warning" };
-            text += &format!("{level}: {host}: {what}\n  fix: {fix}\n");
-        }
+        text += &self.cabling.as_ref().map_or(String::new(), |cabling| format!("{cabling}\n"));
+        self.findings.iter().for_each(|finding| text += &format!("{finding}\n"));
         if self.findings.is_empty() {
             text += "nothing is wrong\n";
         }

@@ -45,6 +45,11 @@ pub(super) fn rank() -> Option<usize> {
     read("TBSHARD_RANK")?.parse().ok()
 }
 
+/// The home directory.
+pub(super) fn home() -> Option<PathBuf> {
+    read("HOME").map(PathBuf::from)
+}
+
 /// A path that may begin with `~/`.
 pub(super) fn expand(path: &str) -> String {
     match (path.strip_prefix("~/"), read("HOME")) {

@@ -16,6 +16,7 @@ mod interrupt;
 mod launch;
 mod load;
 mod loading;
+mod macs;
 mod models;
 mod numbers;
 mod others;

@@ -1,16 +1,18 @@
 //! `tbshard probe`: what `doctor` and `setup` run on every host. Not for people.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::load::ModelArgs;
 use super::rank::end_with_the_starter;
-use super::{Outcome, ui};
+use super::{Outcome, env, ui};
 use crate::cluster::facts::Facts;
 use crate::cluster::run::Run;
+use crate::cluster::thunderbolt::{self, Raw};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::partition::Plan;
@@ -23,6 +25,10 @@ const TRIPS: usize = 200;
 const LARGE: usize = 2 << 20;
 /// Large messages that are timed.
 const LOADS: usize = 4;
+/// A port that has a listener on most hosts; where it has none, that is an answer too.
+const SSH: u16 = 22;
+/// How long a neighbour may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of one rank's measurements at most.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -39,6 +45,16 @@ enum What {
         #[command(flatten)]
         model: ModelArgs,
     },
+    /// Carry out an order of `setup`.
+    Apply {
+        /// As JSON.
+        order: String,
+    },
+    /// Print whether these addresses are reached.
+    Reach {
+        /// The addresses.
+        addresses: Vec<Ipv4Addr>,
+    },
     /// As a rank: measure the links to all other ranks; rank 0 prints them.
     Links,
 }
@@ -49,6 +65,9 @@ pub(super) struct Probed {
     pub(super) facts: Facts,
     /// Of the model that was asked for, if one was.
     pub(super) model: Option<Found>,
+    /// What a Mac says of its Thunderbolt ports.
+    #[serde(default)]
+    pub(super) mac: Option<Raw>,
 }
 
 /// A model on a host.
@@ -95,8 +114,21 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
         What::Facts { model } => {
             let found = model.model.as_ref().map(|_| Found::of(model));
-            let probed = Probed { facts: Facts::here(), model: found };
+            let mac = Raw::here(env::home().as_deref())?;
+            let probed = Probed { facts: Facts::here(), model: found, mac };
             ui::print(&(json!(probed).to_string() + "\n"))?;
+        }
+        What::Apply { order } => {
+            let order = serde_json::from_str(order).map_err(Error::from_std);
+            let home = env::home().ok_or_else(|| Error::msg("HOME is not set").hint("log in as a user who has one"))?;
+            let applied = thunderbolt::apply(&order?, &home, &mut thunderbolt::run)?;
+            ui::print(&(json!(applied).to_string() + "\n"))?;
+        }
+        What::Reach { addresses } => {
+            let connect = |address| TcpStream::connect_timeout(&SocketAddr::from((address, SSH)), PATIENCE).map(|_| ());
+            let reach = |address: &Ipv4Addr| thunderbolt::reach(*address, &connect, &mut thunderbolt::run);
+            let all: Vec<_> = addresses.iter().map(reach).collect();
+            ui::print(&(json!(all).to_string() + "\n"))?;
         }
         What::Links => {
             let Some(run) = Run::inherited()? else {

@@ -112,7 +112,11 @@ pub(super) fn run() -> Result<Outcome> {
         follow(&ticket, &world, means, &reporter)?;
         Fault::at(fault.as_ref(), rank, FINISH)
     });
-    let error = match result.and_then(|()| monitor.finish()) {
+    let finished = result.and_then(|()| {
+        drop(world);
+        monitor.finish()
+    });
+    let error = match finished {
         Ok(()) => return Ok(Outcome::Done),
         Err(error) => monitor.failed(rank, error),
     };

@@ -278,7 +278,10 @@ impl RankArgs {
             own(&world)
         });
         match result {
-            Ok(result) => others.finish().map(|()| result),
+            Ok(result) => {
+                drop(world);
+                others.finish().map(|()| result)
+            }
             Err(error) => Err(others.failed(error)),
         }
     }
@@ -343,9 +346,13 @@ impl Loaded {
             self.engine.stop()?;
             Ok(outcome)
         });
-        let Some(others) = &self.others else { return result };
+        let Self { engine, others: Some(others), .. } = self else { return result };
         match result {
-            Ok(outcome) => others.finish().map(|()| outcome),
+            Ok(outcome) => {
+                // a rank passes on what others send each other until all have let go
+                drop(engine);
+                others.finish().map(|()| outcome)
+            }
             Err(error) => Err(others.failed(error)),
         }
     }

@@ -1,5 +1,7 @@
 //! `tbshard setup`: writes a cluster file from what the hosts say of themselves.
 
+mod thunderbolt;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -33,6 +35,15 @@ pub(super) struct Args {
     /// Copy this tbshard to hosts that have none or another one
     #[arg(long)]
     deploy: bool,
+    /// Undo what a setup over Thunderbolt has changed: say how, or with --auto do it
+    #[arg(long, conflicts_with = "output")]
+    undo: bool,
+    /// Print the cables for graphviz
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["json", "undo"])]
+    dot: bool,
+    /// Print one JSON object
+    #[arg(long, help_heading = "Output", conflicts_with = "undo")]
+    json: bool,
     /// Write the cluster file here [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -53,13 +64,18 @@ enum Over {
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
-    if args.over == Over::Thunderbolt {
-        let error = Error::usage("--over thunderbolt is not in this version of tbshard");
-        return Err(error.hint("--over ethernet uses any IP network, also one over Thunderbolt"));
+    let asked =
+        [("--undo", args.undo), ("--dot", args.dot), ("--json", args.json)].into_iter().find(|(_, asked)| *asked);
+    if let Some((flag, _)) = asked.filter(|_| args.over == Over::Ethernet) {
+        let error = Error::usage(format!("{flag} is for --over thunderbolt"));
+        return Err(error.hint("an IP network needs nothing that tbshard sets up or draws"));
     }
     if let Some(path) = args.output.as_ref().filter(|path| path.exists() && !args.force) {
         let error = Error::usage(format!("`{}` exists", path.display()));
         return Err(error.hint("--force replaces it"));
+    }
+    if args.over == Over::Thunderbolt {
+        return thunderbolt::run(args);
     }
     let mut machines = Machines::open(&args.hosts)?;
     let names = machines.names();

@@ -3,11 +3,13 @@
 pub mod agent;
 mod config;
 pub mod facts;
+pub mod finding;
 pub mod fleet;
 pub mod hub;
 pub mod local;
 pub mod run;
 pub mod ssh;
+pub mod thunderbolt;
 pub mod ticket;
 
 pub use config::{Cluster, Host, Parallel, Timeouts, Topology, Transport, json_schema};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-pub use quote::{quote, remote};
+pub use quote::{for_show, quote, remote};
 pub use run::Reply;
 
 /// How often ssh asks a silent server for a sign of life, in seconds, and how many answers may be missing.

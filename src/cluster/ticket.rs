@@ -224,7 +224,8 @@ impl Ticket {
         let names = connected.addresses.iter().enumerate().map(name).collect();
         let heartbeat_interval = Deadlines::default().heartbeat_interval.min(self.silent / 4);
         let (silent, progress) = (self.silent, Some(self.progress));
-        let deadlines = Deadlines { silent, progress, heartbeat_interval, ..Deadlines::default() };
+        let linger = Deadlines::default().linger.min(self.silent / 5);
+        let deadlines = Deadlines { silent, progress, heartbeat_interval, linger, ..Deadlines::default() };
         let monitor = Monitor::start(self.rank, connected.control, names, deadlines)?;
         Ok(Joined { world: Communicator::new(endpoint, Some(monitor.clone())), monitor })
     }

@@ -185,7 +185,8 @@ binary=${binary:-$here/../../target/release/tbshard}
   [ "$wiring" != ring ] || echo "topology: ring"
 } >"$dir/hosts.yaml"
 
-# ---- machines. A cable is a stream between two of them, so it loses nothing unless netem does
+# ---- machines, and what their cables lead to: a machine without a processor, in which every cable is a segment of two.
+# It never waits for a VM that reads nothing, but drops; two VMs wired to each other directly would stop each other
 machine_of() { # NAME LOG QEMU'S ARGUMENTS…
   local log=$2 whose=$1
   shift 2
@@ -193,25 +194,27 @@ machine_of() { # NAME LOG QEMU'S ARGUMENTS…
   pid[$whose]=$!
   disown # the shell would tell that it was killed
 }
-socket() { echo "addr.type=unix,addr.path=$wires/$1"; }
-await() { until [ -S "$wires/$1" ]; do in_time; sleep 0.02; done; }
-segment=()
-for ((a = 0; a < count; a++)); do
-  segment+=(-netdev "stream,id=s$a,server=on,$(socket "lan-$a")" -netdev "hubport,id=h$a,hubid=0,netdev=s$a")
-done
-# a machine without a processor: the segment lives on when a VM is killed or frozen
-machine_of segment "$dir/segment.log" -machine none -nodefaults -display none "${segment[@]}"
+stream() { # ID WHO-LISTENS PATH
+  echo "stream,id=$1,server=$2,addr.type=unix,addr.path=$wires/$3"
+}
+switch=()
+plug() { # SEGMENT ENDS…: connects the VMs' ends of cables, which are called WHOSE-WHERE
+  local segment=$1 end
+  shift
+  for end; do switch+=(-netdev "$(stream "s$end" off "$end")" -netdev "hubport,id=h$end,hubid=$segment,netdev=s$end"); done
+}
 for ((a = 0; a < count; a++)); do
   name=${names[a]} cards=()
-  card() { # ID NETDEV PEER: the last two bytes of the address say whose end it is and where it leads
-    cards+=(-netdev "stream,id=$1,$2" -device "virtio-net-pci,netdev=$1,romfile=,host_mtu=$mtu,mac=52:54:00:77:$(printf %02x:%02x $a "$3")")
+  card() { # PEER: the last two bytes of the address say whose end it is and where it leads
+    cards+=(-netdev "$(stream "n$1" on "$a-$1")" \
+      -device "virtio-net-pci,netdev=n$1,romfile=,host_mtu=$mtu,mac=52:54:00:77:$(printf %02x:%02x $a "$1")")
   }
-  await "lan-$a"
-  card lan "server=off,$(socket "lan-$a")" 255
+  card 255
+  plug 0 $a-255
   for ((b = 0; b < count; b++)); do
     cabled $a $b || continue
-    if [ $a -lt $b ]; then card "n$b" "server=on,$(socket $a-$b)" $b
-    else await "$b-$a"; card "n$b" "server=off,$(socket $b-$a)" $b; fi
+    card $b
+    [ $a -gt $b ] || plug $((a * count + b + 1)) $a-$b $b-$a
   done
   shared="security_model=none,multidevs=remap"
   machine_of "$name" "$dir/$name/qemu.log" -accel "$accelerator" -cpu $processor "${machine[@]}" "${cards[@]}" \
@@ -220,6 +223,16 @@ for ((a = 0; a < count; a++)); do
     -serial "file:$dir/$name/console" -chardev "pipe,id=line,path=$dir/$name/.tty" -serial chardev:line
   echo "${pid[$name]}" >"$dir/$name/pid"
 done
+for ((a = 0; a < count; a++)); do
+  for ((b = 0; b < count; b++)); do
+    until { [ $a = $b ] || ! cabled $a $b || [ -S "$wires/$a-$b" ]; } && [ -S "$wires/$a-255" ]; do
+      in_time
+      kill -0 "${pid[${names[a]}]}" 2>/dev/null || fail "qemu does not start: $(cat "$dir/${names[a]}/qemu.log")"
+      sleep 0.02
+    done
+  done
+done
+machine_of switch "$dir/switch.log" -machine none -nodefaults -display none "${switch[@]}"
 
 alive() { # NAME
   kill -0 "${pid[$1]}" 2>/dev/null || { tail -n 5 "$dir/$1/console" "$dir/$1/qemu.log" >&2; fail "$1 died"; }

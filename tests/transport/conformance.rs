@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tbshard::transport::{Buffer, Endpoint, Kind, MAX_MESSAGE};
 
 use super::fabric::{FABRICS, Fabric, message, next, on_all, pattern, soon};
+use super::fake::Machines;
 
 /// Sends `lengths` to every other rank, receives as many from each, and checks all that comes. Receives are posted
 /// first or last.
@@ -74,6 +75,26 @@ fn sizes_over_shm() {
 #[test]
 fn sizes_over_tcp_encrypted() {
     everywhere(Fabric::Noise, SIZES);
+}
+
+#[test]
+fn sizes_over_rdma_of_macs() {
+    everywhere(Fabric::Rdma(Machines::Macs), SIZES);
+}
+
+#[test]
+fn sizes_over_rdma_of_macs_in_a_ring() {
+    everywhere(Fabric::Rdma(Machines::MacRing), SIZES);
+}
+
+#[test]
+fn sizes_over_rdma_reliable() {
+    everywhere(Fabric::Rdma(Machines::Reliable), SIZES);
+}
+
+#[test]
+fn sizes_over_rdma_unreliable() {
+    everywhere(Fabric::Rdma(Machines::Unreliable), SIZES);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Every fabric by name, ranks as threads, and a relay that misbehaves on purpose.
 
+use super::fake::{self, Machines};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -28,9 +29,21 @@ pub enum Fabric {
     Plain,
     /// Loopback with the links of a ring alone.
     Ring,
+    /// RDMA over the fake library.
+    Rdma(Machines),
 }
 
-pub const FABRICS: [Fabric; 5] = [Fabric::Loopback, Fabric::Shm, Fabric::Noise, Fabric::Plain, Fabric::Ring];
+pub const FABRICS: [Fabric; 9] = [
+    Fabric::Loopback,
+    Fabric::Shm,
+    Fabric::Noise,
+    Fabric::Plain,
+    Fabric::Ring,
+    Fabric::Rdma(Machines::Macs),
+    Fabric::Rdma(Machines::MacRing),
+    Fabric::Rdma(Machines::Reliable),
+    Fabric::Rdma(Machines::Unreliable),
+];
 
 pub fn soon() -> Instant {
     Instant::now() + PATIENCE
@@ -45,6 +58,7 @@ impl Fabric {
     pub fn mesh(self, world_size: usize) -> Vec<Box<dyn Endpoint>> {
         match self {
             Self::Loopback => loopback::mesh(world_size).into_iter().map(|end| Box::new(end) as _).collect(),
+            Self::Rdma(machines) => fake::mesh(machines, world_size),
             Self::Ring => {
                 let cables = ring(world_size);
                 let ends = loopback::mesh(world_size).into_iter();

@@ -45,7 +45,7 @@ pub(super) fn path(path: &str) -> String {
 }
 
 /// Returns `word` as a person types it: quoted only if it must be.
-pub(super) fn for_show(word: &str) -> String {
+pub fn for_show(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,~".contains(letter);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { quote(word) }
 }
