@@ -49,7 +49,7 @@ case $count in [1-8]) ;; *) usage ;; esac
 names=("${all_names[@]:0:count}")
 
 [ "$(uname -sm)" = "Linux x86_64" ] || lacks "the lab's VMs are Linux on x86-64"
-for program in qemu-system-x86_64 busybox cpio depmod xz rdma /usr/sbin/sshd ibv_devices apt-get; do
+for program in qemu-system-x86_64 perl busybox cpio depmod xz rdma /usr/sbin/sshd ibv_devices apt-get; do
   command -v $program >/dev/null ||
     lacks "$program is missing; as root: apt-get update && apt-get install -y --no-install-recommends $packages"
 done
@@ -140,6 +140,7 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 wires=$(mktemp -d -t rdma-wires.XXXXXX) # a socket's path must be short
 declare -A pid
+declare -a lan
 code=1
 finish() {
   kill -KILL "${pid[@]}" 2>/dev/null || true
@@ -185,39 +186,34 @@ binary=${binary:-$here/../../target/release/tbshard}
   [ "$wiring" != ring ] || echo "topology: ring"
 } >"$dir/hosts.yaml"
 
-# ---- machines, and what their cables lead to: a machine without a processor, in which every cable is a segment of two.
-# It never waits for a VM that reads nothing, but drops; two VMs wired to each other directly would stop each other
-machine_of() { # NAME LOG QEMU'S ARGUMENTS…
+# ---- machines, and what their cables lead to
+machine_of() { # NAME LOG COMMAND…
   local log=$2 whose=$1
   shift 2
-  setpriv --pdeathsig KILL qemu-system-x86_64 "$@" </dev/null >"$log" 2>&1 &
+  setpriv --pdeathsig KILL "$@" </dev/null >"$log" 2>&1 &
   pid[$whose]=$!
   disown # the shell would tell that it was killed
 }
-stream() { # ID WHO-LISTENS PATH
-  echo "stream,id=$1,server=$2,addr.type=unix,addr.path=$wires/$3"
+segments=()
+plug() { # ENDS…: puts ends of cables, which are called WHOSE-WHERE, on a segment
+  segments+=(-- "${@/#/$wires/}")
 }
-switch=()
-plug() { # SEGMENT ENDS…: connects the VMs' ends of cables, which are called WHOSE-WHERE
-  local segment=$1 end
-  shift
-  for end; do switch+=(-netdev "$(stream "s$end" off "$end")" -netdev "hubport,id=h$end,hubid=$segment,netdev=s$end"); done
-}
+for ((a = 0; a < count; a++)); do lan[a]=$a-255; done
+plug "${lan[@]}"
 for ((a = 0; a < count; a++)); do
   name=${names[a]} cards=()
   card() { # PEER: the last two bytes of the address say whose end it is and where it leads
-    cards+=(-netdev "$(stream "n$1" on "$a-$1")" \
+    cards+=(-netdev "stream,id=n$1,server=on,addr.type=unix,addr.path=$wires/$a-$1" \
       -device "virtio-net-pci,netdev=n$1,romfile=,host_mtu=$mtu,mac=52:54:00:77:$(printf %02x:%02x $a "$1")")
   }
   card 255
-  plug 0 $a-255
   for ((b = 0; b < count; b++)); do
     cabled $a $b || continue
     card $b
-    [ $a -gt $b ] || plug $((a * count + b + 1)) $a-$b $b-$a
+    [ $a -gt $b ] || plug $a-$b $b-$a
   done
   shared="security_model=none,multidevs=remap"
-  machine_of "$name" "$dir/$name/qemu.log" -accel "$accelerator" -cpu $processor "${machine[@]}" "${cards[@]}" \
+  machine_of "$name" "$dir/$name/qemu.log" qemu-system-x86_64 -accel "$accelerator" -cpu $processor "${machine[@]}" "${cards[@]}" \
     -virtfs "local,path=/,mount_tag=host,readonly=on,$shared" -virtfs "local,path=$dir,mount_tag=lab,$shared" \
     -append "$arguments lab.dir=$dir lab.me=$a lab.names=$(IFS=,; echo "${names[*]}") lab.wiring=$wiring lab.mtu=$mtu" \
     -serial "file:$dir/$name/console" -chardev "pipe,id=line,path=$dir/$name/.tty" -serial chardev:line
@@ -232,7 +228,7 @@ for ((a = 0; a < count; a++)); do
     done
   done
 done
-machine_of switch "$dir/switch.log" -machine none -nodefaults -display none "${switch[@]}"
+machine_of switch "$dir/switch.log" perl "$here/switch.pl" "${segments[@]:1}"
 
 alive() { # NAME
   kill -0 "${pid[$1]}" 2>/dev/null || { tail -n 5 "$dir/$1/console" "$dir/$1/qemu.log" >&2; fail "$1 died"; }
