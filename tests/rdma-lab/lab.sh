@@ -49,7 +49,7 @@ case $count in [1-8]) ;; *) usage ;; esac
 names=("${all_names[@]:0:count}")
 
 [ "$(uname -sm)" = "Linux x86_64" ] || lacks "the lab's VMs are Linux on x86-64"
-for program in qemu-system-x86_64 busybox cpio depmod xz rdma /usr/sbin/sshd ibv_devices apt-get; do
+for program in qemu-system-x86_64 perl busybox cpio depmod xz rdma /usr/sbin/sshd ibv_devices apt-get; do
   command -v $program >/dev/null ||
     lacks "$program is missing; as root: apt-get update && apt-get install -y --no-install-recommends $packages"
 done
@@ -140,6 +140,7 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 wires=$(mktemp -d -t rdma-wires.XXXXXX) # a socket's path must be short
 declare -A pid
+declare -a lan
 code=1
 finish() {
   kill -KILL "${pid[@]}" 2>/dev/null || true
@@ -185,41 +186,49 @@ binary=${binary:-$here/../../target/release/tbshard}
   [ "$wiring" != ring ] || echo "topology: ring"
 } >"$dir/hosts.yaml"
 
-# ---- machines. A cable is a stream between two of them, so it loses nothing unless netem does
-machine_of() { # NAME LOG QEMU'S ARGUMENTS…
+# ---- machines, and what their cables lead to
+machine_of() { # NAME LOG COMMAND…
   local log=$2 whose=$1
   shift 2
-  setpriv --pdeathsig KILL qemu-system-x86_64 "$@" </dev/null >"$log" 2>&1 &
+  setpriv --pdeathsig KILL "$@" </dev/null >"$log" 2>&1 &
   pid[$whose]=$!
   disown # the shell would tell that it was killed
 }
-socket() { echo "addr.type=unix,addr.path=$wires/$1"; }
-await() { until [ -S "$wires/$1" ]; do in_time; sleep 0.02; done; }
-segment=()
-for ((a = 0; a < count; a++)); do
-  segment+=(-netdev "stream,id=s$a,server=on,$(socket "lan-$a")" -netdev "hubport,id=h$a,hubid=0,netdev=s$a")
-done
-# a machine without a processor: the segment lives on when a VM is killed or frozen
-machine_of segment "$dir/segment.log" -machine none -nodefaults -display none "${segment[@]}"
+segments=()
+plug() { # ENDS…: puts ends of cables, which are called WHOSE-WHERE, on a segment
+  segments+=(-- "${@/#/$wires/}")
+}
+for ((a = 0; a < count; a++)); do lan[a]=$a-255; done
+plug "${lan[@]}"
 for ((a = 0; a < count; a++)); do
   name=${names[a]} cards=()
-  card() { # ID NETDEV PEER: the last two bytes of the address say whose end it is and where it leads
-    cards+=(-netdev "stream,id=$1,$2" -device "virtio-net-pci,netdev=$1,romfile=,host_mtu=$mtu,mac=52:54:00:77:$(printf %02x:%02x $a "$3")")
+  card() { # PEER: the last two bytes of the address say whose end it is and where it leads
+    cards+=(-netdev "stream,id=n$1,server=on,addr.type=unix,addr.path=$wires/$a-$1" \
+      -device "virtio-net-pci,netdev=n$1,romfile=,host_mtu=$mtu,mac=52:54:00:77:$(printf %02x:%02x $a "$1")")
   }
-  await "lan-$a"
-  card lan "server=off,$(socket "lan-$a")" 255
+  card 255
   for ((b = 0; b < count; b++)); do
     cabled $a $b || continue
-    if [ $a -lt $b ]; then card "n$b" "server=on,$(socket $a-$b)" $b
-    else await "$b-$a"; card "n$b" "server=off,$(socket $b-$a)" $b; fi
+    card $b
+    [ $a -gt $b ] || plug $a-$b $b-$a
   done
   shared="security_model=none,multidevs=remap"
-  machine_of "$name" "$dir/$name/qemu.log" -accel "$accelerator" -cpu $processor "${machine[@]}" "${cards[@]}" \
+  machine_of "$name" "$dir/$name/qemu.log" qemu-system-x86_64 -accel "$accelerator" -cpu $processor "${machine[@]}" "${cards[@]}" \
     -virtfs "local,path=/,mount_tag=host,readonly=on,$shared" -virtfs "local,path=$dir,mount_tag=lab,$shared" \
     -append "$arguments lab.dir=$dir lab.me=$a lab.names=$(IFS=,; echo "${names[*]}") lab.wiring=$wiring lab.mtu=$mtu" \
     -serial "file:$dir/$name/console" -chardev "pipe,id=line,path=$dir/$name/.tty" -serial chardev:line
   echo "${pid[$name]}" >"$dir/$name/pid"
 done
+for ((a = 0; a < count; a++)); do
+  for ((b = 0; b < count; b++)); do
+    until { [ $a = $b ] || ! cabled $a $b || [ -S "$wires/$a-$b" ]; } && [ -S "$wires/$a-255" ]; do
+      in_time
+      kill -0 "${pid[${names[a]}]}" 2>/dev/null || fail "qemu does not start: $(cat "$dir/${names[a]}/qemu.log")"
+      sleep 0.02
+    done
+  done
+done
+machine_of switch "$dir/switch.log" perl "$here/switch.pl" "${segments[@]:1}"
 
 alive() { # NAME
   kill -0 "${pid[$1]}" 2>/dev/null || { tail -n 5 "$dir/$1/console" "$dir/$1/qemu.log" >&2; fail "$1 died"; }

@@ -4,18 +4,21 @@ use std::time::{Duration, Instant};
 
 use super::{Ended, Job, Lab, Vm, Wiring, binary};
 
-/// The time from a machine's death to rank 0's end, by the clock of rank 0's machine: a heartbeat of 1.5 s, and half a second.
+/// The time from a machine's death to rank 0's word and end, by the clock of rank 0's machine: a heartbeat of 1.5 s, and half
+/// a second.
 const PROMISED: f64 = 2.0;
 
-/// Starts a run over RDMA that goes on for longer than any test, and waits until it has decoded some.
+/// Starts a run over RDMA that goes on for longer than any test, and waits until it has decoded some. Every line of its
+/// complaints comes after the time.
 fn endless(lab: &Lab, args: &str) -> Job {
     let file = lab.cluster_yaml("transport: rdma\n");
-    let generate =
-        format!("{} generate --hosts {} -q -n 200000 --ctx 210000 --ignore-eos {args}", binary(), file.display());
-    let job = lab.start(&lab.vms()[0], &format!("{generate} --prompt 'Tell me a story.'"));
+    let length = "-n 200000 --ctx 210000 --ignore-eos --prompt 'Tell me a story.'";
+    let generate = format!("{} generate --hosts {} -q {length} {args}", binary(), file.display());
+    let stamp = "while read -r line; do echo \"$(cut -d' ' -f1 /proc/uptime) $line\" >&2; done";
+    let job = lab.start(&lab.vms()[0], &format!("{{ {generate} 2>&1 >&3 | {stamp}; exit ${{PIPESTATUS[0]}}; }} 3>&1"));
     let start = Instant::now();
     while job.out().len() < 200 {
-        assert!(!job.has_ended() && start.elapsed() < Duration::from_secs(40), "{}{}", job.out(), job.err());
+        assert!(!job.has_ended() && start.elapsed() < Duration::from_secs(60), "{}{}", job.out(), job.err());
         std::thread::sleep(Duration::from_millis(20));
     }
     job
@@ -23,8 +26,9 @@ fn endless(lab: &Lab, args: &str) -> Job {
 
 /// Checks that a rank 0 that lost `vm` at `when` said so in time.
 fn names_the_lost(ended: &Ended, vm: &Vm, rank: usize, when: f64) {
-    let took = ended.end - when;
-    println!("rank {rank} lost: rank 0 ended {took:.2} s later: {}", ended.err.trim());
+    let said: f64 = ended.err.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{ended:?}"));
+    let (said, took) = (said - when, ended.end - when);
+    println!("rank {rank} lost: rank 0 said so {said:.2} s and ended {took:.2} s later: {}", ended.err.trim());
     assert_eq!(ended.code, 3, "{}", ended.err);
     assert!(ended.err.contains(&format!("rank {rank}")) && ended.err.contains(vm.name()), "{}", ended.err);
     assert!(took < PROMISED, "{took:.2} s");
@@ -74,6 +78,9 @@ fn one_of_four_that_dies_is_named_by_all() {
     [alpha, bravo, delta].iter().for_each(|vm| nothing_of_ours_runs(&lab, vm));
 }
 
+/// What a device counts when it repeats something.
+const REPEATS: &str = "completer_retry_err";
+
 /// The sum of counters of a VM's devices.
 fn counter(lab: &Lab, vm: &Vm, name: &str) -> u64 {
     let line = format!("cat /sys/class/infiniband/rxe_*/ports/1/hw_counters/{name}");
@@ -90,14 +97,14 @@ fn reliable_pairs_repeat_what_is_lost_and_unreliable_ones_end_the_run() {
         format!("{} generate -q -n {count} --ignore-eos --prompt Hi --hosts {hosts} --rdma-qp {kind}", binary())
     };
     let clean = lab.run(alpha, &generate("rc", 16));
-    let before = counter(&lab, alpha, "retry_*") + counter(&lab, bravo, "retry_*");
+    let before = counter(&lab, alpha, REPEATS) + counter(&lab, bravo, REPEATS);
     for netem in ["loss 2%", "delay 2ms reorder 75%"] {
         lab.spoil(alpha, "bravo", netem);
         lab.spoil(bravo, "alpha", netem);
         let ended = lab.start(alpha, &generate("rc", 16)).end(Duration::from_secs(100));
         assert_eq!((ended.code, &ended.out), (0, &clean), "{netem}: {}", ended.err);
     }
-    let retries = counter(&lab, alpha, "retry_*") + counter(&lab, bravo, "retry_*") - before;
+    let retries = counter(&lab, alpha, REPEATS) + counter(&lab, bravo, REPEATS) - before;
     assert!(retries > 0, "nothing was repeated");
 
     for netem in ["loss 5%", "delay 2ms reorder 75%"] {

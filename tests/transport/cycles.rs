@@ -1,6 +1,7 @@
 //! Starting and ending RDMA again and again, while the kernel is asked what it holds.
 
 use std::process::Command;
+use std::time::Instant;
 
 use tbshard::transport::rdma::{Cabling, Rdma};
 use tbshard::transport::{Buffer, Endpoint, Kind};
@@ -35,10 +36,14 @@ fn a_hundred_starts_and_ends_leave_nothing() {
     let names = std::fs::read_dir("/sys/class/infiniband").expect("an RDMA device").map(|entry| entry.unwrap());
     let device = names.map(|entry| entry.file_name().into_string().unwrap()).next().expect("an RDMA device");
     // what a process holds for good it has after its first
-    let mut before = None;
+    let (mut before, start) = (None, Instant::now());
     for cycle in 0..=100 {
         let ends = pair(&device);
-        assert!(held().len() > before.as_ref().map_or(0, Vec::len), "nothing is held, or this does not see it");
+        // asking takes an emulated processor longer than a cycle does
+        let asks = cycle % 10 == 0;
+        if asks {
+            assert!(held().len() > before.as_ref().map_or(0, Vec::len), "nothing is held, or this does not see it");
+        }
         on_all(ends, move |mut end| {
             let peer = 1 - end.rank();
             end.post_recv(peer, Buffer::with_capacity(8)).unwrap();
@@ -46,8 +51,11 @@ fn a_hundred_starts_and_ends_leave_nothing() {
             let kinds = [next(&mut *end).kind, next(&mut *end).kind];
             assert!(kinds.contains(&Kind::Received), "{kinds:?}");
         });
-        let held = held();
-        assert_eq!(*before.get_or_insert_with(|| held.clone()), held, "cycle {cycle}");
+        if asks {
+            let held = held();
+            assert_eq!(*before.get_or_insert_with(|| held.clone()), held, "cycle {cycle}");
+            println!("cycle {cycle} after {:.1} s", start.elapsed().as_secs_f64());
+        }
     }
     println!("held all along: {before:?}");
 }

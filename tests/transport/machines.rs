@@ -22,14 +22,7 @@ fn the_suite_between_machines() {
     all_to_all(&mut *end, &[3 << 20, 1], true);
     random_sizes(&mut *end);
     queue(&mut *end);
-    // a deadline holds
-    let start = Instant::now();
-    end.post_recv((me + 1) % world_size, Buffer::with_capacity(8)).unwrap();
-    assert!(end.poll(start + Duration::from_millis(200)).unwrap().is_none());
-    assert!(start.elapsed() >= Duration::from_millis(200));
-    end.post_send((me + world_size - 1) % world_size, message(b"release")).unwrap();
-    let kinds = [next(&mut *end).kind, next(&mut *end).kind];
-    assert!(kinds.contains(&Kind::Sent) && kinds.contains(&Kind::Received), "{kinds:?}");
+    deadlines(&mut *end);
     // who ends is noticed by who waits for it
     if me + 1 < world_size {
         end.post_recv(world_size - 1, Buffer::with_capacity(8)).unwrap();
@@ -37,6 +30,28 @@ fn the_suite_between_machines() {
         assert!(error.contains(&format!("rank {}", world_size - 1)) && error.contains("closed"), "{error}");
     }
     println!("rank {me} of {world_size}: the suite passed over {}", end.peer((me + 1) % world_size));
+}
+
+/// Each in turn waits for the next rank, which says nothing before it hears that the wait is over.
+fn deadlines(end: &mut dyn Endpoint) {
+    let (me, world_size) = (end.rank(), end.world_size());
+    for waits in 0..world_size {
+        let other = (waits + 1) % world_size;
+        if me == waits {
+            let start = Instant::now();
+            end.post_recv(other, Buffer::with_capacity(8)).unwrap();
+            assert!(end.poll(start + Duration::from_millis(200)).unwrap().is_none());
+            assert!(start.elapsed() >= Duration::from_millis(200));
+            end.post_send(other, message(b"waited")).unwrap();
+            let kinds = [next(end).kind, next(end).kind];
+            assert!(kinds.contains(&Kind::Sent) && kinds.contains(&Kind::Received), "{kinds:?}");
+        } else if me == other {
+            end.post_recv(waits, Buffer::with_capacity(8)).unwrap();
+            assert_eq!(next(end).kind, Kind::Received);
+            end.post_send(waits, message(b"release")).unwrap();
+            assert_eq!(next(end).kind, Kind::Sent);
+        }
+    }
 }
 
 fn random_sizes(end: &mut dyn Endpoint) {
