@@ -26,12 +26,13 @@ pub struct Error {
     kind: Kind,
     hint: Option<String>,
     chain: anyhow::Error,
+    shown: bool,
 }
 
 impl Error {
     /// Returns a failure (exit 1) that says `message`.
     pub fn msg(message: impl Display) -> Self {
-        Self { kind: Kind::Failed, hint: None, chain: anyhow::anyhow!("{message}") }
+        Self { kind: Kind::Failed, hint: None, chain: anyhow::anyhow!("{message}"), shown: false }
     }
 
     /// Returns a usage error (exit 2) that says `message`.
@@ -63,7 +64,7 @@ impl Error {
 
     /// Wraps a foreign error, keeping its own causes.
     pub fn from_std(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { kind: Kind::Failed, hint: None, chain: anyhow::Error::new(error) }
+        Self { kind: Kind::Failed, hint: None, chain: anyhow::Error::new(error), shown: false }
     }
 
     /// Wraps an I/O error with the path it happened on and a hint that fits its kind.
@@ -91,6 +92,17 @@ impl Error {
     pub fn context(mut self, context: impl Display) -> Self {
         self.chain = self.chain.context(context.to_string());
         self
+    }
+
+    /// The same error, which the user has read already.
+    #[must_use]
+    pub fn shown(self) -> Self {
+        Self { shown: true, ..self }
+    }
+
+    /// Whether the user has read it already.
+    pub fn is_shown(&self) -> bool {
+        self.shown
     }
 
     /// The hint, if there is one.

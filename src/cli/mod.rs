@@ -173,7 +173,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
 }
 
 fn report(error: &Error) -> ExitCode {
-    if error.kind() != Kind::Interrupted {
+    if error.kind() != Kind::Interrupted && !error.is_shown() {
         ui::say(format_args!("{} {error}", ui::paint_err("error:", "1;31")));
         if let Some(hint) = error.hint_text() {
             ui::say(format_args!("{} {hint}", ui::paint_err("hint:", "36")));

@@ -39,12 +39,19 @@ impl Others {
         let cause = self.monitor.cause();
         // one that is silent will not end by itself
         let silent = cause.as_ref().filter(|cause| cause.kind == CauseKind::Silent).map(|cause| cause.rank);
+        // of a panic the rank is worth knowing
+        let mut error = if error.kind() == Kind::Panicked { cause.map_or(error, Error::from) } else { error };
+        if let Crew::Hosts(keeper) = &self.crew {
+            // to end what a dead host had takes longer than to know that it is dead
+            keeper.lines.clear();
+            super::report(&error);
+            error = error.shown();
+        }
         self.crew.end(silent);
         if let Crew::Launched(launcher) = &self.crew {
             launcher.say(Status::Explained);
         }
-        // of a panic the rank is worth knowing
-        if error.kind() == Kind::Panicked { cause.map_or(error, Error::from) } else { error }
+        error
     }
 
     /// Ends the run in good order.
