@@ -155,6 +155,9 @@ impl Report {
             let model = self.model(host, probed.and_then(|(probed, _)| probed.model.as_ref()));
             let (model_digest, bytes) = model.map_or((None, None), |(digest, bytes)| (Some(digest), Some(bytes)));
             let weights = bytes.map(|bytes| (bytes as f64 * shares[rank] as f64 / all) as u64);
+            let rdma = probed.and_then(|(probed, _)| probed.rdma.as_ref());
+            self.findings
+                .extend(rdma.into_iter().flat_map(|said| said.findings(host, &machines.cluster.hosts[rank].rdma)));
             let mac = inspection.macs.get(&rank).zip(weights);
             self.findings.extend(mac.and_then(|(mac, weights)| thunderbolt::check_memory(host, mac, weights)));
             let (facts, clock_skew) = (probed.map(|(probed, _)| probed.facts.clone()), probed.map(|(_, skew)| *skew));
@@ -190,6 +193,9 @@ impl Report {
             }
             let mut env = host.env.clone();
             // whether it is there is asked, not that it be fetched
+            if machines.cluster.uses_rdma() {
+                words.push("--rdma");
+            }
             env.insert("HF_HUB_OFFLINE".to_owned(), "1".to_owned());
             (*rank, this_program(&words, &env, None))
         };

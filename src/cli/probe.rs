@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::load::ModelArgs;
 use super::rank::end_with_the_starter;
+use super::rdma::Said;
 use super::{Outcome, env, ui};
 use crate::cluster::facts::Facts;
 use crate::cluster::run::Run;
@@ -44,6 +45,9 @@ enum What {
     Facts {
         #[command(flatten)]
         model: ModelArgs,
+        /// Ask the RDMA devices too.
+        #[arg(long)]
+        rdma: bool,
     },
     /// Carry out an order of `setup`.
     Apply {
@@ -68,6 +72,9 @@ pub(super) struct Probed {
     /// What a Mac says of its Thunderbolt ports.
     #[serde(default)]
     pub(super) mac: Option<Raw>,
+    /// What its RDMA devices say, if that was asked.
+    #[serde(default)]
+    pub(super) rdma: Option<Said>,
 }
 
 /// A model on a host.
@@ -112,10 +119,11 @@ pub(super) struct LinkSpeed {
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
-        What::Facts { model } => {
+        What::Facts { model, rdma } => {
             let found = model.model.as_ref().map(|_| Found::of(model));
             let mac = Raw::here(env::home().as_deref())?;
-            let probed = Probed { facts: Facts::here(), model: found, mac };
+            let rdma = rdma.then(Said::here);
+            let probed = Probed { facts: Facts::here(), model: found, mac, rdma };
             ui::print(&(json!(probed).to_string() + "\n"))?;
         }
         What::Apply { order } => {

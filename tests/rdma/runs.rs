@@ -103,6 +103,26 @@ fn a_machine_without_the_library_or_the_device_says_what_to_do() {
     assert!(output.status.code() == Some(2) && said.contains("--transport rdma"), "{said}");
 }
 
+#[test]
+fn doctor_asks_the_devices_and_measures_the_cables() {
+    let doctor = |fake: &Fake| {
+        let file = cluster(fake, 2, "mac", "transport: rdma\n");
+        let mut command = crate::cli::command(&["doctor", "--json", "--hosts", file.path().to_str().unwrap()]);
+        command.envs(fake.env("mac0"));
+        let report: serde_json::Value = serde_json::from_slice(&run(command).stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap().iter();
+        // a busy machine's memory is no matter here
+        let errors = findings.filter(|finding| finding["level"] == "error").map(|finding| finding["what"].to_string());
+        (errors.collect::<Vec<_>>().join("\n"), report["links"].as_array().unwrap().len())
+    };
+    let fake = Fake::apple(2);
+    assert_eq!(doctor(&fake), (String::new(), 1));
+    assert!(fake.objects().is_empty() && fake.violations().is_empty(), "{:?}", fake.violations());
+    fake.set_port("mac1.rdma_en2", false);
+    let (errors, links) = doctor(&fake);
+    assert!(errors.contains("`rdma_en2` has no active port") && links == 0, "{errors}");
+}
+
 /// How long it takes, and what is said, when rank 1 of 3 Macs gets a signal in the middle of an answer.
 fn after(signal: Signal) -> (String, Duration) {
     let fake = Fake::apple(3);

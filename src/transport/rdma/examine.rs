@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::lane;
 use crate::error::Result;
@@ -23,7 +23,7 @@ pub struct Examined {
 }
 
 /// One device.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Examination {
     /// Its name.
     pub name: String,
