@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{Ended, Job, Lab, Vm, Wiring, binary};
 
-/// The time from a machine's death to rank 0's word and end, by the clock of rank 0's machine: a heartbeat of 1.5 s, and half
-/// a second.
-const PROMISED: f64 = 2.0;
+/// Seconds from a machine's death to rank 0's end, by the clock of rank 0's machine. It knows after a heartbeat of 1.5 s; then it
+/// waits until the dead host's agent has been silent for three seconds, and a second for what was sent to leave. The rest is
+/// for an emulated processor that shares a busy one.
+const ALLOWED: f64 = 8.0;
 
 /// Starts a run over RDMA that goes on for longer than any test, and waits until it has decoded some. Every line of its
 /// complaints comes after the time.
@@ -31,7 +32,7 @@ fn names_the_lost(ended: &Ended, vm: &Vm, rank: usize, when: f64) {
     println!("rank {rank} lost: rank 0 said so {said:.2} s and ended {took:.2} s later: {}", ended.err.trim());
     assert_eq!(ended.code, 3, "{}", ended.err);
     assert!(ended.err.contains(&format!("rank {rank}")) && ended.err.contains(vm.name()), "{}", ended.err);
-    assert!(took < PROMISED, "{took:.2} s");
+    assert!(took < ALLOWED, "{took:.2} s");
 }
 
 fn nothing_of_ours_runs(lab: &Lab, vm: &Vm) {
