@@ -119,7 +119,7 @@ if [ -n "$full" ]; then
   RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
   suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
-  suite rdma 900 bash -c rdma
+  suite rdma 1200 bash -c rdma
   suite neon 1200 bash -c neon
   suite metal 900 bash -c metal
   suite verbs 300 bash -c verbs
