@@ -157,11 +157,11 @@ impl QueuePair {
             which |= mask::MAX_DEST_RD_ATOMIC | mask::MIN_RNR_TIMER;
         }
         self.modify(ready, which, Step::Receive)?;
-        // 4.096 µs · 2^14 is 67 ms, seven times: half a second of silence breaks a reliable connection
+        // 4.096 µs · 2^16 is 268 ms, seven times: heartbeats find the dead earlier, and the slow are not broken
         let sends = QpAttr {
             qp_state: STATES[2],
             sq_psn: first_packet,
-            timeout: if reliable { 14 } else { 0 },
+            timeout: if reliable { 16 } else { 0 },
             retry_cnt: if reliable { 7 } else { 0 },
             rnr_retry: if reliable { 7 } else { 0 },
             max_rd_atomic: u8::from(reliable),
