@@ -24,7 +24,7 @@ pub use vm::{Ended, Job, Vm};
 const NAMES: [&str; 8] = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"];
 
 /// No command takes longer, however slow the emulation is.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The code of `lab.sh` where this machine lacks something.
 const LACKS: i32 = 77;
@@ -140,7 +140,10 @@ impl Lab {
         let hosts = std::fs::read_to_string(self.dir.path().join("hosts.yaml")).unwrap();
         let at = (0..).map(|number| self.dir.path().join(format!("cluster-{number}.yaml"))).find(|at| !at.exists());
         let at = at.unwrap();
-        std::fs::write(&at, hosts + rest).unwrap();
+        // an emulated processor that shares a busy one is slow, not dead
+        let patient = "timeouts: {connect: 60s, start: 3min, heartbeat: 10s}\n";
+        let timeouts = if rest.contains("timeouts:") { "" } else { patient };
+        std::fs::write(&at, hosts + rest + timeouts).unwrap();
         at
     }
 

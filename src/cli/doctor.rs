@@ -155,7 +155,8 @@ impl Report {
             let model = self.model(host, probed.and_then(|(probed, _)| probed.model.as_ref()));
             let (model_digest, bytes) = model.map_or((None, None), |(digest, bytes)| (Some(digest), Some(bytes)));
             let weights = bytes.map(|bytes| (bytes as f64 * shares[rank] as f64 / all) as u64);
-            let rdma = probed.and_then(|(probed, _)| probed.rdma.as_ref());
+            // a Mac's ports are judged with their cables
+            let rdma = probed.and_then(|(probed, _)| probed.rdma.as_ref().filter(|_| probed.mac.is_none()));
             self.findings
                 .extend(rdma.into_iter().flat_map(|said| said.findings(host, &machines.cluster.hosts[rank].rdma)));
             let mac = inspection.macs.get(&rank).zip(weights);

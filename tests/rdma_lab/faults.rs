@@ -12,7 +12,7 @@ const ALLOWED: f64 = 8.0;
 /// Starts a run over RDMA that goes on for longer than any test, and waits until it has decoded some. Every line of its
 /// complaints comes after the time.
 fn endless(lab: &Lab, args: &str) -> Job {
-    let file = lab.cluster_yaml("transport: rdma\n");
+    let file = lab.cluster_yaml("transport: rdma\ntimeouts: {connect: 60s, start: 3min}\n");
     let length = "-n 200000 --ctx 210000 --ignore-eos --prompt 'Tell me a story.'";
     let generate = format!("{} generate --hosts {} -q {length} {args}", binary(), file.display());
     let stamp = "while read -r line; do echo \"$(cut -d' ' -f1 /proc/uptime) $line\" >&2; done";
