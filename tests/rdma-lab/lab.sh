@@ -263,16 +263,9 @@ if [ "$mode" = run ]; then
 fi
 
 echo ready
-half=""
 while in_time; do
-  line="" got=0
-  read -r -t 0.5 line || got=$?
-  if [ $got -gt 128 ]; then # half a second without a line, of which a part may have come
-    half+=$line
-    continue
-  fi
-  [ $got = 0 ] || break # the end
-  line=$half$line half=""
+  line=""
+  read -r -t 0.5 line || [ $? -gt 128 ] || break # the end, and not half a second without a line
   read -r word name rest <<<"$line"
   case $word in
     "") ;;
