@@ -1,6 +1,6 @@
 //! The fabrics of `transport`: one conformance suite over all of them, and the faults of each.
 
-mod conformance;
+pub mod conformance;
 mod cycles;
 mod endings;
 pub mod fabric;

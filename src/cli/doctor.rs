@@ -193,10 +193,10 @@ impl Report {
                 words.extend(["--model", host.models.get(model).unwrap_or(model)]);
             }
             let mut env = host.env.clone();
-            // whether it is there is asked, not that it be fetched
             if machines.cluster.uses_rdma() {
                 words.push("--rdma");
             }
+            // whether it is there is asked, not that it be fetched
             env.insert("HF_HUB_OFFLINE".to_owned(), "1".to_owned());
             (*rank, this_program(&words, &env, None))
         };

@@ -34,6 +34,25 @@ impl Lost {
     }
 }
 
+/// Who is looked at first for an end: another one each time, so that nobody's end hides another's.
+#[derive(Default)]
+pub(super) struct Turn(usize);
+
+impl Turn {
+    /// The first of `size` peers, from the turn on, for whom `lost` has a reason.
+    pub(super) fn find<'a>(
+        &mut self,
+        size: usize,
+        lost: impl Fn(usize) -> Option<&'a Lost>,
+    ) -> Option<(usize, &'a Lost)> {
+        let found = (self.0..size).chain(0..self.0).find_map(|peer| Some((peer, lost(peer)?)));
+        if let Some((peer, _)) = found {
+            self.0 = (peer + 1) % size;
+        }
+        found
+    }
+}
+
 /// The completions of an endpoint that nobody has polled yet.
 #[derive(Default)]
 pub(super) struct Ready(VecDeque<Completion>);

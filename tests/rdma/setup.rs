@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use fake_verbs::Fabric as Fake;
+use tbshard::transport::Endpoint;
 use tbshard::transport::rdma::{Cabling, Service, examine};
 use tbshard::transport::verbs::Library;
 
+use crate::transport::conformance::all_to_all;
+use crate::transport::fabric::on_all;
 use crate::transport::fake::{Machines, connect_all};
 
 /// The errors of two ranks, with their hints.
@@ -105,6 +108,22 @@ fn queue_pairs_and_domains_that_are_used_up_say_so() {
 fn a_shallow_queue_is_enough() {
     let said = errors(Fake::apple(2).with("granted", 64), Machines::Macs, |_, _| ());
     assert_eq!(said, ["connected", "connected"]);
+}
+
+#[test]
+fn two_cables_share_a_long_message() {
+    let fake = Arc::new(Fake::cabled(2, &[(0, 1), (0, 1)]));
+    let ends = connect_all(&fake, Machines::Macs, 2, |rank| {
+        let mut cabling = Machines::Macs.cabling(&fake, rank, 2);
+        cabling.devices[1 - rank] = vec!["rdma_en2".to_owned(), "rdma_en3".to_owned()];
+        cabling
+    });
+    let ends: Vec<Box<dyn Endpoint>> = ends.into_iter().map(|end| Box::new(end.unwrap()) as _).collect();
+    on_all(ends, |mut end| {
+        for receive_first in [true, false] {
+            all_to_all(&mut *end, &[3 << 20, 1, 300_000, 0, 262_144, 70_000, 1 << 20], receive_first);
+        }
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::transport::verbs::{
 use crate::transport::{Buffer, Endpoint, Kind};
 
 /// Apple counts queues in frames, and both ends of a message in equal numbers of them (TN3205).
-pub const FRAME: usize = 4096;
+const FRAME: usize = 4096;
 
 /// Bytes of a receive on RoCE and InfiniBand, where a send may be shorter.
 const ROOM: usize = 64 << 10;

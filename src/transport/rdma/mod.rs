@@ -13,7 +13,7 @@ mod link;
 use std::time::{Duration, Instant};
 
 use super::backoff::Spin;
-use super::mail::{Lost, Ready};
+use super::mail::{Lost, Ready, Turn};
 use super::pump::{self, Pump};
 use super::tcp::Tcp;
 use super::verbs::Slab;
@@ -24,7 +24,7 @@ use lane::{Id, Lane};
 use link::{Ended, Link};
 
 pub use super::verbs::{Library, Service};
-pub use connect::{Cabling, FRAME};
+pub use connect::Cabling;
 pub use examine::{Examination, Examined, examine};
 
 /// How long closing an endpoint waits until what was sent has left.
@@ -64,8 +64,7 @@ pub struct Rdma {
     /// When something moved last.
     moved: Instant,
     looked: Instant,
-    /// Who is looked at first for an end, so that nobody's hides another's.
-    turn: usize,
+    turn: Turn,
 }
 
 impl Rdma {
@@ -78,7 +77,19 @@ impl Rdma {
         let (rank, world_size) = (tcp.rank(), tcp.world_size());
         let (spin, now) = (Spin::new(default_spin(1)), Instant::now());
         let (ready, moved) = (Ready::default(), now);
-        let mut rdma = Self { rank, spin, links, slabs, devices, tcp, ready, nap: NAPS.0, moved, looked: now, turn: 0 };
+        let mut rdma = Self {
+            rank,
+            spin,
+            links,
+            slabs,
+            devices,
+            tcp,
+            ready,
+            nap: NAPS.0,
+            moved,
+            looked: now,
+            turn: Turn::default(),
+        };
         let tried = rdma.try_cables(deadline.min(now + FIRST));
         connect::agree(&mut rdma.tcp, tried, deadline)?;
         // for the farewells
@@ -235,15 +246,12 @@ impl Pump for Rdma {
         if now.saturating_duration_since(self.looked) >= LOOK {
             self.look(now);
         }
-        for peer in (self.turn..self.links.len()).chain(0..self.turn) {
-            let Some(link) = &self.links[peer] else { continue };
-            if let Some(lost) = link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending()) {
-                let error = lost.error(self, peer);
-                self.turn = (peer + 1) % self.links.len();
-                return Err(error);
-            }
-        }
-        Ok(())
+        let wanted = |peer: usize| {
+            let link = self.links[peer].as_ref()?;
+            link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending())
+        };
+        let lost = self.turn.find(self.links.len(), wanted);
+        lost.map_or(Ok(()), |(peer, lost)| Err(lost.error(self, peer)))
     }
 
     fn park(&mut self, nap: Duration) -> bool {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use envelope::{Envelope, HEADER, Kind as Purpose, PIECE};
 use flow::Flow;
 
-pub use routes::routes;
+use routes::routes;
 
 /// Receives that are posted for every neighbour.
 const POSTED: usize = 16;
@@ -87,50 +87,48 @@ impl Relay {
         self.hand_on(envelope.to, letter);
     }
 
-    fn letter(&mut self, envelope: Envelope, piece: &[u8]) -> Result<Buffer> {
-        let mut letter = self.spare.pop().unwrap_or_else(|| Buffer::with_capacity(HEADER + PIECE));
-        letter.set_len(HEADER + piece.len())?;
-        envelope.write(letter.bytes_mut());
-        letter.bytes_mut()[HEADER..].copy_from_slice(piece);
-        Ok(letter)
+    /// A buffer for any letter.
+    fn blank(&mut self) -> Buffer {
+        self.spare.pop().unwrap_or_else(|| Buffer::with_capacity(HEADER + PIECE))
+    }
+
+    /// A letter of this rank to another, with room for `piece` bytes behind the header.
+    fn letter(&mut self, to: usize, envelope: Envelope, piece: usize) -> Buffer {
+        let mut letter = self.blank();
+        // a blank has room for the largest piece
+        let _ = letter.set_len(HEADER + piece);
+        Envelope { from: self.me(), to, ..envelope }.write(letter.bytes_mut());
+        letter
     }
 
     /// Sends to a rank what its window has room for, and what it must know.
     fn send(&mut self, to: usize) {
-        let me = self.me();
-        while let Some((mut envelope, range)) = self.flows[to].next_piece() {
-            (envelope.from, envelope.to) = (me, to);
-            let mut letter = self.spare.pop().unwrap_or_else(|| Buffer::with_capacity(HEADER + PIECE));
-            let length = HEADER + range.len();
-            // it has that capacity
-            let _ = letter.set_len(length);
-            envelope.write(letter.bytes_mut());
+        while let Some((envelope, range)) = self.flows[to].next_piece() {
+            let mut letter = self.letter(to, envelope, range.len());
             self.flows[to].copy(range, &mut letter.bytes_mut()[HEADER..]);
             if let Some(sent) = self.flows[to].whole() {
                 self.ready.push(to, Kind::Sent, sent);
             }
             self.hand_on(to, letter);
         }
-        if let Some(mut envelope) = self.flows[to].news() {
-            (envelope.from, envelope.to) = (me, to);
-            if let Ok(letter) = self.letter(envelope, &[]) {
-                self.hand_on(to, letter);
-            }
+        if let Some(envelope) = self.flows[to].news() {
+            let letter = self.letter(to, envelope, 0);
+            self.hand_on(to, letter);
         }
     }
 
     /// Takes in what a neighbour handed over: for this rank, or to be passed on.
     fn arrived(&mut self, neighbour: usize, letter: Buffer) {
-        let read = Envelope::read(letter.bytes(), self.next.len()).map(|(envelope, piece)| (envelope, piece.len()));
+        let read = Envelope::read(letter.bytes(), self.next.len()).map(|(envelope, _)| envelope);
         // another one takes its place
-        let fresh = self.spare.pop().unwrap_or_else(|| Buffer::with_capacity(HEADER + PIECE));
+        let fresh = self.blank();
         if self.inner.post_recv(neighbour, fresh).is_err() {
             return;
         }
         match read {
             Err(what) => self.gone[neighbour] = Some(what),
-            Ok((envelope, _)) if envelope.to != self.me() => self.pass_on(&envelope, letter),
-            Ok((envelope, _)) => {
+            Ok(envelope) if envelope.to != self.me() => self.pass_on(&envelope, letter),
+            Ok(envelope) => {
                 let from = envelope.from;
                 let flow = &mut self.flows[from];
                 if let Err(lost) = flow.arrived(&envelope, &letter.bytes()[HEADER..]) {
@@ -180,7 +178,7 @@ impl Relay {
             if let Some(why) = &self.gone[next] {
                 let via = if next == peer { String::new() } else { format!(" over {}", self.peer(next)) };
                 let lost = Lost::gone(format!("cannot be reached{via}: {why}"));
-                return Err(lost.error(self, if next == peer { peer } else { next }));
+                return Err(lost.error(self, next));
             }
         }
         Ok(())
@@ -241,10 +239,9 @@ impl Drop for Relay {
             self.step(deadline.min(Instant::now() + Duration::from_millis(20)));
         }
         for to in others(self) {
-            let envelope = Envelope { from: me, to, ..self.flows[to].end() };
-            if let Ok(letter) = self.letter(envelope, &[]) {
-                self.hand_on(to, letter);
-            }
+            let envelope = self.flows[to].end();
+            let letter = self.letter(to, envelope, 0);
+            self.hand_on(to, letter);
         }
         let behind = |relay: &Self, to: usize| relay.gone[relay.next[to]].is_some();
         let waits =

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// If a cable has one end only, or there is no way to some rank.
-pub fn routes(rank: usize, neighbours: &[Vec<usize>]) -> Result<Vec<usize>> {
+pub(super) fn routes(rank: usize, neighbours: &[Vec<usize>]) -> Result<Vec<usize>> {
     let size = neighbours.len();
     for (own, others) in neighbours.iter().enumerate() {
         let wrong = others.iter().find(|other| neighbours.get(**other).is_none_or(|back| !back.contains(&own)));

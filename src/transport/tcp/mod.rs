@@ -16,7 +16,7 @@ mod wait;
 use std::time::{Duration, Instant};
 
 use super::backoff::Spin;
-use super::mail::{Lost, Ready};
+use super::mail::{Lost, Ready, Turn};
 use super::pump::{self, Pump};
 use super::{Buffer, Endpoint, LinkError, Polled, check_message, check_peer};
 use crate::error::{Error, Result};
@@ -47,13 +47,19 @@ pub struct Tcp {
     links: Vec<Option<Link>>,
     ready: Ready,
     sockets: Sockets,
-    /// Who is looked at first for an end.
-    turn: usize,
+    turn: Turn,
 }
 
 impl Tcp {
     fn new(rank: usize, links: Vec<Option<Link>>, spin: Duration) -> Self {
-        Self { rank, spin: Spin::new(spin), links, ready: Ready::default(), sockets: Sockets::default(), turn: 0 }
+        Self {
+            rank,
+            spin: Spin::new(spin),
+            links,
+            ready: Ready::default(),
+            sockets: Sockets::default(),
+            turn: Turn::default(),
+        }
     }
 
     /// Sets how long a wait spins before it yields.
@@ -95,16 +101,12 @@ impl Pump for Tcp {
     }
 
     fn check(&mut self) -> std::result::Result<(), LinkError> {
-        // from another one each time, so that nobody's end hides another's
-        for peer in (self.turn..self.links.len()).chain(0..self.turn) {
-            let Some(link) = &self.links[peer] else { continue };
-            if let Some(lost) = link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending()) {
-                let error = lost.error(self, peer);
-                self.turn = (peer + 1) % self.links.len();
-                return Err(error);
-            }
-        }
-        Ok(())
+        let wanted = |peer: usize| {
+            let link = self.links[peer].as_ref()?;
+            link.lost.as_ref().filter(|_| link.is_receiving() || link.is_sending())
+        };
+        let lost = self.turn.find(self.links.len(), wanted);
+        lost.map_or(Ok(()), |(peer, lost)| Err(lost.error(self, peer)))
     }
 
     fn park(&mut self, nap: Duration) -> bool {
