@@ -3,16 +3,20 @@
 mod command;
 mod defaults;
 mod generate;
+mod job;
 mod pages;
 mod sampler;
+mod scheduler;
 mod score;
 mod session;
 mod usage;
 
 pub use defaults::Defaults;
 pub use generate::{Event, Finish, Generated, Request, Timings, generate};
+pub use job::{Chosen, Constraint, Job, Logprobs, Update};
 pub use pages::pages;
 pub use sampler::{Sampler, Sampling};
+pub use scheduler::{Counts, Limits, Scheduler};
 pub use score::{Score, score};
 pub use session::{Engine, Sequence, Wanted};
 pub use usage::{Phase, Report, Usage};

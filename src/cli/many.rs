@@ -1,0 +1,41 @@
+//! The flags of commands that run many answers at once.
+
+use clap::Args;
+
+use super::load::ModelArgs;
+use crate::engine::Limits;
+use crate::error::{Error, Result};
+
+/// Sequences at once at most: more are a slip of the finger.
+const MOST: usize = 4096;
+
+/// How many at once, and in how much memory.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Many at once")]
+pub(super) struct ManyArgs {
+    /// Answers at once at most; memory is set aside for as many
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(super) max_concurrency: usize,
+    /// Tokens that all answers at once have room for in the KV cache [default: as many as --ctx times --max-concurrency]
+    #[arg(long, value_name = "N")]
+    pub(super) cache_tokens: Option<usize>,
+    /// Compute every prompt whole, even where it begins like another
+    #[arg(long)]
+    pub(super) no_prefix_cache: bool,
+}
+
+impl ManyArgs {
+    /// The model with room for as many.
+    pub(super) fn over(&self, model: &ModelArgs) -> Result<ModelArgs> {
+        if !(1..=MOST).contains(&self.max_concurrency) {
+            let error = format!("--max-concurrency {} is not one of 1..={MOST}", self.max_concurrency);
+            return Err(Error::usage(error).hint("16 is the default"));
+        }
+        Ok(ModelArgs { sequences: self.max_concurrency, ..model.clone() })
+    }
+
+    /// What the scheduler may use.
+    pub(super) fn limits(&self) -> Limits {
+        Limits { shares: !self.no_prefix_cache, ..Limits::default() }
+    }
+}
