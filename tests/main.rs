@@ -5,6 +5,7 @@
 
 #[cfg(target_os = "macos")]
 mod apple;
+mod batch;
 mod bench;
 mod bits;
 mod catalogue;
