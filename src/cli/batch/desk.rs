@@ -131,7 +131,7 @@ impl Desk {
         watch.clear();
         let left = || match &self.output {
             Some(output) if !self.quiet => {
-                let count = self.before + self.rows.done - self.rows.held() as u64;
+                let count = self.before + self.rows.kept;
                 let noun = if count == 1 { "row is" } else { "rows are" };
                 ui::whisper(format_args!("{count} {noun} in {output}: the same command goes on"));
             }

@@ -33,6 +33,7 @@ pub(super) struct Watch {
     total: Option<u64>,
     /// Rows that were there.
     before: u64,
+    begun: bool,
     start: Instant,
     said: Instant,
     /// When it was looked at, how many tokens there were, and how many a second.
@@ -47,14 +48,9 @@ impl Watch {
             None => "{spinner} {pos} rows{msg}",
         };
         let bar = ui::bar(total.unwrap_or(0), template, quiet);
-        bar.set_position(if total.is_some() { before } else { 0 });
-        bar.reset_eta();
-        if !bar.is_hidden() {
-            bar.enable_steady_tick(Duration::from_millis(200));
-        }
         let now = Instant::now();
         let counts = Counts::default();
-        Self { bar, quiet, total, before, start: now, said: now, rate: (now, 0, 0.0), counts }
+        Self { bar, quiet, total, before, begun: false, start: now, said: now, rate: (now, 0, 0.0), counts }
     }
 
     /// Shows how far it is.
@@ -68,6 +64,12 @@ impl Watch {
         }
         let at = rows.done + if self.total.is_some() { self.before } else { 0 };
         if !self.bar.is_hidden() {
+            // not before there is something to show: other bars come first
+            if !std::mem::replace(&mut self.begun, true) {
+                self.bar.set_position(at - rows.done);
+                self.bar.reset_eta();
+                self.bar.enable_steady_tick(Duration::from_millis(200));
+            }
             self.bar.set_position(at);
             self.bar.set_message(self.message(rows));
         } else if !self.quiet && self.said.elapsed() >= EVERY {

@@ -23,12 +23,14 @@ pub(super) struct Rows {
     /// Those that wait, and which is the next.
     order: Option<(BTreeMap<u64, Row>, u64)>,
     pub(super) done: u64,
+    /// Of them, those that last.
+    pub(super) kept: u64,
     pub(super) failed: u64,
 }
 
 impl Rows {
     pub(super) fn new(sink: Sink, errors: Option<Journal>, ordered: bool) -> Self {
-        Self { sink, errors, order: ordered.then(Default::default), done: 0, failed: 0 }
+        Self { sink, errors, order: ordered.then(Default::default), done: 0, kept: 0, failed: 0 }
     }
 
     /// Takes the row of the `seq`th line.
@@ -63,12 +65,13 @@ impl Rows {
     /// # Errors
     /// If it cannot be written.
     pub(super) fn commit(&mut self) -> Result<bool> {
-        let read = self.errors.as_mut().map_or(Ok(true), Journal::commit)?;
-        Ok(read
-            & match &mut self.sink {
-                Sink::File(journal) => journal.commit()?,
-                Sink::Stdout(pending) if pending.is_empty() => true,
-                Sink::Stdout(pending) => ui::print(&std::mem::take(pending))?,
-            })
+        let mut read = self.errors.as_mut().map_or(Ok(true), Journal::commit)?;
+        read &= match &mut self.sink {
+            Sink::File(journal) => journal.commit()?,
+            Sink::Stdout(pending) if pending.is_empty() => true,
+            Sink::Stdout(pending) => ui::print(&std::mem::take(pending))?,
+        };
+        self.kept = self.done - self.held() as u64;
+        Ok(read)
     }
 }
