@@ -18,7 +18,6 @@ mod launch;
 mod load;
 mod loading;
 mod macs;
-#[allow(dead_code, reason = "its commands are on their way")]
 mod many;
 mod models;
 mod numbers;

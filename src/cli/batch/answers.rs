@@ -8,7 +8,7 @@ use super::feed::Item;
 use super::progress::Watch;
 use super::row::{Head, Maker};
 use super::rows::{HELD, Rows};
-use super::stand::{Order, Refusal, Reply};
+use crate::api::{Order, Refusal, Reply};
 use crate::cli::interrupt::Answering;
 use crate::engine::{Engine, Finish, Scheduler, Update};
 use crate::error::{Error, Result};

@@ -9,7 +9,7 @@ use super::input::Intake;
 use super::line::{Ask, Line};
 use super::row::{Head, Maker, Row};
 use super::say_form;
-use super::stand::{Endpoint, Order, Refusal, Stamp, Texts, prepare};
+use crate::api::{Endpoint, Order, Refusal, Stamp, Texts, prepare};
 use crate::cli::generate::DEFAULT_MAX_TOKENS;
 use crate::error::{Error, Result};
 

@@ -11,7 +11,6 @@ mod line;
 mod progress;
 mod row;
 mod rows;
-mod stand;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +21,6 @@ use feed::Clerk;
 use line::{Form, digest, hex};
 use progress::Summary;
 use row::Maker;
-use stand::Texts;
 
 use super::caught::caught;
 use super::hosts::Machines;
@@ -32,6 +30,7 @@ use super::many::ManyArgs;
 use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, env, interrupt, ui};
+use crate::api::Texts;
 use crate::engine::Scheduler;
 use crate::error::{Error, Result};
 
