@@ -10,7 +10,7 @@ use super::row::{Head, Maker};
 use super::rows::{HELD, Rows};
 use crate::api::{Order, Refusal, Reply};
 use crate::cli::interrupt::Answering;
-use crate::engine::{Engine, Finish, Scheduler, Update};
+use crate::engine::{Engine, Scheduler, Update};
 use crate::error::{Error, Result};
 
 /// How long an idle run waits for a line until it looks whether the user wants to end it.
@@ -73,7 +73,7 @@ impl<'a> Answers<'a> {
         let mut over: Option<Result<()>> = None;
         loop {
             if answering.interrupted() {
-                return Ok(End::Interrupted);
+                return self.leave(End::Interrupted);
             }
             while over.is_none() && self.has_room() {
                 let idle = self.scheduler.is_idle() && self.active.is_empty();
@@ -92,13 +92,24 @@ impl<'a> Answers<'a> {
                 }
             }
             if !self.rows.commit()? {
-                return Ok(End::Closed);
+                return self.leave(End::Closed);
             }
             self.watch.show(self.rows, &self.scheduler.counts());
             if self.active.is_empty() && self.scheduler.is_idle() && over.is_some() {
                 return over.unwrap_or(Ok(())).map(|()| End::Done);
             }
         }
+    }
+
+    /// Gives up what is being answered. Steps that are under way on other ranks come to their end.
+    fn leave(&mut self, end: End) -> Result<End> {
+        for job in self.jobs.keys() {
+            self.scheduler.end(*job);
+        }
+        while !self.scheduler.is_idle() {
+            self.scheduler.step(self.engine)?;
+        }
+        Ok(end)
     }
 
     /// Whether another line may begin: some wait, so that a place that becomes free is taken at once.
@@ -135,7 +146,7 @@ impl<'a> Answers<'a> {
             Ok(progress) => {
                 if progress.end {
                     self.jobs.remove(&id);
-                    self.scheduler.end(id, Finish::Stop);
+                    self.scheduler.end(id);
                 }
                 if !active.reply.is_done() {
                     return Ok(());
@@ -157,7 +168,7 @@ impl<'a> Answers<'a> {
     fn fail(&mut self, active: Active, status: u16, error: &Error) -> Result<()> {
         for job in active.jobs {
             self.jobs.remove(&job);
-            self.scheduler.end(job, Finish::Stop);
+            self.scheduler.end(job);
         }
         let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
         let refusal = Refusal { status, message: format!("{error}{hint}"), param: None, code: None };
