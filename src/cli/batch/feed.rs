@@ -79,26 +79,26 @@ impl Clerk {
     }
 
     fn order(&self, ask: &Ask, head: &Head) -> Result<std::result::Result<Order, Refusal>> {
-        let (endpoint, mut body) = self.request(ask);
+        let (endpoint, body) = self.request(ask);
         if body.get("stream").is_some_and(|stream| *stream != false && !stream.is_null()) {
             let message = "`stream`: a row of a batch is one piece, leave it out".to_owned();
             return Ok(Err(Refusal { status: 400, message, param: Some("stream".to_owned()), code: None }));
         }
-        body.entry("seed").or_insert(self.texts.defaults.sampling.seed.into());
-        let said =
-            ["max_tokens", "max_completion_tokens"].iter().any(|key| body.get(*key).is_some_and(|n| !n.is_null()));
+        let says = |key: &str| body.get(key).is_some_and(|value| !value.is_null());
+        let (seeded, bounded) = (says("seed"), says("max_tokens") || says("max_completion_tokens"));
         let mut order = match prepare(endpoint, &Value::Object(body), &self.texts, &self.stamp(endpoint, head)?) {
             Ok(order) => order,
             Err(refusal) => return Ok(Err(refusal)),
         };
         // OpenAI's completions have 16 tokens where nothing is said, which a prompt that comes alone does not mean
         let default = if matches!(ask, Ask::Completions(_)) { None } else { Some(DEFAULT_MAX_TOKENS) };
-        if let (false, Some(most)) = (said, self.max_tokens.or(default)) {
-            let context = self.texts.context;
-            order
-                .jobs
-                .iter_mut()
-                .for_each(|job| job.max_tokens = most.min((context + 1).saturating_sub(job.prompt.len())));
+        for job in &mut order.jobs {
+            if !seeded {
+                job.sampling.seed = self.texts.defaults.sampling.seed;
+            }
+            if let (false, Some(most)) = (bounded, self.max_tokens.or(default)) {
+                job.max_tokens = most.min((self.texts.context + 1).saturating_sub(job.prompt.len()));
+            }
         }
         Ok(Ok(order))
     }
