@@ -6,6 +6,7 @@
 mod api;
 #[cfg(target_os = "macos")]
 mod apple;
+mod batch;
 mod bench;
 mod bits;
 mod catalogue;
@@ -28,6 +29,7 @@ mod quantise;
 mod ranks;
 mod rdma;
 mod rdma_lab;
+mod scheduler;
 mod shares;
 mod slow;
 mod ssh;
