@@ -1,6 +1,7 @@
 //! OpenAI's endpoints as pure data: what bodies become, and what replies look like.
 
 mod bodies;
+mod grammars;
 mod replies;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 
 mod batch;
 mod mlx;
+mod openai;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,11 +1,13 @@
 //! OpenAI's chat and completions endpoints as pure data: a body becomes jobs for the scheduler, and what happens to them a reply.
 
+mod grammar;
 mod prepare;
 mod refusal;
 mod reply;
 mod request;
 mod texts;
 
+pub use grammar::Grammars;
 pub use prepare::{Order, prepare};
 pub use refusal::Refusal;
 pub use reply::{Progress, Reply};

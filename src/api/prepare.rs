@@ -3,11 +3,12 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::grammar::{Shape, Start, Thinking};
 use super::reply::{Head, Voice};
-use super::request::{Chat, Choice, Completions, Format, Prompt, Shared};
+use super::request::{Chat, Completions, Prompt, SWITCHES, Shared};
 use super::{Endpoint, Refusal, Reply, Stamp, Texts};
 use crate::engine::Job;
-use crate::text::{CallForm, RenderOptions, Template};
+use crate::text::{CallForm, Reasoning, RenderOptions, Template};
 
 /// A request that can be run.
 #[derive(Debug)]
@@ -44,7 +45,6 @@ fn chat(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<O
         return Err(Refusal::of("messages", message));
     };
     let chat = Chat::read(body, template)?;
-    refuse(&chat)?;
     let form = chat.offer.as_ref().map(|_| form(template, texts)).transpose()?;
     let options = RenderOptions {
         add_generation_prompt: true,
@@ -58,11 +58,28 @@ fn chat(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<O
     let calls = form.zip(chat.offer.as_ref());
     let voice = Voice::chat(&rendered, &shared.stop, calls, &texts.tokenizer);
     let head = Head::new(Endpoint::Chat, shared, texts, stamp);
-    let jobs = (0..shared.n).map(|choice| job(choice, choice, &tokens, max_tokens, chat.logprobs, shared, texts));
-    Ok(Order {
-        jobs: jobs.collect(),
-        reply: Reply::new(head, &texts.tokenizer, &voice, &[(tokens.len(), String::new())]),
-    })
+    let shape = Shape::of(&chat.format, calls);
+    let thinking = Thinking::new(start(template, &rendered), &texts.tokenizer);
+    let mut jobs = Vec::new();
+    for choice in 0..shared.n {
+        let mut job = job(choice, choice, &tokens, max_tokens, chat.logprobs, shared, texts);
+        if let Some(shape) = &shape {
+            job.constraint = Some(Box::new(texts.grammars.constraint(shape, texts, &job.eos, &thinking)?));
+        }
+        jobs.push(job);
+    }
+    Ok(Order { jobs, reply: Reply::new(head, &texts.tokenizer, &voice, &[(tokens.len(), String::new())]) })
+}
+
+/// How the answer to a prompt starts.
+fn start(template: &Template, rendered: &str) -> Start {
+    if Reasoning::is_open_at_end(rendered) {
+        Start::Thinks
+    } else if SWITCHES.iter().any(|switch| template.knows(switch)) && !rendered.trim_end().ends_with("</think>") {
+        Start::MayThink
+    } else {
+        Start::Answer
+    }
 }
 
 fn completions(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<Order, Refusal> {
@@ -84,19 +101,6 @@ fn completions(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> R
     let head = Head::new(Endpoint::Completions, shared, texts, stamp);
     let voice = Voice::plain(&shared.stop);
     Ok(Order { jobs, reply: Reply::new(head, &texts.tokenizer, &voice, &prompts) })
-}
-
-/// What is not there yet.
-fn refuse(chat: &Chat) -> Result<(), Refusal> {
-    if chat.format != Format::Text {
-        return Err(Refusal::of("response_format", "`response_format`: answers cannot be kept to a grammar yet"));
-    }
-    match &chat.offer {
-        Some(offer) if offer.choice != Choice::Auto => {
-            Err(Refusal::of("tool_choice", "`tool_choice`: answers cannot be kept to a grammar yet"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// How this model writes calls.

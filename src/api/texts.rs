@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::grammar::Grammars;
 use crate::engine::Defaults;
 use crate::text::{Template, Tokenizer};
 
@@ -22,13 +23,16 @@ pub struct Texts {
     pub vocab: usize,
     /// What tells apart builds and weights, as `system_fingerprint`.
     pub fingerprint: Option<String>,
+    /// Its vocabulary as grammars see it.
+    pub grammars: Grammars,
 }
 
 impl Texts {
     /// The texts of a model with a tokenizer.
     pub fn new(name: impl Into<String>, tokenizer: Arc<Tokenizer>, template: Option<Arc<Template>>) -> Self {
         let (defaults, vocab) = (Defaults::default(), tokenizer.vocab_size());
-        Self { name: name.into(), tokenizer, template, defaults, context: 0, vocab, fingerprint: None }
+        let grammars = Grammars::default();
+        Self { name: name.into(), tokenizer, template, defaults, context: 0, vocab, fingerprint: None, grammars }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From logits to a token: penalties, temperature, top-k, top-p, min-p, and randomness that is a function of position.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -83,12 +84,19 @@ impl Sampler {
 
     /// Chooses the token at `position` from `logits` and counts it as generated.
     pub fn choose(&mut self, logits: &[f32], position: usize) -> u32 {
-        let mut logits = logits.to_vec();
-        self.penalise(&mut logits);
+        let mut logits = Cow::Borrowed(logits);
+        if self.changes_logits() {
+            self.penalise(logits.to_mut());
+        }
         let token = if self.sampling.temperature > 0.0 { self.draw(&logits, position) } else { argmax(&logits) };
         self.seen.insert(token);
         *self.generated.entry(token).or_default() += 1;
         token
+    }
+
+    fn changes_logits(&self) -> bool {
+        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, logit_bias, .. } = &self.sampling;
+        *repetition_penalty != 1.0 || *presence_penalty != 0.0 || *frequency_penalty != 0.0 || !logit_bias.is_empty()
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -122,22 +130,23 @@ impl Sampler {
                 return *token;
             }
         }
-        kept.pop().map_or(0, |(token, _)| token)
+        kept.pop().map_or_else(|| argmax(logits), |(token, _)| token)
     }
 
     /// The tokens that may be drawn, most likely first, with weights relative to the first.
     fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
         let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exponent = |token: u32| f64::from(logits[token as usize] - best) / f64::from(temperature);
+        // what is left out here is what sorting all of a large vocabulary would take its time for
+        let mut order: Vec<u32> = (0..logits.len() as u32).filter(|token| exponent(*token) >= NEVER).collect();
         let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         if top_k > 0 && top_k < order.len() {
             order.select_nth_unstable_by(top_k - 1, by_logit);
             order.truncate(top_k);
         }
         order.sort_unstable_by(by_logit);
-        let Some(best) = order.first().map(|token| logits[*token as usize]) else { return Vec::new() };
-        let weight = |token: u32| libm::exp(f64::from(logits[token as usize] - best) / f64::from(temperature));
-        let mut kept: Vec<(u32, f64)> = order.into_iter().map(|token| (token, weight(token))).collect();
+        let mut kept: Vec<(u32, f64)> = order.into_iter().map(|token| (token, libm::exp(exponent(token)))).collect();
         if top_p < 1.0 {
             let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
             let mut before = 0.0;
@@ -153,6 +162,9 @@ impl Sampler {
         kept
     }
 }
+
+/// Tokens less likely than e to this power, relative to the likeliest, are never drawn: one in 10^13 at most would be.
+const NEVER: f64 = -44.0 * std::f64::consts::LN_2;
 
 /// The largest logit, the lower index among equals.
 fn argmax(logits: &[f32]) -> u32 {
@@ -217,6 +229,64 @@ mod tests {
         // 1.5 for token 1 (prompt), so 3; then 3 has 3/2 - 2.5 and token 2 is the best
         assert_eq!(sampler.choose(&LOGITS, 0), 3);
         assert_eq!(sampler.choose(&LOGITS, 1), 2);
+    }
+
+    #[test]
+    fn a_token_is_penalised_as_often_as_it_was_generated_and_biased_always() {
+        let bias = [(4, 3.25)].into();
+        let sampling =
+            Sampling { frequency_penalty: 0.75, presence_penalty: 0.5, logit_bias: bias, ..Sampling::default() };
+        let mut sampler = sampler(sampling);
+        sampler.accept_prompt(&[1, 1, 1]);
+        // 1 and 3 begin at 3, 4 at 2.25, 2 at 2; each time costs 0.75, the first 0.5 more
+        let chosen: Vec<u32> = (0..7).map(|position| sampler.choose(&LOGITS, position)).collect();
+        assert_eq!(chosen, [1, 3, 4, 2, 1, 3, 0]);
+    }
+
+    /// What the candidates are: all tokens sorted, then filtered.
+    fn defined(sampling: &Sampling, logits: &[f32]) -> Vec<(u32, f64)> {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        order.truncate(if sampling.top_k > 0 { sampling.top_k } else { usize::MAX });
+        let exponent = |token: &u32| {
+            f64::from(logits[*token as usize] - logits[order[0] as usize]) / f64::from(sampling.temperature)
+        };
+        let weights = order.iter().map(|token| (*token, exponent(token)));
+        let weights: Vec<(u32, f64)> =
+            weights.filter(|(_, x)| *x >= NEVER).map(|(token, x)| (token, libm::exp(x))).collect();
+        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        let (mut before, mut kept) = (0.0, Vec::new());
+        for (token, weight) in weights {
+            if kept.is_empty() || sampling.top_p == 1.0 || before < f64::from(sampling.top_p) * total {
+                kept.push((token, weight));
+            }
+            before += weight;
+        }
+        kept.retain(|(_, weight)| *weight >= f64::from(sampling.min_p));
+        kept
+    }
+
+    #[test]
+    fn candidates_are_those_of_the_sorted_vocabulary_to_the_bit() {
+        for round in 0..400u64 {
+            let number = |index: u64| uniform(round, 0, index);
+            let pick = |index: u64, from: &[f32]| from[(number(index) * from.len() as f64) as usize];
+            let sampling = Sampling {
+                temperature: pick(1, &[0.01, 0.3, 1.0, 2.0]),
+                top_p: pick(2, &[0.0, 0.5, 0.95, 1.0, 1.0]),
+                top_k: pick(3, &[0.0, 0.0, 1.0, 20.0, 5000.0]) as usize,
+                min_p: pick(4, &[0.0, 0.0, 0.05]),
+                ..Sampling::default()
+            };
+            let spread = pick(5, &[0.0, 1.0, 20.0, 300.0]);
+            let logits: Vec<f32> = (0..3000)
+                .map(|index| {
+                    let x = number(10 + index);
+                    if x < 0.1 { f32::NEG_INFINITY } else { ((x * 64.0).round() as f32 / 64.0 - 0.5) * spread }
+                })
+                .collect();
+            assert_eq!(sampler(sampling.clone()).candidates(&logits), defined(&sampling, &logits), "{sampling:?}");
+        }
     }
 
     #[test]

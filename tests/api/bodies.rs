@@ -185,7 +185,7 @@ fn reasoning_is_switched_where_the_template_has_a_switch() {
 }
 
 /// Any JSON, made of keys and values that bodies have and of others.
-fn anything() -> impl Strategy<Value = Value> {
+pub fn anything() -> impl Strategy<Value = Value> {
     let word = prop::sample::select(vec![
         "user",
         "assistant",

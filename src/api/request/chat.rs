@@ -112,7 +112,7 @@ impl Chat {
 }
 
 /// What Qwen's and Kimi's templates call the choice whether to reason.
-const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
+pub(in crate::api) const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
 
 fn switch(template: &Template) -> Option<&'static str> {
     SWITCHES.into_iter().find(|switch| template.knows(switch))

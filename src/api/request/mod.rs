@@ -9,7 +9,7 @@ mod sampling;
 mod shared;
 mod tools;
 
-pub(super) use chat::Chat;
+pub(super) use chat::{Chat, SWITCHES};
 pub(super) use completions::Completions;
 pub(super) use format::Format;
 pub(super) use prompt::Prompt;

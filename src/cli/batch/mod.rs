@@ -30,7 +30,7 @@ use super::many::ManyArgs;
 use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, env, interrupt, ui};
-use crate::api::Texts;
+use crate::api::{Grammars, Texts};
 use crate::engine::Scheduler;
 use crate::error::{Error, Result};
 
@@ -164,6 +164,7 @@ impl Args {
             context: loaded.engine.context(),
             vocab: loaded.engine.model().geometry.vocab,
             fingerprint: Some(format!("fp_{}", &run[..12])),
+            grammars: Grammars::default(),
         };
         let maker = Maker { deterministic: self.deterministic, run };
         let clerk = Clerk {
