@@ -17,6 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("models", &["error", "partition", "weights", "backend", "nn"]),
     ("text", &["error"]),
     ("engine", &["error", "backend", "comm", "nn", "models"]),
+    ("serve", &["error", "text", "engine"]),
     ("cluster", &["error", "transport", "partition", "comm", "weights"]),
 ];
 

@@ -27,6 +27,7 @@ mod quantise;
 mod ranks;
 mod rdma;
 mod rdma_lab;
+mod serve;
 mod shares;
 mod slow;
 mod ssh;

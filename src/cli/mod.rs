@@ -33,6 +33,7 @@ mod sampling;
 mod schema;
 mod score;
 mod selftest;
+mod serve;
 mod setup;
 mod table;
 mod task;
@@ -69,6 +70,8 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a model.
     Chat(chat::Args),
+    /// Answer over HTTP as OpenAI's API does, with a page to chat on.
+    Serve(serve::Args),
     /// Measure how well a model predicts a text.
     Score(score::Args),
     /// Measure speed.
@@ -139,6 +142,7 @@ impl Command {
         match self {
             Self::Generate(args) => Some(args.ranks.clone()),
             Self::Chat(args) => Some(args.ranks.clone()),
+            Self::Serve(args) => Some(args.ranks.clone()),
             Self::Score(args) => Some(args.ranks.clone()),
             Self::Bench(args) => args.ranks(),
             _ => None,
@@ -159,6 +163,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Quantize(args) => quantize::run(&args),
