@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod api;
 pub mod backend;
 pub mod cli;
 pub mod cluster;

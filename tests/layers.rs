@@ -17,7 +17,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("models", &["error", "partition", "weights", "backend", "nn"]),
     ("text", &["error"]),
     ("engine", &["error", "backend", "comm", "nn", "models"]),
-    ("serve", &["error", "text", "engine"]),
+    ("api", &["error", "text", "engine"]),
+    ("serve", &["error", "engine", "api"]),
     ("cluster", &["error", "transport", "partition", "comm", "weights"]),
 ];
 

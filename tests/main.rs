@@ -3,6 +3,7 @@
 #![allow(clippy::type_complexity, reason = "tables of cases have the types they have")]
 #![allow(unreachable_pub, missing_docs, clippy::print_stdout, reason = "tests are nobody's library")]
 
+mod api;
 #[cfg(target_os = "macos")]
 mod apple;
 mod bench;
@@ -27,6 +28,7 @@ mod quantise;
 mod ranks;
 mod rdma;
 mod rdma_lab;
+mod scheduler;
 mod serve;
 mod shares;
 mod slow;

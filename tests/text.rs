@@ -4,6 +4,7 @@
 mod reasoning;
 mod template;
 mod tiktoken;
+mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -98,6 +98,11 @@ impl DeltaStore {
         self.conv[slot * conv..][..conv].fill(0.0);
         self.state[slot * self.state_values..][..self.state_values].fill(0.0);
     }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        copy(&mut self.conv, self.taps * self.channels, from, to);
+        copy(&mut self.state, self.state_values, from, to);
+    }
 }
 
 /// The state of one layer.
@@ -109,4 +114,41 @@ pub enum LayerState {
     Latent(LatentStore),
     /// Of a gated delta net layer.
     Delta(DeltaStore),
+}
+
+impl LayerState {
+    /// Forgets what does not stand in pages of the sequence in `slot`.
+    pub fn reset(&mut self, slot: usize) {
+        if let Self::Delta(store) = self {
+            store.reset(slot);
+        }
+    }
+
+    /// Makes the page `to` a copy of the page `from`.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let (from, to) = (from as usize, to as usize);
+        match self {
+            Self::Kv(store) => {
+                let values = KvStore::page_values(store.kv_heads, store.head_dim);
+                copy(&mut store.data, values, from, to);
+            }
+            Self::Latent(store) => {
+                let values = PAGE * store.width;
+                copy(&mut store.data, values, from, to);
+            }
+            Self::Delta(_) => {}
+        }
+    }
+
+    /// Makes what the slot `to` holds beside pages a copy of what the slot `from` does.
+    pub fn copy_state(&mut self, from: usize, to: usize) {
+        if let Self::Delta(store) = self {
+            store.copy(from, to);
+        }
+    }
+}
+
+/// Copies one of the pieces of `len` values that `memory` is made of over another.
+fn copy(memory: &mut Memory, len: usize, from: usize, to: usize) {
+    memory.copy_within(from * len..(from + 1) * len, to * len);
 }

@@ -10,7 +10,7 @@ use super::ui;
 use super::wrap::Wrap;
 use crate::engine::{Event, Finish, Generated, Request, Sampler, Sequence, generate};
 use crate::error::{Error, Result};
-use crate::text::{Part, Reasoning, StopStrings, Stream};
+use crate::text::{Part, Reasoning, StopStrings, Stream, Tokenizer};
 
 /// What is asked for, apart from the prompt.
 pub(super) struct Ask {
@@ -38,7 +38,7 @@ pub(super) struct Answer {
 
 struct Writer<'a> {
     // `None` prints token ids
-    stream: Option<Stream<'a>>,
+    stream: Option<Stream<&'a Tokenizer>>,
     stops: StopStrings,
     reasoning: Reasoning,
     show: bool,

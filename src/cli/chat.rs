@@ -117,7 +117,7 @@ impl Chat<'_> {
     fn talk(&mut self) -> Result<Outcome> {
         let args = self.args;
         let chat = self;
-        chat.reset()?;
+        chat.reset();
         render(&chat.loaded, &[Message::user("hello")], chat.thinking())?;
         let mut reader = Reader::open()?;
         if matches!(reader, Reader::Editor(_)) {
@@ -139,7 +139,7 @@ impl Chat<'_> {
                     "/quit" | "/exit" => break,
                     "/help" => ui::say(HELP),
                     "/reset" => {
-                        chat.reset()?;
+                        chat.reset();
                         ui::whisper("the conversation starts anew");
                     }
                     "/stats" => ui::say(chat.statistics.as_deref().unwrap_or("nothing was answered yet")),
@@ -161,15 +161,14 @@ impl Chat<'_> {
         if self.args.thinking || self.args.no_thinking { Some(self.args.thinking) } else { None }
     }
 
-    fn reset(&mut self) -> Result<()> {
+    fn reset(&mut self) {
         self.messages = self.args.system.iter().map(|system| Message::system(system.as_str())).collect();
-        self.release()
+        self.release();
     }
 
-    fn release(&mut self) -> Result<()> {
-        match self.held.take() {
-            Some((sequence, _)) => self.loaded.engine.end(sequence),
-            None => Ok(()),
+    fn release(&mut self) {
+        if let Some((sequence, _)) = self.held.take() {
+            self.loaded.engine.end(sequence);
         }
     }
 
@@ -182,7 +181,7 @@ impl Chat<'_> {
             Err(error) if error.kind() == Kind::Cluster => return Err(error),
             Err(error) => {
                 self.messages.pop();
-                self.release()?;
+                self.release();
                 super::report(&error);
                 // an answer that cannot be shown will not be shown the next time either
                 return ui::print("\n");
@@ -211,7 +210,7 @@ impl Chat<'_> {
             .as_ref()
             .is_some_and(|(_, held)| !prompt.tokens.starts_with(held) || held.len() == prompt.tokens.len())
         {
-            self.release()?;
+            self.release();
         }
         let (mut sequence, mut held) = match self.held.take() {
             Some(held) => held,

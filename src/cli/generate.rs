@@ -119,7 +119,7 @@ impl Args {
         let ask = Ask { request, stop: self.stop.clone(), show, style_reasoning: true, quiet };
         let mut sequence = loaded.engine.start()?;
         let answer = answer(loaded, &mut sequence, &prompt, &ask)?;
-        loaded.engine.end(sequence)?;
+        loaded.engine.end(sequence);
         if self.json {
             ui::print(&json(loaded, &ask, &answer))?;
         } else if std::io::stdout().is_terminal() && !answer.text.ends_with('\n') {
@@ -179,7 +179,7 @@ fn digest(engine: &mut Engine, tokens: &[u32]) -> Result<String> {
         logits.data().iter().for_each(|logit| hash.update(logit.to_bits().to_le_bytes()));
         Ok(())
     })?;
-    engine.end(sequence)?;
+    engine.end(sequence);
     Ok(hex(hash)[..16].to_owned())
 }
 

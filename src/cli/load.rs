@@ -13,7 +13,7 @@ use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
 use super::{env, ui};
 use crate::comm::Ranks;
-use crate::engine::{Defaults, Engine, Sampling};
+use crate::engine::{Defaults, Engine, Room, Sampling, pages};
 use crate::error::{Context, Error, Result};
 use crate::models::mlx::copied_files;
 use crate::models::{Blueprint, catalogue, demo, parse_json};
@@ -57,6 +57,12 @@ pub(super) struct ModelArgs {
     /// Sequences that run at once
     #[arg(skip = 1usize)]
     pub(super) sequences: usize,
+    /// Positions that all of them have room for together, if not for as many as the context each
+    #[arg(skip)]
+    pub(super) cache_tokens: Option<usize>,
+    /// Recurrent states that are kept for sequences to come
+    #[arg(skip)]
+    pub(super) kept_states: usize,
     /// Show no progress and no statistics
     #[arg(long, short, help_heading = "Output")]
     pub(super) quiet: bool,
@@ -126,6 +132,8 @@ impl ModelArgs {
             arithmetic: Rounding::Exact,
             device: Computing::Auto,
             sequences: 1,
+            cache_tokens: None,
+            kept_states: 0,
             quiet,
         }
     }
@@ -279,6 +287,18 @@ impl Opened {
         args.ctx.unwrap_or(self.blueprint.geometry.context.min(DEFAULT_CONTEXT))
     }
 
+    /// What there is to be room for.
+    pub(super) fn room(&self, args: &ModelArgs) -> Result<Room> {
+        let room = Room::of(self.context(args), args.sequences)?;
+        let Some(tokens) = args.cache_tokens else { return Ok(Room { kept_states: args.kept_states, ..room }) };
+        let cache = pages(tokens, 1)?;
+        if cache < pages(room.context, 1)? {
+            let error = format!("{tokens} tokens of KV cache have no room for one context of {}", room.context);
+            return Err(Error::usage(error).hint("raise --cache-tokens, or lower --ctx"));
+        }
+        Ok(Room { kept_states: args.kept_states, pages: cache.min(room.pages), ..room })
+    }
+
     /// Its config.json.
     pub(super) fn config(&self) -> Result<Value> {
         match &self.found {
@@ -323,7 +343,7 @@ impl Opened {
         means: Means,
         told: Told<'_>,
     ) -> Result<Loaded> {
-        let context = self.context(args);
+        let (context, room) = (self.context(args), self.room(args)?);
         let Self { blueprint, defaults, .. } = self;
         let model = loading::load(blueprint, (plan, &ranks), means, args.quiet, told)?;
         if context > model.geometry.context && !args.quiet {
@@ -333,7 +353,7 @@ impl Opened {
             ));
         }
         let backend = args.device.open(args.arithmetic, means.threads)?.backend()?;
-        let engine = Engine::with_ranks(model, backend, context, args.sequences, ranks)?;
+        let engine = Engine::with_ranks(model, backend, room, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
         let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());
         Ok(Loaded { engine, tokenizer, template, defaults, directory, threads: means.threads, others: None })

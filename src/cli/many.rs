@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// Sequences at once at most: more are a slip of the finger.
 const MOST: usize = 4096;
 
+/// Recurrent states kept for prompts that begin like others, at most: one of a large model has 150 MB.
+const KEPT_STATES: usize = 8;
+
 /// How many at once, and in how much memory.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Many at once")]
@@ -31,7 +34,9 @@ impl ManyArgs {
             let error = format!("--max-concurrency {} is not one of 1..={MOST}", self.max_concurrency);
             return Err(Error::usage(error).hint("16 is the default"));
         }
-        Ok(ModelArgs { sequences: self.max_concurrency, ..model.clone() })
+        let sequences = self.max_concurrency;
+        let kept_states = if self.no_prefix_cache { 0 } else { sequences.min(KEPT_STATES) };
+        Ok(ModelArgs { sequences, kept_states, cache_tokens: self.cache_tokens, ..model.clone() })
     }
 
     /// What the scheduler may use.

@@ -29,6 +29,7 @@ mod rank;
 mod ranks;
 mod rdma;
 mod relay;
+mod room;
 mod sampling;
 mod schema;
 mod score;

@@ -66,7 +66,7 @@ pub(super) fn render(loaded: &Loaded, messages: &[Message], thinking: Option<boo
     let Some(template) = &loaded.template else {
         return Err(Error::usage("this checkpoint has no chat template").hint("continue plain text with --raw"));
     };
-    let options = RenderOptions { add_generation_prompt: true, thinking, tools: None };
+    let options = RenderOptions { add_generation_prompt: true, thinking, ..RenderOptions::default() };
     let rendered = template.render(messages, &options)?;
     Ok(Prompt { tokens: tokenizer.encode(&rendered, false)?, rendered })
 }

@@ -17,12 +17,12 @@ use super::others::{Crew, Others};
 use super::rdma::RdmaArgs;
 use super::table::aligned;
 use super::task::{Task, start};
-use super::{Outcome, rank, ui};
+use super::{Outcome, rank, room, ui};
 use crate::cluster::local;
 use crate::cluster::run::Run;
 use crate::cluster::ticket::{Fabric, Ticket};
 use crate::comm::{Communicator, Ranks};
-use crate::engine::{Report, pages};
+use crate::engine::Report;
 use crate::error::{Error, Result};
 use crate::partition::{Layout, MAX_RANKS, Plan, Strategy};
 
@@ -224,10 +224,13 @@ impl RankArgs {
         let (party, threads) = (self.party()?, threads(self.threads)?);
         let mut own = model.clone();
         own.place(party.models());
-        let opened = own.open()?;
-        let pages = pages(opened.context(&own), own.sequences)?;
-        let plan = opened.blueprint.plan(&self.layout(&party), pages, own.sequences)?;
-        Ok(Prepared { party, asked: model.clone(), model: own, opened, plan, threads })
+        let (opened, layout) = (own.open()?, self.layout(&party));
+        let ranks_here = if let Party::Local(ranks) = &party { *ranks } else { 1 };
+        room::settle(&mut own, &opened, &layout, ranks_here)?;
+        let room = opened.room(&own)?;
+        let plan = opened.blueprint.plan(&layout, room.pages, room.states())?;
+        let asked = ModelArgs { cache_tokens: own.cache_tokens, ..model.clone() };
+        Ok(Prepared { party, asked, model: own, opened, plan, threads })
     }
 
     /// Loads the model on as many ranks as asked for; this process is rank 0.

@@ -24,6 +24,9 @@ pub(super) struct SamplingArgs {
     /// Taken off the logits of tokens already generated
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
+    /// Taken off the logit of a token as often as it was generated already
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
     /// Divides the logits of tokens already seen; 1 changes nothing
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
@@ -41,7 +44,9 @@ impl SamplingArgs {
             top_k: self.top_k.unwrap_or(defaults.top_k),
             min_p: self.min_p.unwrap_or(defaults.min_p),
             presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
             repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            logit_bias: defaults.logit_bias.clone(),
             seed: self.seed,
         };
         if let Some((what, value)) = sampling.impossible() {

@@ -11,12 +11,14 @@ pub struct Ranks {
     pub world: Communicator,
     /// The tensor-parallel group: sums inside a layer.
     pub stage: Communicator,
+    /// Stages that the model is cut into.
+    pub stages: usize,
 }
 
 impl Ranks {
     /// One rank alone.
     pub fn solo() -> Self {
-        Self { world: Communicator::solo(), stage: Communicator::solo() }
+        Self { world: Communicator::solo(), stage: Communicator::solo(), stages: 1 }
     }
 
     /// The groups of this rank in `plan`.
@@ -29,7 +31,7 @@ impl Ranks {
             return Err(Error::msg(error));
         }
         let stage = world.split(&plan.ranks_of(plan.stage_of(world.rank())).collect::<Vec<_>>())?;
-        Ok(Self { world, stage })
+        Ok(Self { world, stage, stages: plan.stages().len() })
     }
 
     /// Says where in the model this rank is, for errors.

@@ -2,9 +2,12 @@
 
 mod command;
 mod defaults;
+mod follow;
 mod generate;
 mod job;
 mod pages;
+mod prefill;
+mod prefix;
 mod sampler;
 mod scheduler;
 mod score;
@@ -18,5 +21,5 @@ pub use pages::pages;
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Counts, Limits, Scheduler};
 pub use score::{Score, score};
-pub use session::{Engine, Sequence, Wanted};
+pub use session::{Engine, Room, Sequence, Wanted};
 pub use usage::{Phase, Report, Usage};

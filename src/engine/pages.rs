@@ -1,4 +1,4 @@
-//! The pages of the KV cache that no sequence holds.
+//! The pages of the KV cache: which are free, and how many hold the others.
 
 use crate::backend::PAGE;
 use crate::error::{Error, Result};
@@ -13,37 +13,56 @@ pub fn pages(positions: usize, slots: usize) -> Result<usize> {
     total.map(|total| total as usize).ok_or_else(error)
 }
 
-/// A free list of pages.
+/// All pages, each with the number of its holders.
 #[derive(Debug)]
 pub(super) struct PagePool {
     free: Vec<u32>,
-    total: usize,
+    holders: Vec<u32>,
 }
 
 impl PagePool {
     /// A pool of `total` pages, which the cache has memory for.
     pub(super) fn new(total: usize) -> Self {
-        Self { free: (0..total as u32).rev().collect(), total }
+        Self { free: (0..total as u32).rev().collect(), holders: vec![0; total] }
     }
 
-    /// Extends `pages` so that it covers `positions` positions.
+    /// All pages.
+    pub(super) fn total(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// Pages that nobody holds.
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes `count` free pages; they have one holder then.
     ///
     /// # Errors
-    /// If there are not enough free pages; `pages` keeps what it had.
-    pub(super) fn extend(&mut self, pages: &mut Vec<u32>, positions: usize) -> Result<()> {
-        let missing = positions.div_ceil(PAGE).saturating_sub(pages.len());
-        if missing > self.free.len() {
-            let all = self.total * PAGE;
-            let error = format!("{positions} positions do not fit a context of {all}");
+    /// If there are not so many; none is taken then.
+    pub(super) fn take(&mut self, count: usize) -> Result<Vec<u32>> {
+        if count > self.free.len() {
+            let room = self.total() * PAGE;
+            let error = format!("the KV cache is full: it has room for {room} positions");
             return Err(Error::msg(error).hint("raise --ctx or shorten the prompt"));
         }
-        pages.extend(self.free.drain(self.free.len() - missing..).rev());
-        Ok(())
+        let taken: Vec<u32> = self.free.drain(self.free.len() - count..).rev().collect();
+        taken.iter().for_each(|page| self.holders[*page as usize] = 1);
+        Ok(taken)
     }
 
-    /// Takes pages back.
-    pub(super) fn release(&mut self, pages: &mut Vec<u32>) {
-        self.free.extend(pages.drain(..).rev());
+    /// One more holds a page that somebody holds.
+    pub(super) fn hold(&mut self, page: u32) {
+        self.holders[page as usize] += 1;
+    }
+
+    /// One less holds it.
+    pub(super) fn release(&mut self, page: u32) {
+        let holders = &mut self.holders[page as usize];
+        *holders -= 1;
+        if *holders == 0 {
+            self.free.push(page);
+        }
     }
 }
 
@@ -52,19 +71,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_handed_out_once_and_come_back() {
+    fn pages_are_handed_out_once_and_come_back_when_nobody_holds_them() {
         let mut pool = PagePool::new(pages(5 * PAGE, 2).unwrap());
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        pool.extend(&mut a, 3 * PAGE + 1).unwrap();
-        pool.extend(&mut b, 6 * PAGE).unwrap();
+        let a = pool.take(4).unwrap();
+        let b = pool.take(6).unwrap();
         let mut all: Vec<_> = a.iter().chain(&b).copied().collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 10);
-        assert!(pool.extend(&mut b, 6 * PAGE + 1).is_err());
-        assert_eq!(b.len(), 6);
-        pool.release(&mut a);
-        pool.extend(&mut b, 10 * PAGE).unwrap();
-        assert_eq!(b.len(), 10);
+        assert!(pool.take(1).is_err());
+        pool.hold(a[0]);
+        a.iter().for_each(|page| pool.release(*page));
+        assert_eq!(pool.free(), 3);
+        pool.release(a[0]);
+        assert_eq!((pool.free(), pool.total()), (4, 10));
+        assert!(pool.take(5).is_err());
+        assert_eq!(pool.take(4).unwrap().len(), 4);
     }
 }

@@ -1,6 +1,6 @@
 //! From logits to a token: penalties, temperature, top-k, top-p, min-p, and randomness that is a function of position.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -17,8 +17,13 @@ pub struct Sampling {
     pub min_p: f32,
     /// Subtracted from the logits of tokens that were generated already.
     pub presence_penalty: f32,
+    /// Subtracted from a token's logit as often as it was generated already.
+    pub frequency_penalty: f32,
     /// Divides (or, below zero, multiplies) the logits of tokens that are in the prompt or were generated.
     pub repetition_penalty: f32,
+    /// Added to the logits of these tokens.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<u32, f32>,
     /// Equal seeds give equal texts.
     pub seed: u64,
 }
@@ -32,7 +37,9 @@ impl Default for Sampling {
             top_k: 0,
             min_p: 0.0,
             presence_penalty: 0.0,
+            frequency_penalty: 0.0,
             repetition_penalty: 1.0,
+            logit_bias: BTreeMap::new(),
             seed: 0,
         }
     }
@@ -46,6 +53,7 @@ impl Sampling {
             ("top-p", self.top_p, 0.0..=1.0),
             ("min-p", self.min_p, 0.0..=1.0),
             ("presence-penalty", self.presence_penalty, -100.0..=100.0),
+            ("frequency-penalty", self.frequency_penalty, -100.0..=100.0),
             ("repetition-penalty", self.repetition_penalty, 0.01..=100.0),
         ];
         ranges.into_iter().find(|(_, value, range)| !range.contains(value)).map(|(what, value, _)| (what, value))
@@ -58,13 +66,14 @@ pub struct Sampler {
     sampling: Sampling,
     sequence: u64,
     seen: BTreeSet<u32>,
-    generated: BTreeSet<u32>,
+    /// How often.
+    generated: BTreeMap<u32, u32>,
 }
 
 impl Sampler {
     /// A sampler for sequence number `sequence` of a run.
     pub fn new(sampling: Sampling, sequence: u64) -> Self {
-        Self { sampling, sequence, seen: BTreeSet::new(), generated: BTreeSet::new() }
+        Self { sampling, sequence, seen: BTreeSet::new(), generated: BTreeMap::new() }
     }
 
     /// Counts `tokens` as part of the prompt.
@@ -78,17 +87,28 @@ impl Sampler {
         self.penalise(&mut logits);
         let token = if self.sampling.temperature > 0.0 { self.draw(&logits, position) } else { argmax(&logits) };
         self.seen.insert(token);
-        self.generated.insert(token);
+        *self.generated.entry(token).or_default() += 1;
         token
     }
 
     fn penalise(&self, logits: &mut [f32]) {
-        let Sampling { repetition_penalty, presence_penalty, .. } = self.sampling;
+        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
+        let mut change = |token: u32, f: &dyn Fn(f32) -> f32| {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = f(*logit);
+            }
+        };
         if repetition_penalty != 1.0 {
-            change(logits, &self.seen, |x| if x < 0.0 { x * repetition_penalty } else { x / repetition_penalty });
+            let penalised = |x: f32| if x < 0.0 { x * repetition_penalty } else { x / repetition_penalty };
+            self.seen.iter().for_each(|token| change(*token, &penalised));
         }
-        if presence_penalty != 0.0 {
-            change(logits, &self.generated, |x| x - presence_penalty);
+        if presence_penalty != 0.0 || frequency_penalty != 0.0 {
+            for (token, times) in &self.generated {
+                change(*token, &|x| x - presence_penalty - frequency_penalty * *times as f32);
+            }
+        }
+        for (token, bias) in &self.sampling.logit_bias {
+            change(*token, &|x| x + bias);
         }
     }
 
@@ -131,14 +151,6 @@ impl Sampler {
         }
         kept.retain(|(_, weight)| *weight >= f64::from(min_p));
         kept
-    }
-}
-
-fn change(logits: &mut [f32], tokens: &BTreeSet<u32>, f: impl Fn(f32) -> f32) {
-    for token in tokens {
-        if let Some(logit) = logits.get_mut(*token as usize) {
-            *logit = f(*logit);
-        }
     }
 }
 

@@ -1,41 +1,73 @@
 //! Sequences on a model: their slots and pages, and forward passes over them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::command::{Command, MAX_BYTES};
+use super::command::{Change, Command, Run, Step};
 use super::pages::PagePool;
-use super::usage::{Report, Usage};
-use crate::backend::{Backend, Batch, LayerState, Tensor};
-use crate::comm::Ranks;
+use super::usage::Usage;
+use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
+use crate::comm::{Ranks, Stats};
 use crate::error::{Error, Result};
 use crate::models::Model;
-use crate::nn::Observer;
+use crate::nn::{Observer, Pending};
 
-/// Rows of one forward pass over a prompt: the first pass, and the most and least of a later one.
-const FIRST_ROWS: usize = 64;
-const MOST_ROWS: usize = 512;
-const LEAST_ROWS: usize = 16;
-/// How long a pass over a part of a prompt should take: progress is shown, and an interruption seen, between passes.
-const PASS_SECONDS: f64 = 0.5;
+/// What there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Positions of a sequence.
+    pub context: usize,
+    /// Sequences at once.
+    pub sequences: usize,
+    /// Recurrent states that are kept beside theirs, for sequences to come.
+    pub kept_states: usize,
+    /// Pages of the KV cache.
+    pub pages: usize,
+}
+
+impl Room {
+    /// For so many sequences of any length.
+    ///
+    /// # Errors
+    /// If their pages cannot be counted in 32 bits.
+    pub fn of(context: usize, sequences: usize) -> Result<Self> {
+        Ok(Self { context, sequences, kept_states: 0, pages: super::pages(context, sequences)? })
+    }
+
+    /// Recurrent states.
+    pub fn states(&self) -> usize {
+        self.sequences + self.kept_states
+    }
+}
 
 /// A model with room for sequences.
 pub struct Engine {
-    model: Model,
+    pub(super) model: Model,
     backend: Box<dyn Backend>,
-    ranks: Ranks,
+    pub(super) ranks: Ranks,
     states: Vec<LayerState>,
-    pages: PagePool,
+    // what every slot holds, on every rank
+    tables: Vec<Option<Table>>,
+    // these are rank 0's to decide on
     slots: Vec<usize>,
-    context: usize,
-    usage: Usage,
+    pub(super) pages: PagePool,
+    changes: Vec<Change>,
+    room: Room,
+    pub(super) usage: Usage,
+}
+
+/// What a slot holds.
+#[derive(Debug)]
+struct Table {
+    len: usize,
+    pages: Vec<u32>,
 }
 
 /// One sequence: how many positions it has, and where they are kept.
 #[derive(Debug)]
 pub struct Sequence {
-    slot: usize,
+    pub(super) slot: usize,
     len: usize,
-    pages: Vec<u32>,
+    pub(super) pages: Vec<u32>,
 }
 
 impl Sequence {
@@ -47,6 +79,29 @@ impl Sequence {
     /// Whether nothing was run yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Pages that it lacks for `more` positions more.
+    pub(super) fn lacks(&self, more: usize) -> usize {
+        (self.len + more).div_ceil(PAGE).saturating_sub(self.pages.len())
+    }
+}
+
+/// What a sequence begins with that others have computed.
+#[derive(Debug, Default)]
+pub(super) struct Beginning {
+    /// Whole pages.
+    pub(super) pages: Vec<u32>,
+    /// A page of which so many positions are the same; it is copied.
+    pub(super) part: Option<(u32, usize)>,
+    /// The slot that holds the recurrent state after the whole pages.
+    pub(super) state: Option<usize>,
+}
+
+impl Beginning {
+    /// Positions.
+    pub(super) fn len(&self) -> usize {
+        self.pages.len() * PAGE + self.part.map_or(0, |(_, len)| len)
     }
 }
 
@@ -61,13 +116,25 @@ pub enum Wanted {
     All,
 }
 
+/// A pass that was launched, and whose logits are to be collected.
+#[derive(Debug)]
+#[must_use = "its logits are on their way"]
+pub(super) struct Flight {
+    pending: Pending,
+    rows: usize,
+    decode: bool,
+    spent: Duration,
+    before: Stats,
+    after: Stats,
+}
+
 impl Engine {
-    /// Makes room for `slots` sequences of up to `context` positions each, on one rank.
+    /// Makes room for `sequences` sequences of up to `context` positions each, on one rank.
     ///
     /// # Errors
     /// If the system has no room for their state.
-    pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, slots: usize) -> Result<Self> {
-        Self::with_ranks(model, backend, context, slots, Ranks::solo())
+    pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, sequences: usize) -> Result<Self> {
+        Self::with_ranks(model, backend, Room::of(context, sequences)?, Ranks::solo())
     }
 
     /// As [`Engine::new`], as one of the ranks that the model was loaded for. Rank 0 is used as if it were alone, the
@@ -75,102 +142,20 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn with_ranks(
-        model: Model,
-        backend: Box<dyn Backend>,
-        context: usize,
-        slots: usize,
-        ranks: Ranks,
-    ) -> Result<Self> {
-        let pages = super::pages(context, slots)?;
-        let states = model.decoder.states(backend.as_ref(), pages, slots)?;
-        let pages = PagePool::new(pages);
+    pub fn with_ranks(model: Model, backend: Box<dyn Backend>, room: Room, ranks: Ranks) -> Result<Self> {
+        let states = model.decoder.states(backend.as_ref(), room.pages, room.states())?;
         Ok(Self {
             model,
             backend,
             ranks,
             states,
-            pages,
-            slots: (0..slots).rev().collect(),
-            context,
+            tables: (0..room.sequences).map(|_| None).collect(),
+            slots: (0..room.sequences).rev().collect(),
+            pages: PagePool::new(room.pages),
+            changes: Vec::new(),
+            room,
             usage: Usage::default(),
         })
-    }
-
-    /// Does what rank 0 says until it says that the run is over.
-    ///
-    /// # Errors
-    /// If a rank is lost, or rank 0 sends what is no command.
-    pub fn follow(&mut self) -> Result<()> {
-        let mut sequences: Vec<Option<Sequence>> = Vec::new();
-        let unknown = |slot| Error::msg(format!("rank 0 names the slot {slot}, where there is no sequence"));
-        loop {
-            match Command::decode(&self.ranks.world.broadcast_bytes(Vec::new(), MAX_BYTES)?)? {
-                Command::Start(slot) => {
-                    let sequence = self.begin(slot)?;
-                    sequences.resize_with(sequences.len().max(slot + 1), || None);
-                    sequences[slot] = Some(sequence);
-                }
-                Command::End(slot) => {
-                    let sequence = sequences.get_mut(slot).and_then(Option::take);
-                    self.forget(sequence.ok_or_else(|| unknown(slot))?);
-                }
-                Command::Forward(runs, wanted) => {
-                    let mut taken = Vec::new();
-                    for (slot, tokens) in &runs {
-                        let sequence = sequences.get_mut(*slot).and_then(Option::take);
-                        taken.push((sequence.ok_or_else(|| unknown(*slot))?, &tokens[..]));
-                    }
-                    let mut borrowed: Vec<(&mut Sequence, &[u32])> =
-                        taken.iter_mut().map(|(sequence, tokens)| (sequence, *tokens)).collect();
-                    self.step(&mut borrowed, wanted, None)?;
-                    for (sequence, _) in taken {
-                        let slot = sequence.slot;
-                        sequences[slot] = Some(sequence);
-                    }
-                }
-                Command::Report => {
-                    self.reports()?;
-                }
-                Command::Stop => return Ok(()),
-            }
-        }
-    }
-
-    /// Tells the other ranks that the run is over.
-    ///
-    /// # Errors
-    /// If a rank is lost.
-    pub fn stop(&mut self) -> Result<()> {
-        self.tell(&Command::Stop)?;
-        if self.ranks.world.world_size() > 1 { self.ranks.world.flush() } else { Ok(()) }
-    }
-
-    fn tell(&self, command: &Command) -> Result<()> {
-        if self.ranks.world.world_size() > 1 {
-            self.ranks.world.broadcast_bytes(command.encode(), MAX_BYTES)?;
-        }
-        Ok(())
-    }
-
-    /// What every rank did so far, on rank 0; nothing elsewhere.
-    ///
-    /// # Errors
-    /// If a rank is lost.
-    pub fn reports(&mut self) -> Result<Vec<Report>> {
-        if self.ranks.world.rank() == 0 {
-            self.tell(&Command::Report)?;
-        }
-        let own = Report {
-            bytes: self.model.share.bytes(),
-            whole: self.model.whole,
-            position: self.model.decoder.position_bytes(),
-            usage: self.usage,
-        };
-        self.ranks.world.busy(true)?;
-        let all = self.ranks.world.gather_bytes(&own.encode()?, MAX_BYTES)?;
-        self.ranks.world.busy(false)?;
-        all.iter().map(|bytes| Report::decode(bytes)).collect()
     }
 
     /// The model.
@@ -185,44 +170,72 @@ impl Engine {
 
     /// Positions a sequence can have.
     pub fn context(&self) -> usize {
-        self.context
+        self.room.context
+    }
+
+    /// What there is room for.
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
+    /// Stages that the model runs in.
+    pub fn stages(&self) -> usize {
+        self.ranks.stages
+    }
+
+    /// Whether a sequence has a state beside its pages.
+    pub fn is_recurrent(&self) -> bool {
+        self.model.recurrent
+    }
+
+    /// As [`Backend::grain`].
+    pub fn grain(&self) -> usize {
+        self.backend.grain()
+    }
+
+    /// Sequences that may be started.
+    pub fn free_slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Starts an empty sequence.
     ///
     /// # Errors
-    /// If all slots are taken, or a rank is lost.
+    /// If all slots are taken.
     pub fn start(&mut self) -> Result<Sequence> {
-        let slot = self.slots.last().copied();
-        let slot = slot.ok_or_else(|| Error::msg("all sequence slots are taken").hint("end a sequence"))?;
-        self.tell(&Command::Start(slot))?;
-        self.begin(slot)
+        self.start_with(&Beginning::default())
     }
 
-    fn begin(&mut self, slot: usize) -> Result<Sequence> {
-        let free = self.slots.iter().position(|free| *free == slot);
-        self.slots.remove(free.ok_or_else(|| Error::msg(format!("the sequence slot {slot} is taken")))?);
-        for state in &mut self.states {
-            if let LayerState::Delta(store) = state {
-                store.reset(slot);
-            }
+    /// Starts a sequence of what others have computed.
+    ///
+    /// # Errors
+    /// If all slots are taken, or a page is to be copied and none is free.
+    pub(super) fn start_with(&mut self, beginning: &Beginning) -> Result<Sequence> {
+        let none = || Error::msg("all sequence slots are taken").hint("end a sequence");
+        let slot = self.slots.last().copied().ok_or_else(none)?;
+        let mut pages = beginning.pages.clone();
+        if let Some((from, _)) = beginning.part {
+            let to = self.pages.take(1)?[0];
+            self.changes.push(Change::CopyPage { from, to });
+            pages.push(to);
         }
-        Ok(Sequence { slot, len: 0, pages: Vec::new() })
+        beginning.pages.iter().for_each(|page| self.pages.hold(*page));
+        self.slots.pop();
+        let len = beginning.len();
+        self.changes.push(Change::Begin { slot, len, state: beginning.state, pages: pages.clone() });
+        Ok(Sequence { slot, len, pages })
     }
 
     /// Ends a sequence.
-    ///
-    /// # Errors
-    /// If a rank is lost.
-    pub fn end(&mut self, sequence: Sequence) -> Result<()> {
-        self.tell(&Command::End(sequence.slot))?;
-        self.forget(sequence);
-        Ok(())
+    pub fn end(&mut self, mut sequence: Sequence) {
+        self.changes.push(Change::End(sequence.slot));
+        sequence.pages.drain(..).rev().for_each(|page| self.pages.release(page));
+        self.slots.push(sequence.slot);
     }
 
-    fn forget(&mut self, mut sequence: Sequence) {
-        self.pages.release(&mut sequence.pages);
-        self.slots.push(sequence.slot);
+    /// Keeps the recurrent state that a sequence has now, in the slot `to` beyond those of sequences.
+    pub(super) fn keep_state(&mut self, sequence: &Sequence, to: usize) {
+        self.changes.push(Change::CopyState { from: sequence.slot, to });
     }
 
     /// Appends tokens to sequences and returns the logits that are wanted, run after run: `[rows, vocab]`.
@@ -236,26 +249,62 @@ impl Engine {
         wanted: Wanted,
         observer: Option<Observer<'_>>,
     ) -> Result<Tensor> {
-        for (sequence, tokens) in runs.iter() {
+        let mut runs: Vec<(&mut Sequence, &[u32], Wanted)> =
+            runs.iter_mut().map(|(sequence, tokens)| (&mut **sequence, *tokens, wanted)).collect();
+        let flight = self.launch(&mut runs, observer)?;
+        self.collect(flight)
+    }
+
+    /// As [`Engine::forward`], but does not wait for the logits. Where the model runs in stages, so many passes may be under
+    /// way at once, over different sequences, and are collected in their order.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub(super) fn launch(
+        &mut self,
+        runs: &mut [(&mut Sequence, &[u32], Wanted)],
+        observer: Option<Observer<'_>>,
+    ) -> Result<Flight> {
+        // all is checked before the others begin what they could not finish
+        let vocab = self.model.geometry.vocab;
+        for (sequence, tokens, _) in runs.iter() {
             if tokens.is_empty() {
                 return Err(Error::msg("a run has no tokens").hint("leave out sequences that have nothing to run"));
             }
-            let len = sequence.len + tokens.len();
-            if len > self.context {
-                let error = format!("{len} positions do not fit a context of {}", self.context);
+            let (len, context) = (sequence.len + tokens.len(), self.room.context);
+            if len > context {
+                let error = format!("{len} positions do not fit a context of {context}");
                 return Err(Error::msg(error).hint("raise --ctx or shorten the prompt"));
             }
+            check_tokens(tokens, vocab)?;
         }
-        if self.ranks.world.world_size() > 1 {
-            // checked before the others begin what they could not finish
-            let vocab = self.model.geometry.vocab;
-            if let Some(id) = runs.iter().flat_map(|(_, tokens)| *tokens).find(|id| **id as usize >= vocab) {
-                return Err(Error::msg(format!("token {id} is not in the embedding table of {vocab} rows")));
-            }
-            let runs = runs.iter().map(|(sequence, tokens)| (sequence.slot, tokens.to_vec())).collect();
-            self.tell(&Command::Forward(runs, wanted))?;
+        let lacking = runs.iter().map(|(sequence, tokens, _)| sequence.lacks(tokens.len())).sum();
+        let mut fresh = self.pages.take(lacking)?.into_iter();
+        let mut step = Step { changes: std::mem::take(&mut self.changes), runs: Vec::new() };
+        for (sequence, tokens, wanted) in runs.iter_mut() {
+            let pages: Vec<u32> = fresh.by_ref().take(sequence.lacks(tokens.len())).collect();
+            sequence.pages.extend(&pages);
+            sequence.len += tokens.len();
+            step.runs.push(Run { slot: sequence.slot, wanted: *wanted, pages, tokens: tokens.to_vec() });
         }
-        let logits = self.step(runs, wanted, observer)?;
+        let command = Command::Step(step);
+        self.tell(&command)?;
+        let Command::Step(step) = command else { return Err(Error::msg("a step is no step")) };
+        self.run(step, observer)
+    }
+
+    /// The logits of a pass.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub(super) fn collect(&mut self, flight: Flight) -> Result<Tensor> {
+        let Flight { pending, rows, decode, spent, before, after } = flight;
+        let (start, here) = (Instant::now(), self.ranks.world.stats());
+        self.ranks.world.busy(true)?;
+        let logits = self.model.decoder.collect(pending, (self.backend.as_ref(), &mut self.ranks))?;
+        self.ranks.world.busy(false)?;
+        let spans = [(&before, &after), (&here, &self.ranks.world.stats())];
+        self.usage.add(decode, rows, spent + start.elapsed(), spans);
         let logits = logits.unwrap_or_else(|| Tensor::zeros(0, self.model.geometry.vocab));
         if logits.data().iter().any(|logit| !logit.is_finite()) {
             return Err(self.model.explain_nan());
@@ -263,19 +312,24 @@ impl Engine {
         Ok(logits)
     }
 
-    /// This rank's part of a forward pass.
-    fn step(
-        &mut self,
-        runs: &mut [(&mut Sequence, &[u32])],
-        wanted: Wanted,
-        observer: Option<Observer<'_>>,
-    ) -> Result<Option<Tensor>> {
+    /// This rank's part of a step.
+    ///
+    /// # Errors
+    /// If it names a slot or a page that cannot be, or a rank is lost.
+    pub(super) fn run(&mut self, step: Step, observer: Option<Observer<'_>>) -> Result<Flight> {
+        step.changes.into_iter().try_for_each(|change| self.change(change))?;
         let (mut batch, mut ids, mut rows) = (Batch::default(), Vec::new(), Vec::new());
-        for (sequence, tokens) in runs.iter_mut() {
-            let len = sequence.len + tokens.len();
-            self.pages.extend(&mut sequence.pages, len)?;
-            batch.push(sequence.slot, sequence.len, tokens.len(), &sequence.pages);
-            ids.extend_from_slice(tokens);
+        let decode = step.runs.iter().all(|run| run.tokens.len() == 1);
+        for Run { slot, wanted, pages, tokens } in step.runs {
+            self.check_pages(&pages)?;
+            let table = self.tables.get_mut(slot).and_then(Option::as_mut).ok_or_else(|| unknown(slot))?;
+            table.pages.extend(pages);
+            if table.pages.len() * PAGE < table.len + tokens.len() {
+                return Err(Error::msg(format!("rank 0 gives the sequence in slot {slot} too few pages")));
+            }
+            batch.push(slot, table.len, tokens.len(), &table.pages);
+            table.len += tokens.len();
+            ids.extend_from_slice(&tokens);
             match wanted {
                 Wanted::Nothing => {}
                 Wanted::Last => rows.push(ids.len() - 1),
@@ -285,106 +339,56 @@ impl Engine {
         let (start, before) = (Instant::now(), self.ranks.world.stats());
         self.ranks.world.busy(true)?;
         let on = (self.backend.as_ref(), &mut self.ranks);
-        let logits = self.model.decoder.forward(&ids, &rows, &batch, &mut self.states, on, observer)?;
+        let pending = self.model.decoder.launch(&ids, &rows, &batch, &mut self.states, on, observer)?;
         self.ranks.world.busy(false)?;
-        let decode = runs.iter().all(|(_, tokens)| tokens.len() == 1);
-        self.usage.add(decode, ids.len(), start.elapsed(), &before, &self.ranks.world.stats());
-        for (sequence, tokens) in runs.iter_mut() {
-            sequence.len += tokens.len();
-        }
-        Ok(logits)
+        let after = self.ranks.world.stats();
+        Ok(Flight { pending, rows: ids.len(), decode, spent: start.elapsed(), before, after })
     }
 
-    /// Appends a prompt in passes of about half a second; returns the logits of its last token, `[1, vocab]`.
-    ///
-    /// `progress` is told how many tokens are done, and says whether to go on: `None` is returned if not.
-    ///
-    /// # Errors
-    /// As [`Engine::forward`]; also if `tokens` is empty.
-    pub fn prefill(
-        &mut self,
-        sequence: &mut Sequence,
-        tokens: &[u32],
-        progress: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<Tensor>> {
-        self.prefill_batch(&mut [(sequence, tokens)], progress)
-    }
-
-    /// As [`Engine::prefill`], a prompt to each of several sequences at once: in every pass, each prompt that is not done
-    /// has an equal share of the rows. Returns the logits of their last tokens, `[prompts, vocab]`.
-    ///
-    /// # Errors
-    /// As [`Engine::prefill`].
-    pub fn prefill_batch(
-        &mut self,
-        prompts: &mut [(&mut Sequence, &[u32])],
-        progress: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<Tensor>> {
-        let mut rest: Vec<(usize, &mut Sequence, &[u32])> = Vec::new();
-        for (prompt, (sequence, tokens)) in prompts.iter_mut().enumerate() {
-            rest.push((prompt, sequence, tokens));
-        }
-        if rest.is_empty() || rest.iter().any(|(.., tokens)| tokens.is_empty()) {
-            return Err(Error::msg("the prompt has no tokens").hint("give some text with --prompt"));
-        }
-        let mut logits = Tensor::zeros(rest.len(), self.model.geometry.vocab);
-        let (mut done, mut rows, grain) = (0, FIRST_ROWS, self.backend.grain());
-        loop {
-            let share = (rows / rest.len() / grain).max(1) * grain;
-            let ends = rest.iter().any(|(.., tokens)| cut(tokens.len(), share, grain) == tokens.len());
-            let pass = rest.iter_mut();
-            let pass = pass.map(|(_, sequence, tokens)| (&mut **sequence, &tokens[..cut(tokens.len(), share, grain)]));
-            let mut pass: Vec<(&mut Sequence, &[u32])> = pass.collect();
-            let (count, start) = (pass.iter().map(|(_, tokens)| tokens.len()).sum::<usize>(), Instant::now());
-            // a pass that wants nothing back lets the next one begin while later stages still work on it
-            let last = self.forward(&mut pass, if ends { Wanted::Last } else { Wanted::Nothing }, None)?;
-            // how a prompt is cut changes no bit of the logits
-            let rate = count as f64 / start.elapsed().as_secs_f64().max(1e-9);
-            rows = ((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS);
-            for (row, (prompt, _, tokens)) in rest.iter_mut().enumerate() {
-                let count = cut(tokens.len(), share, grain);
-                if tokens.len() == count {
-                    logits.row_mut(*prompt).copy_from_slice(last.row(row));
+    fn change(&mut self, change: Change) -> Result<()> {
+        let states = self.room.states();
+        let check = |state: usize| if state < states { Ok(state) } else { Err(unknown(state)) };
+        match change {
+            Change::Begin { slot, len, state, pages } => {
+                self.check_pages(&pages)?;
+                if self.tables.get(slot).is_none_or(Option::is_some) || len > pages.len() * PAGE {
+                    return Err(Error::msg(format!("rank 0 begins a sequence of {len} positions in the slot {slot}")));
                 }
-                *tokens = &tokens[count..];
+                self.tables[slot] = Some(Table { len, pages });
+                match state.map(check).transpose()? {
+                    Some(from) => self.states.iter_mut().for_each(|state| state.copy_state(from, slot)),
+                    None => self.states.iter_mut().for_each(|state| state.reset(slot)),
+                }
             }
-            rest.retain(|(.., tokens)| !tokens.is_empty());
-            done += count;
-            if !progress(done) {
-                return Ok(None);
+            Change::End(slot) => {
+                let ended = self.tables.get_mut(slot).and_then(Option::take);
+                ended.ok_or_else(|| unknown(slot))?;
             }
-            if rest.is_empty() {
-                return Ok(Some(logits));
+            Change::CopyPage { from, to } => {
+                self.check_pages(&[from, to])?;
+                self.states.iter_mut().for_each(|state| state.copy_page(from, to));
             }
-        }
-    }
-
-    /// Appends `tokens` in chunks and hands every chunk's logits (`[rows, vocab]`) to `each`.
-    ///
-    /// # Errors
-    /// As [`Engine::forward`], or what `each` returns.
-    pub fn logits(
-        &mut self,
-        sequence: &mut Sequence,
-        tokens: &[u32],
-        each: &mut dyn FnMut(&Tensor) -> Result<()>,
-    ) -> Result<()> {
-        let (mut rest, grain) = (tokens, self.backend.grain());
-        while !rest.is_empty() {
-            let (chunk, after) = rest.split_at(cut(rest.len(), MOST_ROWS / 2, grain));
-            let logits = self.forward(&mut [(&mut *sequence, chunk)], Wanted::All, None)?;
-            each(&logits)?;
-            rest = after;
+            Change::CopyState { from, to } => {
+                let (from, to) = (check(from)?, check(to)?);
+                self.states.iter_mut().for_each(|state| state.copy_state(from, to));
+            }
         }
         Ok(())
     }
+
+    fn check_pages(&self, pages: &[u32]) -> Result<()> {
+        let outside = pages.iter().find(|page| **page as usize >= self.room.pages);
+        outside.map_or(Ok(()), |page| Err(Error::msg(format!("rank 0 names page {page} of {}", self.room.pages))))
+    }
 }
 
-/// How many of `len` tokens a pass takes that has room for `share`, which is a multiple of `grain`.
-fn cut(len: usize, share: usize, grain: usize) -> usize {
-    match len {
-        _ if len > share => share,
-        _ if len > grain => len / grain * grain,
-        _ => len,
-    }
+/// Refuses tokens that a vocabulary of `vocab` does not have.
+pub(super) fn check_tokens(tokens: &[u32], vocab: usize) -> Result<()> {
+    let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) else { return Ok(()) };
+    let hint = "tokenizer.json and the weights do not belong together, or the ids are another model's";
+    Err(Error::msg(format!("token {id} is not in the embedding table of {vocab} rows")).hint(hint))
+}
+
+fn unknown(slot: usize) -> Error {
+    Error::msg(format!("rank 0 names the slot {slot}, where there is no sequence"))
 }

@@ -41,14 +41,17 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(super) fn add(&mut self, decode: bool, tokens: usize, total: Duration, before: &Stats, after: &Stats) {
+    /// Counts a pass over `tokens` tokens; `spans` is the wire before and after each part of it.
+    pub(super) fn add(&mut self, decode: bool, tokens: usize, total: Duration, spans: [(&Stats, &Stats); 2]) {
         let phase = if decode { &mut self.decode } else { &mut self.prompt };
         phase.steps += 1;
         phase.tokens += tokens as u64;
         phase.total += total;
-        phase.waited += after.waited - before.waited;
-        phase.wire += after.worked - before.worked;
-        phase.sent += after.sent - before.sent;
+        for (before, after) in spans {
+            phase.waited += after.waited - before.waited;
+            phase.wire += after.worked - before.worked;
+            phase.sent += after.sent - before.sent;
+        }
     }
 }
 

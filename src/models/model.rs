@@ -42,6 +42,8 @@ pub struct Model {
     pub share: Share,
     /// Bytes of all weights, those that several ranks own counted once.
     pub whole: u64,
+    /// Whether a sequence leaves more behind than pages of the KV cache, on whatever rank.
+    pub recurrent: bool,
     pub(super) source: Box<dyn Source>,
 }
 
@@ -279,11 +281,14 @@ impl Blueprint {
         let share = loader.share();
         // a stage of a pipeline does not meet the tensors of the others
         let others = plan.world_size() > 1;
-        let whole = others.then(|| self.share(&Plan::solo(self.geometry.layers), 0)).transpose()?;
+        let whole = others.then(|| self.outline(&Plan::solo(self.geometry.layers), 0)).transpose()?;
+        let recurrent = whole.as_ref().map_or(&decoder, |(decoder, _)| decoder).is_recurrent();
+        let whole = whole.map(|(_, share)| share);
         let skips = |name: &str| self.architecture.skips(name);
         refuse_unused(self.source.as_ref(), whole.as_ref().unwrap_or(&share), &skips).context(&self.place)?;
         let whole = whole.as_ref().unwrap_or(&share).bytes();
-        Ok(Model { decoder, geometry: self.geometry, digest: self.digest, share, whole, source: self.source })
+        let (geometry, digest, source) = (self.geometry, self.digest, self.source);
+        Ok(Model { decoder, geometry, digest, share, whole, recurrent, source })
     }
 
     /// Loads all of it.

@@ -76,16 +76,24 @@ pub struct Decoder {
     pub neighbours: (Option<usize>, Option<usize>),
 }
 
+/// Logits that were asked for and are not there yet.
+#[derive(Debug)]
+#[must_use = "their ranks send them, and somebody is to receive them"]
+pub struct Pending {
+    own: Option<Tensor>,
+    rows: usize,
+}
+
 /// Is shown the embeddings as layer 0 and the output of layer i as i + 1, the last one after the final norm.
 pub type Observer<'a> = &'a mut dyn FnMut(usize, &Tensor);
 
 impl Decoder {
-    /// The logits of the rows `wanted` on rank 0: `[wanted, vocab]`; nothing on other ranks, or if none is wanted.
-    /// `ids` are the tokens of the rows of `batch`. All ranks call this with the same arguments.
+    /// This rank's part of a forward pass that ends in the logits of the rows `wanted`, for [`Decoder::collect`]. Further
+    /// passes may be launched before. `ids` are the tokens of the rows of `batch`. All ranks call this with the same arguments.
     ///
     /// # Errors
     /// If an id is outside the vocabulary, or a rank is lost.
-    pub fn forward(
+    pub fn launch(
         &self,
         ids: &[u32],
         wanted: &[usize],
@@ -93,7 +101,7 @@ impl Decoder {
         states: &mut [LayerState],
         (backend, ranks): (&dyn Backend, &mut Ranks),
         mut observer: Option<Observer<'_>>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Pending> {
         let rope = backend.upload(self.rotary.table(batch));
         let (before, after) = self.neighbours;
         let mut cx = Context { backend, ranks, batch, rope: &rope };
@@ -126,17 +134,36 @@ impl Decoder {
         } else if let (Some(observer), Some(norm)) = (&mut observer, &self.norm) {
             observer(layers, &norm.forward(&x, &cx));
         }
-        if wanted.is_empty() {
-            return backend.finish().map(|()| None);
+        let rows = wanted.len();
+        if rows == 0 {
+            return backend.finish().map(|()| Pending { own: None, rows });
         }
         let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(backend, wanted), &cx));
-        let logits = self.head.forward(x.as_ref(), wanted.len(), &mut cx)?;
-        backend.finish().map(|()| logits)
+        let own = self.head.launch(x.as_ref(), &mut cx)?;
+        backend.finish().map(|()| Pending { own, rows })
+    }
+
+    /// The logits of a pass on rank 0: `[wanted, vocab]`; nothing on other ranks, or if none is wanted. In the order in which
+    /// passes were launched.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn collect(&self, pending: Pending, (backend, ranks): (&dyn Backend, &mut Ranks)) -> Result<Option<Tensor>> {
+        if pending.rows == 0 || ranks.world.rank() != 0 {
+            return Ok(None);
+        }
+        ranks.at(Place { layer: self.first_layer + self.blocks.len(), part: "logits" });
+        self.head.collect(pending.own, pending.rows, (backend, ranks)).map(Some)
     }
 
     /// Bytes that a position of a sequence takes of the cache, all layers of this rank together.
     pub fn position_bytes(&self) -> u64 {
         self.blocks.iter().map(|block| block.mixer.state_bytes(1, 0)).sum::<u64>() / PAGE as u64
+    }
+
+    /// Whether a layer keeps more of a sequence than what stands in pages.
+    pub fn is_recurrent(&self) -> bool {
+        self.blocks.iter().any(|block| block.mixer.state_bytes(0, 1) > 0)
     }
 
     /// Empty states for all layers.

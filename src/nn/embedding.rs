@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::{ColumnLinear, Context, Loader};
-use crate::backend::Tensor;
+use crate::backend::{Backend, Tensor};
+use crate::comm::Ranks;
 use crate::error::Result;
 use crate::weights::Matrix;
 
@@ -60,32 +61,46 @@ impl Head {
         })
     }
 
-    /// `[rows, hidden]` → `[rows, vocab]` on rank 0, nothing on the others. Only the last stage has an `x` to give.
+    /// `[rows, hidden]` → this rank's columns of `[rows, vocab]`, which rank 0 keeps and the others send it. Only the last
+    /// stage has an `x` to give.
     ///
     /// # Errors
     /// If the shapes do not fit, or a rank is lost.
-    pub fn forward(&self, x: Option<&Tensor>, rows: usize, cx: &mut Context<'_>) -> Result<Option<Tensor>> {
-        let mut own = match (&self.own, x) {
+    pub fn launch(&self, x: Option<&Tensor>, cx: &mut Context<'_>) -> Result<Option<Tensor>> {
+        let own = match (&self.own, x) {
             (Some(linear), Some(x)) => Some(linear.forward(x, cx)?),
             _ => None,
         };
-        let rank = cx.ranks.world.rank();
-        if rank != 0 {
-            let Some(own) = own else { return Ok(None) };
-            cx.backend.finish()?;
-            return cx.ranks.world.send(0, own.data()).map(|()| None);
+        if cx.ranks.world.rank() == 0 {
+            return Ok(own);
         }
+        let Some(own) = own else { return Ok(None) };
+        cx.backend.finish()?;
+        cx.ranks.world.send(0, own.data()).map(|()| None)
+    }
+
+    /// `[rows, vocab]` on rank 0 from what [`Head::launch`] gave it and what the others have sent or will.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn collect(
+        &self,
+        mut own: Option<Tensor>,
+        rows: usize,
+        (backend, ranks): (&dyn Backend, &Ranks),
+    ) -> Result<Tensor> {
         let mut parts = Vec::new();
         for (owner, vocab) in &self.owners {
-            let part = match own.take_if(|_| *owner == rank) {
+            let part = match own.take_if(|_| *owner == ranks.world.rank()) {
                 Some(own) => own,
-                None => Tensor::from_vec(rows, vocab.len(), cx.ranks.world.recv(*owner, rows * vocab.len())?)?,
+                None => Tensor::from_vec(rows, vocab.len(), ranks.world.recv(*owner, rows * vocab.len())?)?,
             };
             parts.push(part);
         }
-        match &parts[..] {
-            [_] => Ok(parts.pop()),
-            parts => Ok(Some(Tensor::beside(cx.backend, rows, &parts.iter().collect::<Vec<_>>()))),
+        if parts.len() == 1 {
+            return Ok(parts.swap_remove(0));
         }
+        let whole = Tensor::beside(backend, rows, &parts.iter().collect::<Vec<_>>());
+        backend.finish().map(|()| whole)
     }
 }

@@ -17,7 +17,7 @@ mod norm;
 mod rope;
 
 pub use attention::{Attention, AttentionConfig};
-pub use decoder::{Block, Context, Decoder, FeedForward, Mixer, Observer};
+pub use decoder::{Block, Context, Decoder, FeedForward, Mixer, Observer, Pending};
 pub use delta_net::{DeltaConfig, DeltaLayout, GatedDeltaNet};
 pub use embedding::{Embedding, Head};
 pub use kda::{KdaConfig, KimiDeltaAttention};

@@ -15,7 +15,7 @@ use super::events::{Writer, stream};
 use super::record::Record;
 use super::refuse::{TOO_LARGE, TOO_SLOW, UNSUPPORTED, failed, late, lost, object, refusal, respond};
 use super::routes::Server;
-use super::standin::{Endpoint, Order, Refusal, Reply, Stamp, prepare};
+use crate::api::{Endpoint, Order, Refusal, Reply, Stamp, prepare};
 use crate::engine::Update;
 
 /// How long a stream waits for the first news, so that what goes wrong at once has its status.

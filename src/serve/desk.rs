@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Metrics;
 use super::refuse::{TOO_MANY, UNAVAILABLE, refusal};
-use super::standin::{Refusal, Texts};
+use crate::api::{Refusal, Texts};
 use crate::engine::{Job, Update};
 use crate::error::Error;
 

@@ -140,7 +140,11 @@ impl Metrics {
             ("tbshard_answers_running", "Answers under way.", running as u64),
             ("tbshard_answers_waiting", "Answers that wait for a place.", (open - running) as u64),
             ("tbshard_cache_pages", "Pages of the KV cache.", now.pages as u64),
-            ("tbshard_cache_pages_held", "Pages that answers under way hold.", now.held as u64),
+            (
+                "tbshard_cache_pages_held",
+                "Pages that answers under way hold.",
+                now.pages.saturating_sub(now.free + now.cached) as u64,
+            ),
             ("tbshard_cache_pages_kept", "Pages that are kept for prompts to come.", now.cached as u64),
         ];
         let counters = [

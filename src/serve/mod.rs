@@ -20,7 +20,6 @@ mod page;
 mod record;
 mod refuse;
 mod routes;
-mod standin;
 mod work;
 
 use std::time::Duration;
@@ -29,7 +28,6 @@ pub use connection::{Ended, serve};
 pub use desk::{Desk, Phase};
 pub use metrics::Metrics;
 pub use record::{Entry, Log};
-pub use standin::Texts;
 pub use work::work;
 
 /// What clients may and may not.

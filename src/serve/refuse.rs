@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::standin::Refusal;
+use crate::api::Refusal;
 
 pub(super) const UNAUTHORIZED: u16 = 401;
 pub(super) const FORBIDDEN: u16 = 403;

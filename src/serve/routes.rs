@@ -17,7 +17,7 @@ use super::health::{health, metrics, models, now, one_model};
 use super::page::Page;
 use super::record::Log;
 use super::refuse::{NOT_ALLOWED, NOT_FOUND, refusal, respond};
-use super::standin::Endpoint;
+use crate::api::Endpoint;
 
 /// What all requests share.
 pub(super) struct Server {

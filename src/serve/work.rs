@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::desk::{Desk, Errand, Message, News};
-use crate::engine::{Engine, Finish, Limits, Scheduler, Update};
+use crate::engine::{Engine, Limits, Scheduler, Update};
 use crate::error::Result;
 
 /// An errand under way.
@@ -115,7 +115,7 @@ impl Clerk<'_> {
     fn end(&mut self, key: u64, choice: usize) {
         let id = self.errands.get(&key).and_then(|errand| errand.jobs.get(&choice).copied());
         if let Some(id) = id {
-            self.scheduler.end(id, Finish::Stop);
+            self.scheduler.end(id);
             self.close(key, choice);
         }
     }
@@ -125,7 +125,7 @@ impl Clerk<'_> {
         let Some(errand) = self.errands.remove(&key) else { return };
         for id in errand.jobs.values() {
             self.places.remove(id);
-            self.scheduler.end(*id, Finish::Interrupted);
+            self.scheduler.end(*id);
         }
         self.desk.closed(errand.jobs.len());
         self.desk.metrics.cancelled(errand.jobs.len());

@@ -24,6 +24,20 @@ pub(super) fn symbol_of(byte: u8) -> char {
     char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
+/// Returns the bytes of a byte-level token; one with a character outside that alphabet is plain text.
+pub(super) fn bytes(token: &str) -> Vec<u8> {
+    token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+/// Returns the bytes of a token that writes spaces as `▁` and lone bytes as `<0x0A>`.
+pub(super) fn fallback(token: &str) -> Vec<u8> {
+    let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|digits| digits.len() == 2);
+    match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        Some(byte) => vec![byte],
+        None => token.replace('\u{2581}', " ").into_bytes(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ mod stream;
 mod template;
 mod tiktoken;
 mod tokenizer;
+mod tools;
 
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use reasoning::{Part, Reasoning};
@@ -17,3 +18,4 @@ pub use stop::StopStrings;
 pub use stream::Stream;
 pub use template::{RenderOptions, Template};
 pub use tokenizer::Tokenizer;
+pub use tools::{Call, CallForm, Calls, Piece};

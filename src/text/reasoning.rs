@@ -73,6 +73,11 @@ impl Reasoning {
         parts
     }
 
+    /// Returns how many characters at the end of what was pushed are held back.
+    pub fn held(&self) -> usize {
+        self.held.chars().count()
+    }
+
     /// Consumes what it can of the held text; returns the state to go on in, or nothing when it needs more text.
     fn step(&mut self, parts: &mut Vec<(Part, String)>) -> Option<State> {
         match self.state {

@@ -1,7 +1,9 @@
 //! The streaming detokeniser: one id in, the text it completes out.
 
-use super::Tokenizer;
-use super::alphabet::byte_of;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::{Tokenizer, alphabet};
 use crate::error::Result;
 
 /// Most tokens a window holds back: no UTF-8 character has more bytes.
@@ -9,8 +11,8 @@ const HELD: usize = 4;
 
 /// Decodes ids one at a time. A character spread over several tokens comes out whole, with its last token;
 /// at most 3 bytes (or 3 tokens) are ever held back, and a push takes the same time however long the text is.
-pub struct Stream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct Stream<T = Arc<Tokenizer>> {
+    tokenizer: T,
     skip_special: bool,
     state: State,
 }
@@ -22,8 +24,9 @@ enum State {
     Window { shown: Vec<u32>, held: Vec<u32> },
 }
 
-impl<'a> Stream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
+impl<T: Deref<Target = Tokenizer>> Stream<T> {
+    /// Returns a detokeniser that holds on to `tokenizer`, borrowed or shared.
+    pub fn new(tokenizer: T, skip_special: bool) -> Self {
         let state = if tokenizer.is_byte_level() {
             State::Bytes(Vec::new())
         } else {
@@ -38,12 +41,12 @@ impl<'a> Stream<'a> {
         let Some(token) = self.tokenizer.visible(id, self.skip_special) else { return Ok(String::new()) };
         match &mut self.state {
             State::Bytes(bytes) => {
-                push_bytes(bytes, &token);
+                bytes.extend(alphabet::bytes(&token));
                 Ok(take_characters(bytes))
             }
             State::Window { shown, held } => {
                 held.push(id);
-                let mut text = beyond(self.tokenizer, shown, held)?;
+                let mut text = beyond(&self.tokenizer, shown, held)?;
                 if text.ends_with(char::REPLACEMENT_CHARACTER) {
                     // A run of bytes is decoded as a whole: damage already shown must not spoil what follows.
                     text = self.tokenizer.decode(held, false)?;
@@ -63,7 +66,7 @@ impl<'a> Stream<'a> {
         match &mut self.state {
             State::Bytes(bytes) => Ok(String::from_utf8_lossy(&std::mem::take(bytes)).into_owned()),
             State::Window { shown, held } => {
-                let text = beyond(self.tokenizer, shown, held)?;
+                let text = beyond(&self.tokenizer, shown, held)?;
                 shown.clear();
                 held.clear();
                 Ok(text)
@@ -79,14 +82,6 @@ fn beyond(tokenizer: &Tokenizer, shown: &[u32], held: &[u32]) -> Result<String> 
     match all.strip_prefix(&before) {
         Some(new) => Ok(new.to_owned()),
         None => tokenizer.decode(held, false),
-    }
-}
-
-/// Appends the bytes of a byte-level token; a token with a character outside that alphabet is plain text.
-fn push_bytes(bytes: &mut Vec<u8>, token: &str) {
-    match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
-        Some(decoded) => bytes.extend(decoded),
-        None => bytes.extend_from_slice(token.as_bytes()),
     }
 }
 

@@ -31,11 +31,14 @@ pub struct RenderOptions {
     pub thinking: Option<bool>,
     /// The tools on offer, a list of JSON schemas.
     pub tools: Option<Value>,
+    /// Variables of this template that no other has.
+    pub variables: serde_json::Map<String, Value>,
 }
 
 /// A compiled chat template and the special tokens it may name.
 pub struct Template {
     environment: Environment<'static>,
+    source: String,
     special: BTreeMap<String, String>,
     sorts_tools: bool,
 }
@@ -77,7 +80,7 @@ impl Template {
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| failure(error).hint("the template uses something this Jinja engine does not know"))?;
         let special = special.iter().map(|(key, token)| ((*key).to_owned(), (*token).to_owned())).collect();
-        Ok(Self { environment, special, sorts_tools: false })
+        Ok(Self { environment, source: source.to_owned(), special, sorts_tools: false })
     }
 
     /// Renders a conversation into a prompt. Fails with the template's own words when it refuses the conversation.
@@ -95,7 +98,21 @@ impl Template {
             context.insert("enable_thinking".to_owned(), thinking.into());
             context.insert("thinking".to_owned(), thinking.into());
         }
+        if let Some(context) = context.as_object_mut() {
+            context.extend(options.variables.clone());
+        }
         self.render_value(&context)
+    }
+
+    /// Returns whether the template looks at a variable of this name.
+    pub fn knows(&self, variable: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+    }
+
+    /// Returns the template as it is written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders with every template variable given by `context`, a JSON object; the special tokens are added

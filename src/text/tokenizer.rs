@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use tokenizers::DecoderWrapper;
 
-use super::{Stream, tiktoken};
+use super::{Stream, alphabet, tiktoken};
 use crate::error::{Context, Error, Result};
 
 const FILE: &str = "tokenizer.json";
@@ -98,6 +98,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Returns the bytes that a token adds to a text, whatever its neighbours are.
+    pub fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.token(id)?;
+        Some(if self.is_byte_level() { alphabet::bytes(&token) } else { alphabet::fallback(&token) })
+    }
+
     /// Returns the highest id plus one; the embedding's rows from there on are padding.
     pub fn vocab_size(&self) -> usize {
         self.size
@@ -119,7 +125,7 @@ impl Tokenizer {
     }
 
     /// Returns a detokeniser that takes one id at a time.
-    pub fn stream(&self, skip_special: bool) -> Stream<'_> {
+    pub fn stream(&self, skip_special: bool) -> Stream<&Self> {
         Stream::new(self, skip_special)
     }
 

@@ -34,7 +34,7 @@ fn a_sequence_that_outgrows_its_context() {
         forward(&mut engine, &mut sequence, &vec![5; context]).unwrap();
         refused(forward(&mut engine, &mut sequence, &[5]), &[&words]);
         assert_eq!(sequence.len(), context);
-        engine.end(sequence).unwrap();
+        engine.end(sequence);
         let mut sequence = engine.start().unwrap();
         let prompt = vec![5; context + 1];
         refused(engine.prefill(&mut sequence, &prompt, &mut |_| true), &[&words]);
@@ -67,7 +67,7 @@ fn nothing_to_run_and_no_room() {
     refused(forward(&mut engine, &mut sequence, &[]), &["a run has no tokens"]);
     let prefill = engine.prefill(&mut sequence, &[], &mut |_| true);
     refused_with_hint(prefill, &["the prompt has no tokens"], "--prompt");
-    engine.end(sequence).unwrap();
+    engine.end(sequence);
     for tokens in [&[][..], &[1]] {
         let words = format!("{} tokens are too few to score", tokens.len());
         refused(score(&mut engine, tokens, &mut |_| Ok(())), &[&words]);
@@ -79,7 +79,7 @@ fn nothing_to_run_and_no_room() {
     let mut engine = Specimen::of("llama").engine(0);
     let mut sequence = engine.start().unwrap();
     refused(forward(&mut engine, &mut sequence, &[1]), &["1 positions do not fit a context of 0"]);
-    engine.end(sequence).unwrap();
+    engine.end(sequence);
     for context in [0, 1] {
         let mut engine = Specimen::of("llama").engine(context);
         let words = format!("a context of {context} is too small to score");

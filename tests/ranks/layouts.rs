@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use tbshard::backend::{Arithmetic, Cpu};
 use tbshard::comm::{Algorithm, Communicator, Ranks};
-use tbshard::engine::{Engine, Wanted};
+use tbshard::engine::{Engine, Room, Wanted};
 use tbshard::models::Blueprint;
 use tbshard::partition::{Layout, Plan};
 use tbshard::transport::Endpoint;
@@ -26,7 +26,7 @@ fn hash_of(engine: &mut Engine, chunk: usize) -> String {
         assert_eq!(logits.rows(), chunk.len());
         logits.data().iter().for_each(|logit| hash.update(logit.to_bits().to_le_bytes()));
     }
-    engine.end(sequence).unwrap();
+    engine.end(sequence);
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -59,7 +59,7 @@ fn run_in(
                     let rank = ranks.world.rank();
                     let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
                     let backend = Box::new(Cpu::new(1).unwrap().computing(arithmetic));
-                    let mut engine = Engine::with_ranks(model, backend, 128, 1, ranks).unwrap();
+                    let mut engine = Engine::with_ranks(model, backend, Room::of(128, 1).unwrap(), ranks).unwrap();
                     if rank > 0 {
                         engine.follow().unwrap();
                         return Vec::new();

@@ -30,7 +30,8 @@ fn every_recorded_rendering_of_the_real_templates_is_reproduced() {
         if ["preserve_thinking", "reasoning_effort"].iter().all(|key| context.get(key).is_none()) {
             let messages: Vec<Message> = serde_json::from_value(context["messages"].clone()).unwrap();
             let (thinking, tools) = (context["enable_thinking"].as_bool(), context.get("tools").cloned());
-            check(template.render(&messages, &RenderOptions { add_generation_prompt: true, thinking, tools }));
+            let options = RenderOptions { add_generation_prompt: true, thinking, tools, ..RenderOptions::default() };
+            check(template.render(&messages, &options));
             typed += 1;
         }
     }
@@ -64,11 +65,11 @@ fn a_small_template_renders_messages() {
     let messages =
         [Message::new(Role::System, " be brief "), Message::user("1 + 2?"), serde_json::from_str(call).unwrap()];
     let tools = json!([{"name": "add", "about": "<sum> of 'both'"}]);
-    let mut options = RenderOptions { add_generation_prompt: true, thinking: None, tools: Some(tools) };
+    let mut options = RenderOptions { add_generation_prompt: true, tools: Some(tools), ..RenderOptions::default() };
     let body = "<|start|>system\nbe brief<|end|><|start|>user\n1 + 2?<|end|><|start|>assistant\n[add|x=1,b=two]<|end|>";
     let tools = r#"[{"name": "add", "about": "<sum> of 'both'"}]"#;
     assert_eq!(template.render(&messages, &options).unwrap(), format!("{body}{tools}<|start|>assistant\n<think>"));
-    options = RenderOptions { add_generation_prompt: true, thinking: Some(false), tools: None };
+    options = RenderOptions { add_generation_prompt: true, thinking: Some(false), ..RenderOptions::default() };
     assert_eq!(template.render(&messages, &options).unwrap(), format!("{body}<|start|>assistant\n"));
     assert_eq!(template.render(&messages, &RenderOptions::default()).unwrap(), body);
     let late = template.render(&[Message::user("a"), Message::system("b")], &options).unwrap_err();

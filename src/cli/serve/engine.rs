@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::log::Lines;
+use crate::api::Texts;
 use crate::cli::caught::caught;
 use crate::cli::load::{Loaded, ModelArgs};
 use crate::cli::others::Crew;
@@ -11,7 +12,7 @@ use crate::cli::ranks::RankArgs;
 use crate::cli::{Outcome, rank};
 use crate::engine::Limits;
 use crate::error::{Error, Result};
-use crate::serve::{Desk, Phase, Texts, work};
+use crate::serve::{Desk, Phase, work};
 
 /// How long to wait before the first of several tries, and before any.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -119,14 +120,10 @@ impl Keeper {
     fn texts(&self, loaded: &mut Loaded) -> Result<Texts> {
         loaded.tokenizer().map_err(|error| error.hint("a server needs one"))?;
         let tokenizer = loaded.tokenizer.take().ok_or_else(|| Error::msg("there is no tokenizer"))?;
-        Ok(Texts {
-            name: self.name.clone(),
-            tokenizer: Arc::new(tokenizer),
-            template: loaded.template.take().map(Arc::new),
-            defaults: loaded.defaults.clone(),
-            context: loaded.engine.context(),
-            vocab: loaded.engine.model().geometry.vocab,
-        })
+        let template = loaded.template.take().map(Arc::new);
+        let (context, vocab) = (loaded.engine.context(), loaded.engine.model().geometry.vocab);
+        let texts = Texts::new(self.name.clone(), Arc::new(tokenizer), template);
+        Ok(Texts { defaults: loaded.defaults.clone(), context, vocab, ..texts })
     }
 }
 

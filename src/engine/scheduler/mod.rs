@@ -1,11 +1,26 @@
 //! Many answers at once: jobs join and leave between two steps.
+//!
+//! Rank 0 decides what a step has in it (`plan.rs`) and tells the others. A sequence that is to be decoded has a row in every
+//! step; prompts have what is left of a step's rows. Where the model runs in stages, several steps over different sequences
+//! are under way at once. A job that has no pages left gives up its place and computes again what it had.
+//!
+//! **Invariant:** what a job is given depends on the job alone: the logits of a row depend on no other row, and what is drawn
+//! on (seed, choice, position).
+
+mod plan;
+mod task;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Chosen, Logprobs};
-use super::{Engine, Finish, Job, Sampler, Sequence, Timings, Update, Wanted};
+use self::task::Task;
+use super::prefix::Prefixes;
+use super::session::{Flight, check_tokens};
+use super::{Engine, Job, Timings, Update};
 use crate::error::{Error, Result};
+
+/// Steps under way at once at most: fewer than the messages that a rank may have on their way to another.
+const MOST_FLIGHTS: usize = 4;
 
 /// What a scheduler may use.
 #[derive(Debug, Clone, Copy)]
@@ -31,15 +46,15 @@ pub struct Counts {
     pub waiting: usize,
     /// Pages of the KV cache.
     pub pages: usize,
-    /// Of them, those that sequences hold.
-    pub held: usize,
+    /// Of them, those that are free.
+    pub free: usize,
     /// Of them, those that are kept for prompts to come.
     pub cached: usize,
     /// Jobs that had to give up their place for a while.
     pub preempted: u64,
-    /// Tokens of prompts that were run.
+    /// Tokens of prompts that were run; again for a job that had given up its place, and then its answer's too.
     pub prompt_tokens: u64,
-    /// Tokens of prompts that were there from other prompts.
+    /// Tokens that were there from other jobs.
     pub shared_tokens: u64,
     /// Tokens that were chosen.
     pub generated_tokens: u64,
@@ -47,25 +62,31 @@ pub struct Counts {
     pub steps: u64,
 }
 
-struct Running {
-    job: Job,
-    sequence: Sequence,
-    sampler: Sampler,
-    done: usize,
-    next: Option<u32>,
-    generated: usize,
-    start: Instant,
-    timings: Timings,
-}
-
 /// Runs jobs on an engine.
 #[derive(Default)]
 pub struct Scheduler {
     limits: Limits,
-    waiting: VecDeque<(Job, Instant)>,
-    running: Vec<Running>,
-    ended: Vec<Sequence>,
+    waiting: VecDeque<Task>,
+    running: Vec<Task>,
+    flights: VecDeque<Flying>,
+    prefixes: Option<Prefixes>,
+    arrivals: u64,
+    // rows a second of the last step that was not only decoding
+    rate: Option<f64>,
+    // the last step ended
+    last: Option<Instant>,
+    // the last step was of whole tiles of prompts
+    tiles: bool,
     counts: Counts,
+}
+
+/// A step under way, and whose it is.
+struct Flying {
+    flight: Flight,
+    launched: Instant,
+    rows: usize,
+    // order, tokens, whether its last row's logits come
+    parts: Vec<(u64, usize, bool)>,
 }
 
 impl Scheduler {
@@ -79,7 +100,7 @@ impl Scheduler {
     /// # Errors
     /// If it could never run: its prompt is empty or longer than the context, or has a token that is not in the vocabulary.
     pub fn submit(&mut self, engine: &Engine, job: Job) -> Result<()> {
-        let (tokens, context, vocab) = (job.prompt.len(), engine.context(), engine.model().geometry.vocab);
+        let (tokens, context) = (job.prompt.len(), engine.context());
         if job.prompt.is_empty() {
             return Err(Error::msg("the prompt has no tokens").hint("give it some text"));
         }
@@ -87,122 +108,108 @@ impl Scheduler {
             let error = format!("the prompt has {tokens} tokens, the context {context}");
             return Err(Error::msg(error).hint("raise --ctx or shorten the prompt"));
         }
-        if let Some(id) = job.prompt.iter().find(|id| **id as usize >= vocab) {
-            return Err(Error::msg(format!("token {id} is not in the embedding table of {vocab} rows")));
+        check_tokens(&job.prompt, engine.model().geometry.vocab)?;
+        if self.prefixes.is_none() && self.limits.shares {
+            let room = engine.room();
+            let states = engine.is_recurrent().then(|| (room.sequences..room.states()).rev().collect());
+            self.prefixes = Some(Prefixes::new(states, engine.grain()));
         }
-        self.waiting.push_back((job, Instant::now()));
+        self.waiting.push_back(Task::new(job, self.arrivals));
+        self.arrivals += 1;
         Ok(())
     }
 
-    /// Ends a job: nothing more is told of it. `None` if there is none of that number.
-    pub fn end(&mut self, id: u64, _finish: Finish) -> Option<Timings> {
-        if let Some(at) = self.waiting.iter().position(|(job, _)| job.id == id) {
-            self.waiting.remove(at);
-            return Some(Timings::default());
+    /// Ends a job: nothing more is told of it, and no step that begins from now on has it. `None` if there is none of that
+    /// number.
+    pub fn end(&mut self, id: u64) -> Option<Timings> {
+        if let Some(at) = self.waiting.iter().position(|task| task.job.id == id) {
+            return self.waiting.remove(at).map(|task| task.timings());
         }
-        let at = self.running.iter().position(|running| running.job.id == id)?;
-        let running = self.running.remove(at);
-        self.ended.push(running.sequence);
-        Some(running.timings)
+        let alive = |task: &&mut Task| task.job.id == id && task.place.as_ref().is_some_and(|place| !place.dead);
+        let task = self.running.iter_mut().find(alive)?;
+        if let Some(place) = &mut task.place {
+            place.dead = true;
+        }
+        Some(task.timings())
     }
 
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.ended.is_empty()
+        self.running.is_empty() && self.waiting.is_empty() && self.flights.is_empty()
     }
 
     /// What it has and did.
     pub fn counts(&self) -> Counts {
-        Counts { running: self.running.len(), waiting: self.waiting.len(), ..self.counts }
+        let cached = self.prefixes.as_ref().map_or(0, Prefixes::here);
+        Counts { running: self.running.len(), waiting: self.waiting.len(), cached, ..self.counts }
     }
 
-    /// One step of all ranks.
+    /// One step of all ranks. Where several are under way, the first of them.
     ///
     /// # Errors
     /// If a rank is lost: the run is over.
     pub fn step(&mut self, engine: &mut Engine) -> Result<Vec<Update>> {
-        for sequence in self.ended.drain(..) {
-            engine.end(sequence)?;
-        }
-        while let Some((job, start)) = self.waiting.pop_front() {
-            let Ok(sequence) = engine.start() else {
-                self.waiting.push_front((job, start));
-                break;
-            };
-            let mut sampler = Sampler::new(job.sampling.clone(), job.choice);
-            sampler.accept_prompt(&job.prompt);
-            let timings = Timings::default();
-            self.running.push(Running { job, sequence, sampler, done: 0, next: None, generated: 0, start, timings });
-        }
         let mut updates = Vec::new();
-        if self.running.is_empty() {
-            return Ok(updates);
+        (self.counts.pages, self.counts.free) = (engine.pages.total(), engine.pages.free());
+        while self.flights.len() < engine.stages().min(MOST_FLIGHTS) && self.launch(engine)? {}
+        let Some(flying) = self.flights.pop_front() else { return Ok(updates) };
+        let logits = engine.collect(flying.flight)?;
+        let now = Instant::now();
+        let begun = self.last.map_or(flying.launched, |last| last.max(flying.launched));
+        if flying.parts.iter().any(|(_, tokens, _)| *tokens > 1) {
+            self.rate = Some(flying.rows as f64 / (now - begun).as_secs_f64().max(1e-9));
         }
+        self.last = Some(now);
         self.counts.steps += 1;
-        let room = self.limits.rows.max(1);
-        let mut runs: Vec<(&mut Sequence, Vec<u32>)> = Vec::new();
-        for running in &mut self.running {
-            let tokens = match running.next {
-                Some(token) => vec![token],
-                None => running.job.prompt[running.done..].iter().copied().take(room).collect(),
-            };
-            runs.push((&mut running.sequence, tokens));
-        }
-        let mut borrowed: Vec<(&mut Sequence, &[u32])> =
-            runs.iter_mut().map(|(sequence, tokens)| (&mut **sequence, &tokens[..])).collect();
-        let logits = engine.forward(&mut borrowed, Wanted::Last, None)?;
-        let counts: Vec<usize> = runs.iter().map(|(_, tokens)| tokens.len()).collect();
-        let mut over = Vec::new();
-        for (row, (running, count)) in self.running.iter_mut().zip(counts).enumerate() {
-            let (id, total) = (running.job.id, running.job.prompt.len());
-            if running.next.is_none() {
-                running.done += count;
-                self.counts.prompt_tokens += count as u64;
-                updates.push(Update::Prompt { id, done: running.done, shared: 0, total });
-                if running.done < total {
-                    continue;
-                }
-                running.timings.prompt_tokens = total;
-                running.timings.prompt_seconds = running.start.elapsed().as_secs_f64();
-                running.timings.first_token_seconds = running.timings.prompt_seconds;
-            }
-            let mut row = logits.row(row).to_vec();
-            let logprobs = running.job.logprobs.map(|_| Logprobs { chosen: 0.0, top: Vec::new() });
-            if let Some(constraint) = &mut running.job.constraint
-                && let Err(error) = constraint.restrict(&mut row)
-            {
-                updates.push(Update::Failed { id, error });
-                over.push(id);
-                continue;
-            }
-            let token = running.sampler.choose(&row, running.sequence.len());
-            running.generated += 1;
-            running.timings.generated_tokens = running.generated;
-            self.counts.generated_tokens += 1;
-            running.timings.decode_seconds =
-                running.start.elapsed().as_secs_f64() - running.timings.first_token_seconds;
-            let timings = running.timings;
-            if running.job.eos.contains(&token) {
-                updates.push(Update::Done { id, finish: Finish::Stop, timings });
-                over.push(id);
-                continue;
-            }
-            updates.push(Update::Token { id, chosen: Chosen { token, logprobs } });
-            running.next = Some(token);
-            if running.generated >= running.job.max_tokens || running.sequence.len() == engine.context() {
-                updates.push(Update::Done { id, finish: Finish::Length, timings });
-                over.push(id);
-            }
-        }
-        for id in over {
-            self.end(id, Finish::Stop);
+        let mut row = 0;
+        for (order, tokens, wanted) in flying.parts {
+            let chosen_from = wanted.then(|| logits.row(row));
+            row += usize::from(wanted);
+            self.settle(engine, order, tokens, chosen_from, &mut updates);
         }
         Ok(updates)
+    }
+
+    /// A job's part of a step is done.
+    fn settle(
+        &mut self,
+        engine: &mut Engine,
+        order: u64,
+        tokens: usize,
+        logits: Option<&[f32]>,
+        updates: &mut Vec<Update>,
+    ) {
+        let Some(task) = self.running.iter_mut().find(|task| task.order == order) else { return };
+        let Some(place) = &mut task.place else { return };
+        place.flying = false;
+        let len = place.sequence.len();
+        if let Some(prefixes) = &mut self.prefixes {
+            let known = &task.tokens[..plan::shareable(&task.job.prompt, &task.tokens, engine.grain()).min(len)];
+            prefixes.computed(order, &mut place.way, known, &place.sequence.pages, &mut engine.pages);
+            if let Some(slot) = prefixes.keep_state(&place.way, len) {
+                engine.keep_state(&place.sequence, slot);
+            }
+        }
+        if place.dead {
+            return;
+        }
+        if tokens > 1 || len <= task.job.prompt.len() {
+            self.counts.prompt_tokens += tokens as u64;
+            let (done, total) = (task.prompt_done(), task.job.prompt.len());
+            updates.push(Update::Prompt { id: task.job.id, done, shared: task.shared, total });
+        }
+        let Some(logits) = logits else { return };
+        let before = task.timings().generated_tokens;
+        let done = task.choose(logits, engine.context(), updates);
+        self.counts.generated_tokens += (task.timings().generated_tokens - before) as u64;
+        if let (true, Some(place)) = (done, &mut task.place) {
+            place.dead = true;
+        }
     }
 }
 
 impl std::fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Scheduler({:?})", self.counts())
+        write!(f, "Scheduler({} running, {} waiting)", self.running.len(), self.waiting.len())
     }
 }

@@ -29,14 +29,14 @@ fn answer(dir: &Path, backend: Box<dyn Backend>, [prompt, greedy]: &[Vec<u32>; 2
     let mut sequence = engine.start().unwrap();
     let logits = engine.forward(&mut [(&mut sequence, &prompt[..])], Wanted::All, None).unwrap();
     let logits = logits.data().to_vec();
-    engine.end(sequence).unwrap();
+    engine.end(sequence);
     let mut sequence = engine.start().unwrap();
     let sampling = Sampling::default();
     let mut sampler = Sampler::new(sampling.clone(), 0);
     let request = Request { prompt: prompt.clone(), max_tokens: greedy.len(), eos: Vec::new(), sampling };
     let go_on = &mut |_: Event| std::ops::ControlFlow::Continue(());
     let answer = generate(&mut engine, &mut sequence, &request, &mut sampler, go_on).unwrap();
-    engine.end(sequence).unwrap();
+    engine.end(sequence);
     (logits, answer.tokens)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use metal_on_cpu::{Emulator, Options};
 use tbshard::backend::Metal;
 use tbshard::comm::{Communicator, Ranks};
-use tbshard::engine::{Engine, Wanted};
+use tbshard::engine::{Engine, Room, Wanted};
 use tbshard::models::Blueprint;
 use tbshard::partition::{Layout, Plan};
 use tbshard::transport::loopback;
@@ -28,7 +28,7 @@ fn logits(engine: &mut Engine) -> Vec<u32> {
     };
     run(&tokens[..PROMPT]);
     tokens[PROMPT..].chunks(1).for_each(&mut run);
-    engine.end(sequence).unwrap();
+    engine.end(sequence);
     bits
 }
 
@@ -46,7 +46,7 @@ fn run(dir: &Path, layout: &Layout) -> Vec<u32> {
                     let rank = ranks.world.rank();
                     let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
                     let backend = Box::new(Metal::new(Arc::new(Emulator::new(Options::default()).unwrap())));
-                    let mut engine = Engine::with_ranks(model, backend, 64, 1, ranks).unwrap();
+                    let mut engine = Engine::with_ranks(model, backend, Room::of(64, 1).unwrap(), ranks).unwrap();
                     if rank > 0 {
                         engine.follow().unwrap();
                         return Vec::new();
