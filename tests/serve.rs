@@ -9,4 +9,4 @@ mod load;
 mod ranks;
 mod rooms;
 
-pub use clients::{Server, Stream};
+pub use clients::{Server, soon};

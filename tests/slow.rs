@@ -2,6 +2,7 @@
 //! and `TBSHARD_PYTHON` (an interpreter of scripts/python-env.sh); skipped without.
 
 mod mlx;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
