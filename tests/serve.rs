@@ -3,6 +3,7 @@
 mod clients;
 mod endpoints;
 mod gate;
+mod hosts;
 mod leaving;
 mod limits;
 mod load;

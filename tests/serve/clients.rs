@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -56,8 +56,12 @@ impl Server {
 
     pub fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = command(&[&["serve", "--port", "0"], args].concat());
-        command.envs(env.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.envs(env.iter().copied());
+        Self::of(command)
+    }
+
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (reader, shared) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&lines));
         std::thread::spawn(move || {

@@ -90,6 +90,10 @@ fn what_cannot_be_is_refused_at_once() {
         assert!(code == Some(2) || args[0] == "--host" && code == Some(1), "{args:?}: {said}");
         assert!(said.contains("error: ") && said.contains(words), "{args:?}: {said}");
     }
+    // it would listen somewhere else
+    let (code, said) = refused(&["--hosts", "one.example,two.example"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("none of the hosts") && said.contains("hint: run it there: `ssh -L"), "{said}");
     let (code, said) = refused(&["--port", "0", "--model", "./nowhere"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("nowhere"), "{said}");

@@ -22,7 +22,7 @@ fn a_rank_that_dies_costs_the_answers_under_way() {
         &["--local", "2", "--pp", "2", "--transport", "tcp"],
     ];
     for (kind, layout) in ["kill", "panic", "error"].into_iter().zip(layouts) {
-        let fault = format!("1:compute#60:{kind}");
+        let fault = format!("1:compute#400:{kind}");
         let server = Server::ready(&[layout, &["--fault", &fault]].concat());
         let (whole, stream) = std::thread::scope(|scope| {
             let whole = scope.spawn(|| server.post(CHAT, &with(endless(), json!({"stream": false}))));
