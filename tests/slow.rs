@@ -3,6 +3,7 @@
 
 mod batch;
 mod mlx;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
