@@ -59,7 +59,7 @@ impl Clerk<'_> {
                     Message::End(key, choice) => self.end(key, choice),
                     Message::Leave(key) => self.leave(key),
                     Message::Lost(error) => return Err(error),
-                    Message::Stop => return Ok(()),
+                    Message::Stop => return self.scheduler.end_all(engine),
                 }
             }
             let updates = self.scheduler.step(engine)?;

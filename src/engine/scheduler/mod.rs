@@ -123,6 +123,21 @@ impl Scheduler {
         Some(task.timings())
     }
 
+    /// Ends all jobs. Steps that are under way on other ranks come to their end.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn end_all(&mut self, engine: &mut Engine) -> Result<()> {
+        self.waiting.clear();
+        for place in self.running.iter_mut().filter_map(|task| task.place.as_mut()) {
+            place.dead = true;
+        }
+        while !self.is_idle() {
+            self.step(engine)?;
+        }
+        Ok(())
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty() && self.flights.is_empty()
