@@ -105,9 +105,11 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|rdma|demo|cluster|lab|quantise|ssh|rdma_lab|serve)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|batch|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|rdma|demo|cluster|lab|quantise|ssh|rdma_lab|scheduler|serve)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
+suite scheduler 300 cargo nextest run -E 'test(/^scheduler::/)'
+suite batch 300 cargo nextest run -E 'test(/^batch::/)'
 suite quantise 300 cargo nextest run -E 'test(/^quantise::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
 suite shares 200 cargo nextest run -E 'test(/^shares::/)'

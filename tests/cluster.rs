@@ -1,5 +1,6 @@
 //! Runs over several machines, through the system's ssh and real sshd's: see `lab`.
 
+mod batch;
 mod clean;
 mod doctor;
 mod failures;

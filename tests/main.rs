@@ -6,6 +6,7 @@
 mod api;
 #[cfg(target_os = "macos")]
 mod apple;
+mod batch;
 mod bench;
 mod bits;
 mod catalogue;

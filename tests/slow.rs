@@ -1,6 +1,7 @@
 //! A real model against transformers on the same weights. Needs `TBSHARD_SMOLLM2` (what scripts/get-smollm2.sh prints)
 //! and `TBSHARD_PYTHON` (an interpreter of scripts/python-env.sh); skipped without.
 
+mod batch;
 mod mlx;
 mod serve;
 

@@ -64,6 +64,9 @@ pub(super) enum Marks {
     None,
 }
 
+/// Takes what a rank prints; `false` if nobody reads it any more.
+pub(super) type Output = Box<dyn FnMut(&[u8]) -> Result<bool>>;
+
 /// What runs on every host.
 pub(super) struct Work {
     /// The program and its arguments; `None` is this program.
@@ -76,7 +79,9 @@ pub(super) struct Work {
     /// How lines are marked.
     pub(super) marks: Marks,
     /// Standard input of rank 0; `None` is that of this process.
-    pub(super) input: Option<Vec<u8>>,
+    pub(super) input: Option<Box<dyn Read + Send>>,
+    /// Who takes what rank 0 prints; `None` is standard output.
+    pub(super) output: Option<Output>,
     pub(super) quiet: bool,
 }
 
@@ -98,7 +103,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let marks = if args.no_prefix { Marks::None } else { Marks::All };
     let (rest, directory) = (rest.to_vec(), args.directory.clone());
     let (silent, quiet) = (None, args.quiet);
-    let work = Work { program, args: rest, env, directory, silent, marks, input: None, quiet };
+    let work = Work { program, args: rest, env, directory, silent, marks, input: None, output: None, quiet };
     on_all(&machines, args.hosts.deploy, work)
 }
 
@@ -121,7 +126,8 @@ pub(super) fn on_all(machines: &Machines, deploy: bool, work: Work) -> Result<Ou
     // what a foreign program prints would run into lines that move
     let lines = Some(lines).filter(|_| work.marks == Marks::Others);
     let (ends, ours) = (vec![None; names.len()], work.program.is_none());
-    let mut show = Show { console, lines, ends, ours, failure: None, explained: false, until: None };
+    let output = work.output;
+    let mut show = Show { console, output, lines, ends, ours, failure: None, explained: false, until: None };
     let input = Input::open(work.input)?;
     let outcome = show.run(&mut fleet, &names, input, &signals.asked);
     fleet.end();
@@ -171,11 +177,11 @@ fn start(machines: &Machines, fleet: &mut Fleet, work: &Work) -> Result<()> {
 struct Input(Receiver<Vec<u8>>);
 
 impl Input {
-    fn open(text: Option<Vec<u8>>) -> Result<Self> {
+    fn open(from: Option<Box<dyn Read + Send>>) -> Result<Self> {
         let (pieces, receiver) = sync_channel(1);
         let read = move || {
-            let mut from: Box<dyn Read> = match text {
-                Some(text) => Box::new(std::io::Cursor::new(text)),
+            let mut from: Box<dyn Read> = match from {
+                Some(from) => from,
                 // a shell stops a job in the background that reads from its terminal
                 None if ui::in_background() => Box::new(std::io::empty()),
                 None => Box::new(std::io::stdin()),
@@ -195,6 +201,7 @@ impl Input {
 /// What is known of the ranks.
 struct Show {
     console: Console,
+    output: Option<Output>,
     /// How far the ranks are, until one of them prints something.
     lines: Option<Lines>,
     ends: Vec<Option<End>>,
@@ -234,6 +241,11 @@ impl Show {
                 self.lines = None;
             }
             match event {
+                Event::Stdout(bytes) if rank == 0 && self.output.is_some() => {
+                    if !self.output.as_mut().map_or(Ok(true), |output| output(&bytes))? {
+                        return Ok(Outcome::Done);
+                    }
+                }
                 Event::Stdout(bytes) if !self.console.print(rank, Stream::Out, &bytes) => return Ok(Outcome::Done),
                 Event::Stdout(_) => {}
                 Event::Stderr(bytes) => drop(self.console.print(rank, Stream::Err, &bytes)),

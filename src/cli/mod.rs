@@ -1,6 +1,7 @@
 //! The command line: one file a command, and the only room that prints, reads the environment or exits.
 mod agent;
 mod answer;
+mod batch;
 mod bench;
 mod capture;
 mod caught;
@@ -17,7 +18,6 @@ mod launch;
 mod load;
 mod loading;
 mod macs;
-#[allow(dead_code, reason = "its commands are on their way")]
 mod many;
 mod models;
 mod numbers;
@@ -75,6 +75,8 @@ enum Command {
     Serve(serve::Args),
     /// Measure how well a model predicts a text.
     Score(score::Args),
+    /// Answer every line of a file, and go on where a run ended.
+    Batch(batch::Args),
     /// Measure speed.
     Bench(bench::Args),
     /// Write a model in fewer bits, as mlx_lm does.
@@ -145,6 +147,7 @@ impl Command {
             Self::Chat(args) => Some(args.ranks.clone()),
             Self::Serve(args) => Some(args.ranks.clone()),
             Self::Score(args) => Some(args.ranks.clone()),
+            Self::Batch(args) => Some(args.ranks.clone()),
             Self::Bench(args) => args.ranks(),
             _ => None,
         }
@@ -166,6 +169,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
         Command::Chat(args) => chat::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
+        Command::Batch(args) => batch::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Models(args) => models::run(&args),

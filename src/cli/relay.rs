@@ -1,12 +1,14 @@
 //! `--hosts` from a machine that is none of them: the command runs on the first host, and its streams come here.
 
 use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::path::Path;
 
 use super::hosts::Machines;
 use super::launch::{Marks, Work, on_all};
 use super::prompt::read_text;
 use super::ranks::RankArgs;
-use super::{Command, Outcome};
+use super::{Command, Outcome, batch};
 use crate::error::{Error, Result};
 
 /// Runs this very command line there.
@@ -23,7 +25,7 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
             if let Some(path) = generate.prompt_file() {
                 remove(&mut args, "--prompt-file", true);
                 args.extend(["--prompt".to_owned(), "-".to_owned()]);
-                input = Some(read_text(path)?.into_bytes());
+                input = Some(text(path)?);
             }
         }
         Command::Score(score) => {
@@ -34,7 +36,7 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
             if let Some(path) = score.file() {
                 remove(&mut args, "--file", true);
                 args.extend(["--file".to_owned(), "-".to_owned()]);
-                input = Some(read_text(path)?.into_bytes());
+                input = Some(text(path)?);
             }
         }
         Command::Serve(_) => {
@@ -50,8 +52,16 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
     }
     let quiet = args.iter().any(|arg| arg == "-q" || arg == "--quiet");
     let (env, silent) = (BTreeMap::new(), ranks.silent()?);
-    let work = Work { program: None, args, env, directory: None, silent, marks: Marks::Others, input, quiet };
+    let marks = Marks::Others;
+    let work = Work { program: None, args, env, directory: None, silent, marks, input, output: None, quiet };
+    if let Command::Batch(args) = command {
+        return batch::relay(args, machines, work);
+    }
     on_all(machines, ranks.hosts.deploy, work)
+}
+
+fn text(path: &Path) -> Result<Box<dyn Read + Send>> {
+    Ok(Box::new(Cursor::new(read_text(path)?)))
 }
 
 /// Removes `flag`, and its value if it has one.

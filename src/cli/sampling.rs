@@ -1,12 +1,13 @@
 //! The flags that change how tokens are chosen; what they leave open comes from the checkpoint.
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::engine::Sampling;
 use crate::error::{Error, Result};
 
 /// Flags over a checkpoint's generation_config.json.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Sampling (defaults come from the checkpoint's generation_config.json)")]
 pub(super) struct SamplingArgs {
     /// Temperature; 0 takes the most likely token

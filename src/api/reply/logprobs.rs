@@ -65,12 +65,8 @@ impl Ledger {
 
     fn take_while(&mut self, speech: &Speech, is_ready: impl Fn(&Entry) -> bool) -> Option<Value> {
         let answer_at = speech.answer_at()?;
-        let mut ready = Vec::new();
-        while let Some(entry) = self.waiting.pop_front_if(|entry| is_ready(entry)) {
-            if entry.end > answer_at {
-                ready.push(entry);
-            }
-        }
+        let count = self.waiting.iter().take_while(|entry| is_ready(entry)).count();
+        let ready: Vec<Entry> = self.waiting.drain(..count).filter(|entry| entry.end > answer_at).collect();
         if ready.is_empty() {
             return None;
         }

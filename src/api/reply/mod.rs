@@ -74,7 +74,7 @@ impl Reply {
             Update::Prompt { shared, .. } => {
                 // other answers to the same prompt share with the first
                 if let Some((_, cached)) =
-                    self.prompts.get_mut(choice / self.head.n).filter(|_| choice % self.head.n == 0)
+                    self.prompts.get_mut(choice / self.head.n).filter(|_| choice.is_multiple_of(self.head.n))
                 {
                     *cached = shared;
                 }

@@ -3,22 +3,23 @@
 
 use std::ops::Range;
 
-use super::arithmetic::{Exact, Products, Xs};
+use super::arithmetic::{Products, Xs};
+use super::linear::Shared;
 use super::math::load_some;
-use super::rows::{Rows, with_rows};
-use super::simd::{Isa, LANES, Simd, dispatch, dispatch_fast};
-use super::stream::stream;
-use crate::backend::Tensor;
+use super::rows::Rows;
+use super::simd::{Isa, LANES, Simd};
+use super::stream::{Block, stream};
 use crate::partition::Step;
 use crate::weights::Matrix;
 
 /// From this many activation rows on, weights are widened once into scratch memory.
 pub(super) const WIDEN_FROM: usize = 8;
 
+/// Activation rows of one pass over the weights.
+pub(super) const BLOCK_TOKENS: usize = 64;
+
 /// Bytes of a cache line.
-const LINE: usize = 64;
-/// How many rows ahead one token's pass asks for weights: with rows this apart, streams are too short for the hardware.
-const AHEAD: usize = 8;
+pub(super) const LINE: usize = 64;
 
 /// Writes the products of the rows `rows` of `matrix` with every `x` over the columns `cols`.
 ///
@@ -34,62 +35,12 @@ pub(super) fn leaf_products(
 ) {
     assert!(rows.end <= matrix.out_features() && cols.end <= matrix.in_features());
     assert!(xs.reach(cols.end) && out.len() == xs.len() * rows.len());
-    if xs.len() < WIDEN_FROM {
-        let (stride, steps) = (rows.len(), [Step { columns: cols, merges: 0 }]);
+    let (stride, steps) = (rows.len(), [Step { columns: cols, merges: 0 }]);
+    let (to, block) = (Shared::new(out), Block { matrix, rows, next: None });
+    xs.chunks(BLOCK_TOKENS, |first, xs| {
         // SAFETY: `out` is `[xs, rows]` by the assertion, and this function's own
-        unsafe { stream(isa, matrix, rows, xs, &steps, (out.as_mut_ptr(), stride)) };
-        return;
-    }
-    // SAFETY (both): the instruction set is one of `Isa::available`; all ranges were checked just above
-    match xs {
-        // SAFETY: see above
-        Xs::F32(xs) => unsafe {
-            dispatch!(
-                isa,
-                exact(matrix: &Matrix, rows: Range<usize>, xs: &[&[f32]], cols: Range<usize>, out: &mut [f32])
-            );
-        },
-        // SAFETY: see above
-        Xs::Bf16(xs) => unsafe {
-            dispatch_fast!(
-                isa,
-                products(matrix: &Matrix, rows: Range<usize>, xs: &[&[u16]], cols: Range<usize>, out: &mut [f32])
-            );
-        },
-    }
-}
-
-#[inline(always)]
-unsafe fn exact<S: Simd>(matrix: &Matrix, rows: Range<usize>, xs: &[&[f32]], cols: Range<usize>, out: &mut [f32]) {
-    // SAFETY: the ranges were checked by `leaf_products`
-    unsafe { products::<S, Exact>(matrix, rows, xs, cols, out) }
-}
-
-#[inline(always)]
-unsafe fn products<S: Simd, K: Products<S>>(
-    matrix: &Matrix,
-    rows: Range<usize>,
-    xs: &[&[K::X]],
-    cols: Range<usize>,
-    out: &mut [f32],
-) {
-    let out_stride = rows.len();
-    let width = cols.len().next_multiple_of(K::STEP);
-    let mut memory = Tensor::scratch(4, width);
-    let scratch = memory.data_mut().as_mut_ptr().cast::<K::X>();
-    let mut row = rows.start;
-    while row < rows.end {
-        let height = if rows.end - row >= 4 { 4 } else { 1 };
-        let to = &mut out[row - rows.start..];
-        // SAFETY: the ranges were checked by `leaf_products`
-        unsafe {
-            with_rows!(matrix, stored => for r in 0..height {
-                widen::<S, K, _>(stored, (row + r, cols.start), cols.len(), scratch.add(r * width));
-            });
-            all_tokens::<S, K>(K::wide(scratch, width), height, xs, &cols, to, out_stride);
-        }
-        row += height;
-    }
+        unsafe { stream(isa, &block, xs, &steps, (to.pointer(first * stride), stride)) };
+    });
 }
 
 /// Writes `count` weights from `at` on to scratch memory, with zeros up to a whole step.
@@ -122,36 +73,11 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
     }
 }
 
-/// Runs the tiles of `height` widened rows over all `xs`.
-#[inline(always)]
-pub(super) unsafe fn all_tokens<S: Simd, K: Products<S>>(
-    w: K::Wide,
-    height: usize,
-    xs: &[&[K::X]],
-    cols: &Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let mut t = 0;
-    while t < xs.len() {
-        let (xs, to) = (&xs[t..], &mut out[t * stride..]);
-        // SAFETY: the ranges were checked by `leaf_products`
-        t += unsafe {
-            match (height, xs.len()) {
-                (4, 4..) => tile_to::<S, K, 4, 4>(w, xs, cols, to, stride),
-                (4, _) => tile_to::<S, K, 4, 1>(w, xs, cols, to, stride),
-                (_, 4..) => tile_to::<S, K, 1, 4>(w, xs, cols, to, stride),
-                _ => tile_to::<S, K, 1, 1>(w, xs, cols, to, stride),
-            }
-        };
-    }
-}
-
 /// Adds the products of one step, `k` columns after `col`.
 #[inline(always)]
-unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
+unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize, const AHEAD: bool>(
     w: R,
-    (row, col): (usize, usize),
+    (row, col, ahead): (usize, usize, usize),
     x: &[*const K::X; TOKENS],
     k: usize,
     groups: &[R::Group<S>; ROWS],
@@ -159,9 +85,9 @@ unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
 ) {
     // SAFETY: the ranges were checked by the callers
     unsafe {
-        if TOKENS == 1 && (k * R::BITS / 8).is_multiple_of(LINE) {
+        if AHEAD && (k * R::BITS / 8).is_multiple_of(LINE) {
             for r in 0..ROWS {
-                w.prefetch::<S>(row + r + AHEAD, col + k);
+                w.prefetch::<S>(ahead + r, col + k);
             }
         }
         let mut wv = [K::weights(w, row, col + k, groups[0]); ROWS];
@@ -177,11 +103,19 @@ unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
     }
 }
 
-/// `ROWS` × `TOKENS` products of the columns `cols` in registers; `at` is where they start in `w`.
+/// `ROWS` × `TOKENS` products of the columns `cols` in registers; `row` and `col` are where they start in `w`, and `ahead`
+/// is the row whose same columns are asked for meanwhile, if `AHEAD`.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
+pub(super) unsafe fn tile<
+    S: Simd,
+    K: Products<S>,
+    R: Rows,
+    const ROWS: usize,
+    const TOKENS: usize,
+    const AHEAD: bool,
+>(
     w: R,
-    (row, col): (usize, usize),
+    (row, col, ahead): (usize, usize, usize),
     xs: &[&[K::X]],
     cols: &Range<usize>,
 ) -> [[f32; ROWS]; TOKENS] {
@@ -202,14 +136,14 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
             if R::GROUP > 0 && k + R::GROUP <= whole {
                 // a group of known size is unrolled
                 for i in (0..R::GROUP).step_by(K::STEP) {
-                    step::<S, K, R, ROWS, TOKENS>(w, (row, col), &x, k + i, &groups, &mut acc);
+                    step::<S, K, R, ROWS, TOKENS, AHEAD>(w, (row, col, ahead), &x, k + i, &groups, &mut acc);
                 }
                 k += R::GROUP;
                 continue;
             }
             let end = whole.min(k.saturating_add(w.left_in_group(col + k).max(K::STEP)));
             while k < end {
-                step::<S, K, R, ROWS, TOKENS>(w, (row, col), &x, k, &groups, &mut acc);
+                step::<S, K, R, ROWS, TOKENS, AHEAD>(w, (row, col, ahead), &x, k, &groups, &mut acc);
                 k += K::STEP;
             }
         }
@@ -242,23 +176,6 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
         }
         sums
     }
-}
-
-/// A tile whose products go to `out`, `stride` values from token to token; returns `TOKENS`.
-#[inline(always)]
-unsafe fn tile_to<S: Simd, K: Products<S>, const ROWS: usize, const TOKENS: usize>(
-    w: K::Wide,
-    xs: &[&[K::X]],
-    cols: &Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) -> usize {
-    // SAFETY: the ranges were checked by `leaf_products`
-    let sums = unsafe { tile::<S, K, K::Wide, ROWS, TOKENS>(w, (0, 0), xs, cols) };
-    for t in 0..TOKENS {
-        out[t * stride..][..ROWS].copy_from_slice(&sums[t]);
-    }
-    TOKENS
 }
 
 /// The dot product of two vectors of one length in the order of a single leaf.

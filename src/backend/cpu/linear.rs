@@ -1,15 +1,15 @@
 //! Matrix products: canonical leaves, the fixed tree, output rows shared out over the threads.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::Cpu;
 use super::arithmetic::{Products, Xs};
-use super::dot::{WIDEN_FROM, leaf_products, widen};
+use super::dot::{BLOCK_TOKENS, WIDEN_FROM, widen};
 use super::rows::F32Rows;
 use super::simd::pairs::PAIRED;
 use super::simd::{Simd, dispatch_fast};
-use super::stream::stream;
+use super::stream::{Block, stream};
 use crate::backend::{Arithmetic, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, halves};
@@ -19,11 +19,8 @@ use crate::weights::Matrix;
 const STREAM_ROWS: Range<usize> = 16..256;
 /// Output rows of one block where many tokens share them.
 const SHARED_ROWS: usize = 32;
-/// Activation rows of one block.
-const BLOCK_TOKENS: usize = 64;
 
 thread_local! {
-    static PARTIAL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     // activations of the call before, to be written over
     static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
 }
@@ -60,12 +57,6 @@ impl<T> Shared<T> {
     }
 }
 
-/// A run of rows of one matrix.
-struct Block {
-    matrix: usize,
-    rows: Range<usize>,
-}
-
 /// `[tokens, in] × [out, in]ᵀ` of every matrix, all shared out at once: one `[tokens, out]` block per subtree of `fold`.
 pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {
     ws.iter().try_for_each(|w| check::linear(x, w, fold))?;
@@ -77,12 +68,8 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         true => (total / (cpu.pool.threads() * 8)).next_multiple_of(4).clamp(STREAM_ROWS.start, STREAM_ROWS.end),
         false => SHARED_ROWS,
     };
-    let blocks: Vec<Block> = (0..ws.len())
-        .flat_map(|matrix| {
-            let out = ws[matrix].out_features();
-            (0..out).step_by(rows).map(move |start| Block { matrix, rows: start..(start + rows).min(out) })
-        })
-        .collect();
+    let starts = |matrix: usize| (0..ws[matrix].out_features()).step_by(rows).map(move |row| (matrix, row));
+    let blocks: Vec<(usize, usize)> = (0..ws.len()).flat_map(starts).collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
     let rows_f32: Vec<&[f32]> = x.rows_iter().collect();
     let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x, ROUNDED.take()));
@@ -91,17 +78,17 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
     let xs = if rounded.is_some() { Xs::Bf16(&rows_bf16) } else { Xs::F32(&rows_f32) };
     let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
     cpu.pool.run(blocks.len(), |task| {
-        let Block { matrix, rows } = &blocks[task];
-        let (w, to, out) = (ws[*matrix], to[*matrix], ws[*matrix].out_features());
+        let (matrix, start) = blocks[task];
+        let (to, out) = (to[matrix], ws[matrix].out_features());
+        let next = blocks.get(task + cpu.pool.threads()).map(|(matrix, row)| (ws[*matrix], *row));
+        let block = Block { matrix: ws[matrix], rows: start..(start + rows).min(out), next };
         for root in 0..fold.roots.len() {
-            if few {
+            xs.chunks(BLOCK_TOKENS, |first, xs| {
                 // SAFETY: every task owns its output rows, that is, columns of `y`
-                let first = unsafe { to.pointer(root * tokens * out + rows.start) };
+                let to = unsafe { to.pointer((root * tokens + first) * out + start) };
                 // SAFETY: as above
-                unsafe { stream(cpu.isa, w, rows.clone(), xs, fold.steps(root), (first, out)) };
-            } else {
-                shared(cpu, w, rows, xs, (fold, root), to);
-            }
+                unsafe { stream(cpu.isa, &block, xs, fold.steps(root), (to, out)) };
+            });
         }
     });
     drop(rows_bf16);
@@ -109,22 +96,6 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         ROUNDED.set(values);
     }
     Ok(ys)
-}
-
-/// The rows `rows` for many tokens, whose activations stay in the caches a block at a time.
-fn shared(cpu: &Cpu, w: &Matrix, rows: &Range<usize>, xs: Xs<'_>, (fold, root): (&Fold, usize), to: Shared) {
-    let (out, tokens) = (w.out_features(), xs.len());
-    PARTIAL.with_borrow_mut(|buffer| {
-        xs.chunks(BLOCK_TOKENS, |first, block| {
-            let sums = subtree(cpu, w, rows, block, fold, &fold.roots[root], buffer);
-            for (t, sums) in sums.chunks_exact(rows.len()).enumerate() {
-                let row = root * tokens + first + t;
-                // SAFETY: every task owns its output rows, that is, columns of `y`
-                let to = unsafe { to.part(row * out + rows.start..row * out + rows.end) };
-                to.copy_from_slice(sums);
-            }
-        });
-    });
 }
 
 /// Activations rounded to bf16 in a buffer that is there already: `[tokens, columns]`.
@@ -155,24 +126,6 @@ unsafe fn round_all<S: Simd, K: Products<S, X = u16>>(from: &[f32], to: &mut [u1
         widen::<S, K, _>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
     }
     to[whole..].copy_from_slice(&rest[..from.len() - whole]);
-}
-
-/// Sums the leaves under `node` in the order of the tree; returns `[xs, rows]`.
-fn subtree<'b>(
-    cpu: &Cpu,
-    w: &Matrix,
-    rows: &Range<usize>,
-    xs: Xs<'_>,
-    fold: &Fold,
-    node: &Range<usize>,
-    buffer: &'b mut Vec<f32>,
-) -> &'b [f32] {
-    let size = rows.len() * xs.len();
-    buffer.resize(tree_values(node.len(), size), 0.0);
-    fold_tree(node, buffer, size, &mut |leaf, out| {
-        leaf_products(cpu.isa, w, rows.clone(), xs, fold.local_columns(leaf), out);
-    });
-    &buffer[..size]
 }
 
 /// How many values [`fold_tree`] needs for a tree of `leaves` leaves of `size` values: one vector a level, and one.

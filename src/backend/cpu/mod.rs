@@ -16,6 +16,7 @@ mod rowwise;
 mod scales;
 mod simd;
 mod stream;
+mod wide;
 
 pub use pool::Pool;
 pub use simd::Isa;

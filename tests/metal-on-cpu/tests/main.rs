@@ -11,5 +11,6 @@ mod operations;
 mod races;
 mod ranks;
 mod rowwise;
+mod scheduler;
 mod shim;
 mod support;

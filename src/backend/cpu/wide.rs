@@ -1,0 +1,160 @@
+//! Products with many activation rows: weights are widened into scratch memory a few rows at a time, and the next ones fetched.
+
+use std::ops::Range;
+
+use super::arithmetic::Products;
+use super::dot::{LINE, tile, widen};
+use super::rows::{Rows, with_rows};
+use super::simd::Simd;
+use super::stream::{Block, DEPTH};
+use crate::backend::Tensor;
+use crate::partition::Step;
+
+/// Rows that are widened at once: with the activations of four tokens they fit the first-level cache.
+const TALL: usize = 8;
+
+/// Writes the products of the rows of `block` with every `x` to `out`, `stride` values from `x` to `x`.
+#[inline(always)]
+pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
+    block: &Block<'_>,
+    xs: &[&[K::X]],
+    steps: &[Step],
+    (out, stride): (*mut f32, usize),
+) {
+    let widest = steps.iter().map(|step| step.columns.len().next_multiple_of(K::STEP)).max().unwrap_or(0);
+    let mut memory = Tensor::scratch(TALL, widest);
+    let scratch = memory.data_mut().as_mut_ptr().cast::<K::X>();
+    let size = TALL * xs.len();
+    let mut stack = Tensor::scratch(DEPTH, size);
+    let mut row = block.rows.start;
+    while row < block.rows.end {
+        let tall = TALL.min(block.rows.end - row);
+        let mut height = 0;
+        for Step { columns, merges } in steps {
+            let width = columns.len().next_multiple_of(K::STEP);
+            // SAFETY: the ranges were checked by `stream`
+            unsafe {
+                with_rows!(block.matrix, stored => for r in 0..tall {
+                    widen::<S, K, _>(stored, (row + r, columns.start), columns.len(), scratch.add(r * width));
+                });
+                let ahead = Ahead::of(block, row + TALL, columns);
+                all_tokens::<S, K>(K::wide(scratch, width), tall, xs, columns, stack.row_mut(height), ahead);
+            }
+            for _ in 0..*merges {
+                height -= 1;
+                let (sums, rest) = stack.data_mut()[height * size..].split_at_mut(size);
+                sums.iter_mut().zip(&rest[..size]).for_each(|(sum, value)| *sum += value);
+            }
+            height += 1;
+        }
+        for (t, sums) in stack.data()[..size].chunks_exact(TALL).enumerate() {
+            // SAFETY: the caller's promise
+            unsafe {
+                let to = out.add(t * stride + row - block.rows.start);
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, tall);
+            }
+        }
+        row += tall;
+    }
+}
+
+/// Runs the tiles of `tall` widened rows over all `xs`; sums go to `out`, `[xs, TALL]`.
+#[inline(always)]
+unsafe fn all_tokens<S: Simd, K: Products<S>>(
+    w: K::Wide,
+    tall: usize,
+    xs: &[&[K::X]],
+    cols: &Range<usize>,
+    out: &mut [f32],
+    mut ahead: Ahead,
+) {
+    let share = ahead.left.div_ceil((xs.len().div_ceil(4) * tall.div_ceil(4)).max(1));
+    let mut t = 0;
+    while t < xs.len() {
+        let (xs, to) = (&xs[t..], &mut out[t * TALL..]);
+        let mut row = 0;
+        // SAFETY: the ranges were checked by `stream`
+        t += unsafe {
+            while row + 4 <= tall {
+                ahead.fetch::<S>(share);
+                let to = &mut to[row..];
+                match xs.len() {
+                    4.. => tile_to::<S, K, 4, 4>(w, row, xs, cols, to),
+                    3 => tile_to::<S, K, 4, 3>(w, row, xs, cols, to),
+                    2 => tile_to::<S, K, 4, 2>(w, row, xs, cols, to),
+                    _ => tile_to::<S, K, 4, 1>(w, row, xs, cols, to),
+                }
+                row += 4;
+            }
+            while row < tall {
+                let to = &mut to[row..];
+                match xs.len() {
+                    4.. => tile_to::<S, K, 1, 4>(w, row, xs, cols, to),
+                    3 => tile_to::<S, K, 1, 3>(w, row, xs, cols, to),
+                    2 => tile_to::<S, K, 1, 2>(w, row, xs, cols, to),
+                    _ => tile_to::<S, K, 1, 1>(w, row, xs, cols, to),
+                }
+                row += 1;
+            }
+            xs.len().min(4)
+        };
+    }
+}
+
+/// A tile whose products go to `out`.
+#[inline(always)]
+unsafe fn tile_to<S: Simd, K: Products<S>, const ROWS: usize, const TOKENS: usize>(
+    w: K::Wide,
+    row: usize,
+    xs: &[&[K::X]],
+    cols: &Range<usize>,
+    out: &mut [f32],
+) {
+    // SAFETY: the ranges were checked by `stream`
+    let sums = unsafe { tile::<S, K, K::Wide, ROWS, TOKENS, false>(w, (row, 0, 0), xs, cols) };
+    for (t, sums) in sums.iter().enumerate() {
+        out[t * TALL..][..ROWS].copy_from_slice(sums);
+    }
+}
+
+/// Lines of memory that are asked for a few at a time: columns of [`TALL`] rows.
+struct Ahead {
+    line: *const u8,
+    // from the end of a row to the next one's start
+    gap: usize,
+    lines_per_row: usize,
+    left_in_row: usize,
+    left: usize,
+}
+
+impl Ahead {
+    fn of(block: &Block<'_>, row: usize, columns: &Range<usize>) -> Self {
+        let Some((matrix, row)) = block.ahead(row) else {
+            return Self { line: std::ptr::null(), gap: 0, lines_per_row: 1, left_in_row: 1, left: 0 };
+        };
+        let (start, end, below) = with_rows!(matrix, stored => (
+            stored.address(row, columns.start),
+            stored.address(row, columns.end),
+            stored.address(row + 1, columns.start),
+        ));
+        let lines_per_row = (end.addr() - start.addr()).div_ceil(LINE).max(1);
+        let gap = (below.addr() - start.addr()).wrapping_sub(lines_per_row * LINE);
+        let rows = matrix.out_features().saturating_sub(row).min(TALL);
+        Self { line: start, gap, lines_per_row, left_in_row: lines_per_row, left: rows * lines_per_row }
+    }
+
+    #[inline(always)]
+    unsafe fn fetch<S: Simd>(&mut self, count: usize) {
+        for _ in 0..count.min(self.left) {
+            // SAFETY: a prefetch of any address is harmless
+            unsafe { S::prefetch(self.line) };
+            self.line = self.line.wrapping_add(LINE);
+            self.left_in_row -= 1;
+            if self.left_in_row == 0 {
+                self.line = self.line.wrapping_add(self.gap);
+                self.left_in_row = self.lines_per_row;
+            }
+        }
+        self.left -= count.min(self.left);
+    }
+}
