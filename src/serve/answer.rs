@@ -136,7 +136,7 @@ impl Pump {
     /// The next news, in time.
     async fn news(&mut self) -> Result<News, Refusal> {
         let news = timeout_at(self.deadline, self.held.next()).await.map_err(|_| late())?;
-        news.ok_or_else(|| failed("the engine said no more"))
+        news.ok_or_else(|| lost("the engine failed"))
     }
 
     /// What the stream says of it.

@@ -38,6 +38,9 @@ const BLOCKING: usize = 4;
 /// How long to wait when the system has no descriptor for a connection.
 const SHORT: Duration = Duration::from_millis(50);
 
+/// How long clients may take to hear that there will be no answer.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -100,7 +103,6 @@ async fn run(listener: TcpListener, desk: Arc<Desk>, rules: Rules, log: Log, tol
     let mut signals = Signals::listen()?;
     listener.set_nonblocking(true).map_err(Error::from_std)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::from_std)?;
-    let mut phases = desk.phases();
     let (patience, drain) = (rules.patience, rules.drain);
     let router = router(Server::new(Arc::clone(&desk), rules, log));
     let (ending, _) = watch::channel(false);
@@ -109,28 +111,37 @@ async fn run(listener: TcpListener, desk: Arc<Desk>, rules: Rules, log: Log, tol
     tokio::select! {
         never = &mut accepting => match never {},
         () = signals.next() => {}
-        _ = phases.wait_for(|phase| *phase == Phase::Over) => return Ok(Ended::Over),
+        () = over(&desk) => {
+            ending.send_replace(true);
+            // those who wait are told
+            let told = timeout(LAST_WORD, ending.closed());
+            tokio::select! {
+                never = &mut accepting => match never {},
+                _ = told => return Ok(Ended::Over),
+            }
+        }
     }
     desk.drain();
     told();
     ending.send_replace(true);
     // receivers are the connections that were there
     let finished = timeout(drain, ending.closed());
-    let over = async {
-        let mut phases = desk.phases();
-        // its sender is the desk, which is here
-        let _ = phases.wait_for(|phase| *phase == Phase::Over).await;
-    };
     Ok(tokio::select! {
         never = &mut accepting => match never {},
         () = signals.next() => Ended::Interrupted,
         done = finished => Ended::Drained(if done.is_ok() { 0 } else { ending.receiver_count() }),
-        () = over => {
-            // those who wait are told
-            let _ = timeout(SHORT * 20, ending.closed()).await;
+        () = over(&desk) => {
+            let _ = timeout(LAST_WORD, ending.closed()).await;
             Ended::Over
         }
     })
+}
+
+/// Returns when the engine will not answer any more.
+async fn over(desk: &Desk) {
+    let mut phases = desk.phases();
+    // its sender is the desk, which is here
+    let _ = phases.wait_for(|phase| *phase == Phase::Over).await;
 }
 
 /// Accepts connections for as long as it is polled.
