@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the Python environment of the fixtures and slow tests: torch and MLX on the CPU, transformers, gguf, all pinned.
+# Makes the Python environment of the fixtures and slow tests: torch and MLX on the CPU, transformers, gguf, OpenAI's client, playwright, all pinned.
 #
 #     scripts/python-env.sh [--light] [DIR]        DIR is .venv in the repository by default
 #
@@ -25,10 +25,12 @@ tokenizers==0.23.3
 tqdm==4.70.1"
 full_pins="
 annotated-doc==0.0.7
+annotated-types==0.8.0
 anyio==4.16.0
 click==8.5.1
 filelock==4.2.11
 fsspec==2026.9.0
+greenlet==3.5.6
 h11==0.16.0
 hf-xet==1.8.0
 httpcore2==2.16.2
@@ -36,28 +38,35 @@ httpx2==2.16.2
 huggingface_hub==2.4.0
 idna==3.20
 Jinja2==3.1.6
+jiter==0.19.0
 markdown-it-py==4.3.0
 MarkupSafe==3.0.4
 mdurl==0.1.2
-mlx==0.32.4
 mlx-cpu==0.32.4; sys_platform == 'linux'
 mlx-lm==0.32.2
+mlx==0.32.4
 mpmath==1.3.0
 networkx==3.6.1
+openai==3.57.0
 packaging==26.3
+playwright==1.65.2
 protobuf==7.36.2
+pydantic==2.14.4
+pydantic_core==2.50.5
 Pygments==2.21.0
 regex==2026.11.15
 rich==15.0.0
 safetensors==0.8.0
 sentencepiece==0.2.3
 shellingham==1.5.4
+sniffio==1.3.1
 sympy==1.14.0
 tiktoken==0.12.0
 torch==2.15.0
 transformers==5.23.0
 truststore==0.10.5
 typer==0.29.2
+typing-inspection==0.4.5
 typing_extensions==4.16.0"
 pins=$light_pins
 if [ -z "$light" ]; then pins="$light_pins$full_pins"; fi

@@ -93,14 +93,22 @@ rdma() { # real verbs between emulated machines, where they can be had
   tests/rdma-lab/lab.sh setup
   cargo nextest run -E 'test(/^rdma_lab::/)'
 }
-export -f need hosts arm neon metal verbs rdma
+browser() { # Chromium for the built-in page; where it cannot be had the page is not tested
+  type chromium chromium-browser google-chrome >/dev/null 2>&1 && return 0
+  if type apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    apt-get update && apt-get install -y --no-install-recommends chromium
+  fi
+  type chromium >/dev/null 2>&1 || echo "skipped: there is no Chromium"
+}
+export -f need hosts arm neon metal verbs rdma browser
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
 suite build 900 cargo nextest run --no-run
-suite unit 400 cargo nextest run -E 'not test(/^(slow|batch|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|rdma|demo|cluster|lab|quantise|ssh|rdma_lab)::/)'
+suite unit 400 cargo nextest run -E 'not test(/^(slow|batch|bits|kernels|errors|damage|fuzz|ranks|shares|control|transport|rdma|demo|cluster|lab|quantise|ssh|rdma_lab|scheduler|serve)::/)'
 suite kernels 300 cargo nextest run -E 'test(/^(bits|kernels)::/)'
 suite demo 200 cargo nextest run -E 'test(/^demo::/)'
+suite scheduler 300 cargo nextest run -E 'test(/^scheduler::/)'
 suite batch 300 cargo nextest run -E 'test(/^batch::/)'
 suite quantise 300 cargo nextest run -E 'test(/^quantise::/)'
 suite ranks 500 cargo nextest run -E 'test(/^ranks::(layouts|collectives)/)'
@@ -109,6 +117,7 @@ suite fabrics 400 cargo nextest run -E 'test(/^(transport|control|rdma)::/)'
 suite deaths 400 cargo nextest run -E 'test(/^ranks::(processes|deaths|chat|steps|threads)::/)'
 suite hosts 300 cargo nextest run -E 'test(/^(lab|ssh)::/)'
 suite cluster 400 cargo nextest run -E 'test(/^cluster::/)'
+suite serve 400 cargo nextest run -E 'test(/^serve::/)'
 suite faults 200 cargo nextest run -E 'test(/^(errors|damage)::/)'
 suite fuzz 300 cargo nextest run -E 'test(/^fuzz::/)'
 
@@ -131,6 +140,7 @@ if [ -n "$full" ]; then
   suite model 300 bash -c "scripts/get-smollm2.sh > '$target/smollm2.path'"
   TBSHARD_SMOLLM2=$(tail -n 1 "$target/smollm2.path")
   export TBSHARD_SMOLLM2 TBSHARD_PYTHON="$PWD/.venv/bin/python"
+  suite browser 600 bash -c browser
   suite slow 600 cargo nextest run -E 'test(/^slow::/)'
   TBSHARD_FUZZ_SECONDS=60 suite fuzz-long 300 cargo nextest run -E 'test(/^fuzz::/)'
   suite release 900 cargo build --release

@@ -12,6 +12,7 @@ pub mod models;
 pub mod nn;
 pub mod partition;
 pub mod selftest;
+pub mod serve;
 pub mod text;
 pub mod transport;
 pub mod weights;

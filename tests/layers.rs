@@ -18,6 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("text", &["error"]),
     ("engine", &["error", "backend", "comm", "nn", "models"]),
     ("api", &["error", "text", "engine"]),
+    ("serve", &["error", "engine", "api"]),
     ("cluster", &["error", "transport", "partition", "comm", "weights"]),
 ];
 

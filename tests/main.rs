@@ -30,6 +30,7 @@ mod ranks;
 mod rdma;
 mod rdma_lab;
 mod scheduler;
+mod serve;
 mod shares;
 mod slow;
 mod ssh;

@@ -5,5 +5,6 @@ mod collectives;
 mod deaths;
 pub mod layouts;
 mod processes;
+pub use processes::signal;
 mod steps;
 mod threads;

@@ -4,6 +4,7 @@
 mod batch;
 mod mlx;
 mod openai;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

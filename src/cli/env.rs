@@ -39,6 +39,11 @@ pub(super) fn ssh_connection() -> Option<String> {
     read("SSH_CONNECTION")
 }
 
+/// The key that clients of `tbshard serve` must have: `TBSHARD_API_KEY`.
+pub(super) fn api_key() -> Option<String> {
+    read("TBSHARD_API_KEY")
+}
+
 /// The rank that `tbshard launch` has started this process as.
 pub(super) fn rank() -> Option<usize> {
     std::env::var_os(run::VARIABLE)?;

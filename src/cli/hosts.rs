@@ -274,7 +274,7 @@ pub(super) fn start(
     let connected = ticket.host_while(listener, &|| keeper.failure().map_or(Ok(()), Err))?;
     let joined = ticket.connect(connected, None)?;
     keeper.watch(&joined.monitor);
-    let others = Others { monitor: joined.monitor, crew: Crew::Hosts(keeper) };
+    let others = Others { monitor: joined.monitor, crew: Crew::Hosts(keeper), noticed: Arc::default() };
     Ok(Started { world: joined.world, others, share: ticket.share, threads: threads.or(ticket.threads) })
 }
 

@@ -143,6 +143,13 @@ impl ModelArgs {
         self.is_demo() || self.model.as_ref().is_some_and(|name| Path::new(name).exists())
     }
 
+    /// What clients of a server may call it.
+    pub(super) fn short_name(&self) -> String {
+        let name = self.model.as_deref().unwrap_or(demo::NAME);
+        let last = Path::new(name).file_name().and_then(std::ffi::OsStr::to_str);
+        if Path::new(name).is_dir() { last.unwrap_or(name).to_owned() } else { name.to_owned() }
+    }
+
     /// The model and what is not usual about its weights, for a table.
     pub(super) fn label(&self) -> String {
         let name = self.model.clone().unwrap_or_else(|| demo::NAME.to_owned());

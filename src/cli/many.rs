@@ -19,7 +19,7 @@ pub(super) struct ManyArgs {
     /// Answers at once at most; memory is set aside for as many
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(super) max_concurrency: usize,
-    /// Tokens that all answers at once have room for in the KV cache [default: as many as --ctx times --max-concurrency]
+    /// Tokens that all answers at once have room for in the KV cache [default: --ctx times --max-concurrency, or what free memory has room for]
     #[arg(long, value_name = "N")]
     pub(super) cache_tokens: Option<usize>,
     /// Compute every prompt whole, even where it begins like another

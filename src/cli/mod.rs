@@ -34,6 +34,7 @@ mod sampling;
 mod schema;
 mod score;
 mod selftest;
+mod serve;
 mod setup;
 mod table;
 mod task;
@@ -70,6 +71,8 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a model.
     Chat(chat::Args),
+    /// Answer over HTTP as OpenAI's API does, with a page to chat on.
+    Serve(serve::Args),
     /// Measure how well a model predicts a text.
     Score(score::Args),
     /// Answer every line of a file, and go on where a run ended.
@@ -142,6 +145,7 @@ impl Command {
         match self {
             Self::Generate(args) => Some(args.ranks.clone()),
             Self::Chat(args) => Some(args.ranks.clone()),
+            Self::Serve(args) => Some(args.ranks.clone()),
             Self::Score(args) => Some(args.ranks.clone()),
             Self::Batch(args) => Some(args.ranks.clone()),
             Self::Bench(args) => args.ranks(),
@@ -163,6 +167,7 @@ fn dispatch(command: Command) -> Result<Outcome> {
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Batch(args) => batch::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -19,6 +19,8 @@ use crate::error::{Error, Kind, Result};
 pub(super) struct Others {
     pub(super) monitor: Arc<Monitor>,
     pub(super) crew: Crew,
+    /// Whether this process knows how the run ended.
+    pub(super) noticed: Arc<AtomicBool>,
 }
 
 /// What the other ranks run in.
@@ -51,6 +53,7 @@ impl Others {
         if let Crew::Launched(launcher) = &self.crew {
             launcher.say(Status::Explained);
         }
+        self.noticed.store(true, Ordering::SeqCst);
         error
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bench::time_all_reduce;
 use super::caught::caught;
@@ -20,6 +20,9 @@ use crate::error::{Error, Kind, Result};
 
 /// How long a run may take to end once it is decided; then the process ends itself.
 const LAST_RESORT: Duration = Duration::from_secs(3);
+
+/// What a process that outlives its run is given beyond that: it may be in the middle of a long computation.
+const STAYS: Duration = Duration::from_secs(60);
 
 /// How long a rank may take to end once its starter is gone.
 const ORPHANED: Duration = Duration::from_secs(3);
@@ -78,13 +81,28 @@ pub(super) fn stay_on(cpus: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Ends this process if its main thread does not notice in time that the run was ended.
+/// Whether this process outlives its run.
+static STAYING: AtomicBool = AtomicBool::new(false);
+
+/// From now on a run that ends does not end this process, unless nobody notices for long.
+pub(super) fn stay() {
+    STAYING.store(true, Ordering::SeqCst);
+}
+
+/// Ends this process if nobody has `noticed` in time that the run was ended.
 #[allow(clippy::exit, reason = "the main thread does not answer")]
-pub(super) fn watch_over_this_process(monitor: Arc<Monitor>) {
+pub(super) fn watch_over_this_process(monitor: Arc<Monitor>, noticed: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let Some(cause) = monitor.join() else { return };
         monitor.settle();
         terminal::await_asking(LAST_RESORT);
+        let until = Instant::now() + STAYS;
+        while STAYING.load(Ordering::SeqCst) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+            if noticed.load(Ordering::SeqCst) {
+                return;
+            }
+        }
         terminal::restore();
         super::report(&Error::from(cause));
         std::process::exit(i32::from(LOST));
@@ -104,7 +122,7 @@ pub(super) fn run() -> Result<Outcome> {
     let orphan = Arc::clone(&watched);
     let joined = run.join(move || end_with_the_starter(&orphan))?;
     let monitor = joined.monitor;
-    watch_over_this_process(Arc::clone(&monitor));
+    watch_over_this_process(Arc::clone(&monitor), Arc::default());
     watched.store(true, Ordering::SeqCst);
     let world = joined.world;
     Fault::arm(fault.as_ref(), &world, &monitor);

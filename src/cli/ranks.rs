@@ -297,12 +297,14 @@ impl RankArgs {
             Party::Launched(run) => {
                 let (ticket, launcher) = (run.ticket().clone(), run.reporter()?);
                 let joined = run.join(|| rank::end_with_the_starter(&AtomicBool::new(true)))?;
-                let others = Others { monitor: joined.monitor, crew: Crew::Launched(launcher) };
+                let others =
+                    Others { monitor: joined.monitor, crew: Crew::Launched(launcher), noticed: Arc::default() };
                 let threads = threads.or(ticket.threads);
                 Started { world: joined.world, others, share: ticket.share, threads }
             }
         };
-        rank::watch_over_this_process(Arc::clone(&started.others.monitor));
+        let others = &started.others;
+        rank::watch_over_this_process(Arc::clone(&others.monitor), Arc::clone(&others.noticed));
         Ok(started)
     }
 
@@ -332,7 +334,7 @@ impl RankArgs {
         };
         let (joined, processes) = local::launch(ranks, fabric, &begin, &fill)?;
         Fault::arm(fault.as_ref(), &joined.world, &joined.monitor);
-        let others = Others { monitor: joined.monitor, crew: Crew::Local(processes) };
+        let others = Others { monitor: joined.monitor, crew: Crew::Local(processes), noticed: Arc::default() };
         Ok(Started { world: joined.world, others, share: (0, ranks), threads })
     }
 }

@@ -39,6 +39,14 @@ pub(super) fn run(command: &Command, machines: &Machines, ranks: &RankArgs) -> R
                 input = Some(text(path)?);
             }
         }
+        Command::Serve(_) => {
+            let first = &machines.names()[0];
+            let error =
+                Error::usage(format!("this machine is none of the hosts, and a server would listen on {first}"));
+            return Err(error.hint(format!(
+                "run it there: `ssh -L 8080:127.0.0.1:8080 {first} tbshard serve …`, or add this machine to the hosts"
+            )));
+        }
         Command::Bench(bench) => bench.check_relayed(&machines.names()[0])?,
         _ => {}
     }

@@ -31,7 +31,8 @@ mod ranks;
 mod tree;
 mod wire;
 
+pub use crate::transport::MAX_MESSAGE;
 pub use communicator::{Algorithm, Communicator};
 pub use hello::{Hello, self_test};
 pub use ranks::Ranks;
-pub use wire::{Place, Stats, Watch};
+pub use wire::{AHEAD, Place, Stats, Watch};

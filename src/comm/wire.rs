@@ -12,7 +12,7 @@ use crate::transport::{Buffer, Endpoint, Kind, LinkError};
 const SLICE: Duration = Duration::from_millis(20);
 
 /// Messages to one peer that may be under way; a pipeline's stage gets this far ahead of the next.
-const AHEAD: usize = 4;
+pub const AHEAD: usize = 4;
 
 /// Where in the model a rank is, for errors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -47,6 +47,7 @@ impl Engine {
     /// If a rank is lost.
     pub fn reports(&mut self) -> Result<Vec<Report>> {
         if self.ranks.world.rank() == 0 {
+            self.none_is_under_way()?;
             self.tell(&Command::Report)?;
         }
         let own = Report {

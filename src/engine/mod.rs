@@ -11,6 +11,7 @@ mod prefix;
 mod sampler;
 mod scheduler;
 mod score;
+mod sequence;
 mod session;
 mod usage;
 
@@ -21,5 +22,6 @@ pub use pages::pages;
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Counts, Limits, Scheduler};
 pub use score::{Score, score};
-pub use session::{Engine, Room, Sequence, Wanted};
+pub use sequence::{Room, Sequence};
+pub use session::{Engine, Wanted};
 pub use usage::{Phase, Report, Usage};

@@ -7,11 +7,11 @@ use crate::backend::Tensor;
 use crate::error::{Error, Result};
 
 /// Rows of one forward pass over a prompt: the first pass, and the most and least of a later one.
-const FIRST_ROWS: usize = 64;
-const MOST_ROWS: usize = 512;
-const LEAST_ROWS: usize = 16;
+pub(super) const FIRST_ROWS: usize = 64;
+pub(super) const MOST_ROWS: usize = 512;
+pub(super) const LEAST_ROWS: usize = 16;
 /// How long a pass over a part of a prompt should take: progress is shown, and an interruption seen, between passes.
-const PASS_SECONDS: f64 = 0.5;
+pub(super) const PASS_SECONDS: f64 = 0.5;
 
 impl Engine {
     /// Appends a prompt in passes of about half a second; returns the logits of its last token, `[1, vocab]`.

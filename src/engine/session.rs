@@ -4,40 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::command::{Change, Command, Run, Step};
 use super::pages::PagePool;
+use super::prefix::Prefixes;
+use super::sequence::{Beginning, Room, Sequence};
 use super::usage::Usage;
 use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
 use crate::comm::{Ranks, Stats};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::nn::{Observer, Pending};
-
-/// What there is room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Positions of a sequence.
-    pub context: usize,
-    /// Sequences at once.
-    pub sequences: usize,
-    /// Recurrent states that are kept beside theirs, for sequences to come.
-    pub kept_states: usize,
-    /// Pages of the KV cache.
-    pub pages: usize,
-}
-
-impl Room {
-    /// For so many sequences of any length.
-    ///
-    /// # Errors
-    /// If their pages cannot be counted in 32 bits.
-    pub fn of(context: usize, sequences: usize) -> Result<Self> {
-        Ok(Self { context, sequences, kept_states: 0, pages: super::pages(context, sequences)? })
-    }
-
-    /// Recurrent states.
-    pub fn states(&self) -> usize {
-        self.sequences + self.kept_states
-    }
-}
 
 /// A model with room for sequences.
 pub struct Engine {
@@ -50,7 +24,11 @@ pub struct Engine {
     // these are rank 0's to decide on
     slots: Vec<usize>,
     pub(super) pages: PagePool,
+    /// Pages that are kept for sequences to come.
+    pub(super) prefixes: Option<Prefixes>,
     changes: Vec<Change>,
+    // passes that were launched and not collected
+    flights: usize,
     room: Room,
     pub(super) usage: Usage,
 }
@@ -60,49 +38,6 @@ pub struct Engine {
 struct Table {
     len: usize,
     pages: Vec<u32>,
-}
-
-/// One sequence: how many positions it has, and where they are kept.
-#[derive(Debug)]
-pub struct Sequence {
-    pub(super) slot: usize,
-    len: usize,
-    pub(super) pages: Vec<u32>,
-}
-
-impl Sequence {
-    /// Positions that were run.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether nothing was run yet.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Pages that it lacks for `more` positions more.
-    pub(super) fn lacks(&self, more: usize) -> usize {
-        (self.len + more).div_ceil(PAGE).saturating_sub(self.pages.len())
-    }
-}
-
-/// What a sequence begins with that others have computed.
-#[derive(Debug, Default)]
-pub(super) struct Beginning {
-    /// Whole pages.
-    pub(super) pages: Vec<u32>,
-    /// A page of which so many positions are the same; it is copied.
-    pub(super) part: Option<(u32, usize)>,
-    /// The slot that holds the recurrent state after the whole pages.
-    pub(super) state: Option<usize>,
-}
-
-impl Beginning {
-    /// Positions.
-    pub(super) fn len(&self) -> usize {
-        self.pages.len() * PAGE + self.part.map_or(0, |(_, len)| len)
-    }
 }
 
 /// The rows whose logits a caller wants.
@@ -144,6 +79,11 @@ impl Engine {
     /// As [`Engine::new`].
     pub fn with_ranks(model: Model, backend: Box<dyn Backend>, room: Room, ranks: Ranks) -> Result<Self> {
         let states = model.decoder.states(backend.as_ref(), room.pages, room.states())?;
+        let kept: Vec<usize> = (room.sequences..room.states()).rev().collect();
+        let prefixes = match (model.recurrent, kept.is_empty()) {
+            (true, true) => None,
+            (recurrent, _) => Some(Prefixes::new(recurrent.then_some(kept), backend.grain())),
+        };
         Ok(Self {
             model,
             backend,
@@ -152,7 +92,9 @@ impl Engine {
             tables: (0..room.sequences).map(|_| None).collect(),
             slots: (0..room.sequences).rev().collect(),
             pages: PagePool::new(room.pages),
+            prefixes,
             changes: Vec::new(),
+            flights: 0,
             room,
             usage: Usage::default(),
         })
@@ -251,6 +193,7 @@ impl Engine {
     ) -> Result<Tensor> {
         let mut runs: Vec<(&mut Sequence, &[u32], Wanted)> =
             runs.iter_mut().map(|(sequence, tokens)| (&mut **sequence, *tokens, wanted)).collect();
+        self.none_is_under_way()?;
         let flight = self.launch(&mut runs, observer)?;
         self.collect(flight)
     }
@@ -279,6 +222,7 @@ impl Engine {
             check_tokens(tokens, vocab)?;
         }
         let lacking = runs.iter().map(|(sequence, tokens, _)| sequence.lacks(tokens.len())).sum();
+        self.make_room(lacking);
         let mut fresh = self.pages.take(lacking)?.into_iter();
         let mut step = Step { changes: std::mem::take(&mut self.changes), runs: Vec::new() };
         for (sequence, tokens, wanted) in runs.iter_mut() {
@@ -293,12 +237,35 @@ impl Engine {
         self.run(step, observer)
     }
 
+    /// Refuses what would be taken for the logits of a pass that was launched.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub(super) fn none_is_under_way(&self) -> Result<()> {
+        if self.flights == 0 { Ok(()) } else { Err(Error::msg("steps are under way, and their logits come first")) }
+    }
+
+    /// Gives up pages that are only kept for sequences to come until `pages` are free; tells whether they are.
+    pub(super) fn make_room(&mut self, pages: usize) -> bool {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.make_room(pages, &mut self.pages);
+        }
+        self.pages.free() >= pages
+    }
+
+    /// Words that the changes to come take of the next command.
+    pub(super) fn queued_words(&self) -> usize {
+        let pages = |change: &Change| if let Change::Begin { pages, .. } = change { pages.len() } else { 0 };
+        self.changes.iter().map(|change| 5 + pages(change)).sum()
+    }
+
     /// The logits of a pass.
     ///
     /// # Errors
     /// As [`Engine::forward`].
     pub(super) fn collect(&mut self, flight: Flight) -> Result<Tensor> {
         let Flight { pending, rows, decode, spent, before, after } = flight;
+        self.flights -= 1;
         let (start, here) = (Instant::now(), self.ranks.world.stats());
         self.ranks.world.busy(true)?;
         let logits = self.model.decoder.collect(pending, (self.backend.as_ref(), &mut self.ranks))?;
@@ -324,8 +291,9 @@ impl Engine {
             self.check_pages(&pages)?;
             let table = self.tables.get_mut(slot).and_then(Option::as_mut).ok_or_else(|| unknown(slot))?;
             table.pages.extend(pages);
-            if table.pages.len() * PAGE < table.len + tokens.len() {
-                return Err(Error::msg(format!("rank 0 gives the sequence in slot {slot} too few pages")));
+            if tokens.is_empty() || table.pages.len() * PAGE < table.len + tokens.len() {
+                let error = format!("rank 0 gives the sequence in slot {slot} no tokens, or too few pages");
+                return Err(Error::msg(error));
             }
             batch.push(slot, table.len, tokens.len(), &table.pages);
             table.len += tokens.len();
@@ -342,6 +310,7 @@ impl Engine {
         let pending = self.model.decoder.launch(&ids, &rows, &batch, &mut self.states, on, observer)?;
         self.ranks.world.busy(false)?;
         let after = self.ranks.world.stats();
+        self.flights += 1;
         Ok(Flight { pending, rows: ids.len(), decode, spent: start.elapsed(), before, after })
     }
 

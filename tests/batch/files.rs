@@ -66,6 +66,8 @@ fn what_contradicts_the_rows_is_refused() {
     desk.refuses(&["--temp", "0.5"], 1, &["`out`", "other sampling"]);
     desk.refuses(&["--max-tokens", "5"], 1, &["other sampling"]);
     desk.refuses(&["--model", &crate::cli::tiny("llama")], 1, &["another model"]);
+    desk.refuses(&["--temp", "-1"], 2, &["--temp"]);
+    desk.refuses(&["--max-tokens", "0"], 2, &["--max-tokens 0"]);
     // and with what it was begun, it goes on
     desk.done(&[]);
     assert_eq!(desk.rows("out").len(), 20);

@@ -1,7 +1,7 @@
 //! A batch on other machines: lines go there, and the files stay here.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::{Running, nothing_is_left, run, wait_until};
@@ -59,6 +59,25 @@ fn from_a_machine_that_is_none_of_the_hosts() {
     let ended = run(batch(&lab, &["--errors", &errors]));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(rows(), alone(&lines(40)));
+    nothing_is_left(&lab);
+}
+
+#[test]
+fn in_order_from_a_pipe_to_a_pipe() {
+    let Some(lab) = Lab::new(2) else { return };
+    let hosts: Vec<&Host> = lab.hosts().iter().collect();
+    let file = lab.cluster_yaml(&hosts, Some(binary()), "");
+    std::fs::write(path(&lab, "in"), lines(25)).unwrap();
+    let args = ["batch", "-", "--ordered", "--deterministic", "--hosts", file.to_str().unwrap()];
+    let mut command = lab.command(&args);
+    command.stdin(Stdio::from(std::fs::File::open(path(&lab, "in")).unwrap()));
+    let ended = run(command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let ordered = crate::cli::command(&["batch", "-", "--ordered", "--deterministic", "-q"])
+        .stdin(Stdio::from(std::fs::File::open(path(&lab, "in")).unwrap()))
+        .output()
+        .unwrap();
+    assert_eq!(ended.out, String::from_utf8(ordered.stdout).unwrap());
     nothing_is_left(&lab);
 }
 

@@ -13,7 +13,7 @@ use super::{job, layout, on_ranks};
 use crate::support::{self, fixtures, tiny_checkpoints};
 use crate::transport::fabric::Fabric;
 
-const CONTEXT: usize = 320;
+const CONTEXT: usize = 384;
 const JOBS: u64 = 14;
 
 /// Room for one job of any length, or several short ones: places are given up all the time.
@@ -87,7 +87,7 @@ fn schedule(engine: &mut Engine, jobs: Vec<Job>, told: &[Told], seed: u64, share
     let mut scheduler = Scheduler::new(Limits { rows: 1 + random.below(96), shares });
     let mut coming = jobs.into_iter();
     let mut lengths: BTreeMap<u64, usize> = BTreeMap::new();
-    let (mut ended, mut done) = (Vec::new(), 0);
+    let (mut ended, mut done, mut idle) = (Vec::new(), 0, 0);
     loop {
         for _ in 0..random.below(3) {
             let Some(job) = coming.next() else { break };
@@ -97,13 +97,17 @@ fn schedule(engine: &mut Engine, jobs: Vec<Job>, told: &[Told], seed: u64, share
         if coming.len() == 0 && scheduler.is_idle() {
             break;
         }
-        if random.below(12) == 0 {
+        // jobs that all have come end by themselves
+        if coming.len() > 0 && random.below(8) == 0 {
             let id = random.below(JOBS as usize) as u64;
             if scheduler.end(id).is_some() {
                 ended.push(id);
             }
         }
-        for update in scheduler.step(engine).unwrap() {
+        let updates = scheduler.step(engine).unwrap();
+        idle = if updates.is_empty() { idle + 1 } else { 0 };
+        assert!(idle < 100, "nothing happens any more: {:?}", scheduler.counts());
+        for update in updates {
             let id = update.id();
             assert!(!ended.contains(&id), "{update:?} after its end");
             match update {

@@ -42,7 +42,7 @@ fn without_auto_every_command_is_printed_and_nothing_changes() {
     assert_eq!((cluster.transport, cluster.topology), (Transport::Rdma, Topology::Mesh));
     assert_eq!(cluster.hosts[0].rdma, [vec![], vec!["rdma_en3".to_owned()]]);
     assert_eq!(cluster.hosts[1].addresses, ["192.168.1.12".parse::<std::net::IpAddr>().unwrap()]);
-    assert_eq!(cluster.timeouts.heartbeat.as_secs(), 2);
+    assert_eq!(cluster.timeouts.heartbeat.as_millis(), 1500);
     assert_eq!(cluster.hosts[0].memory, Some(128 << 30));
 }
 

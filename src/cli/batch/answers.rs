@@ -103,12 +103,7 @@ impl<'a> Answers<'a> {
 
     /// Gives up what is being answered. Steps that are under way on other ranks come to their end.
     fn leave(&mut self, end: End) -> Result<End> {
-        for job in self.jobs.keys() {
-            self.scheduler.end(*job);
-        }
-        while !self.scheduler.is_idle() {
-            self.scheduler.step(self.engine)?;
-        }
+        self.scheduler.end_all(self.engine)?;
         Ok(end)
     }
 

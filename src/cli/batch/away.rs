@@ -90,7 +90,7 @@ impl Shared {
             return Err(self.desk.other_run());
         }
         let usage = row.usage();
-        self.counts.prompt_tokens += usage.prompt_tokens - usage.shared();
+        self.counts.prompt_tokens += usage.prompt_tokens.saturating_sub(usage.shared());
         self.counts.shared_tokens += usage.shared();
         self.counts.generated_tokens += usage.completion_tokens;
         let failed = row.failed();

@@ -130,7 +130,7 @@ impl Desk {
     pub(super) fn end(&self, watch: &Watch, end: Result<End>) -> Result<Outcome> {
         watch.clear();
         let left = || match &self.output {
-            Some(output) if !self.quiet => {
+            Some(output) if !self.quiet && self.before + self.rows.kept > 0 => {
                 let count = self.before + self.rows.kept;
                 let noun = if count == 1 { "row is" } else { "rows are" };
                 ui::whisper(format_args!("{count} {noun} in {output}: the same command goes on"));

@@ -15,10 +15,12 @@ mod rows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use answers::Answers;
 use desk::Desk;
 use feed::Clerk;
-use line::{Form, digest, hex};
+use line::{Form, canonical, digest, hex};
 use progress::Summary;
 use row::Maker;
 
@@ -31,7 +33,7 @@ use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, env, interrupt, ui};
 use crate::api::{Grammars, Texts};
-use crate::engine::Scheduler;
+use crate::engine::{Sampling, Scheduler};
 use crate::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -95,6 +97,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Outcome> {
+    args.check()?;
     interrupt::listen()?;
     let model = args.many.over(&args.model)?;
     let model = ModelArgs { quiet: model.quiet || args.relayed, ..model };
@@ -115,10 +118,19 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
 pub(super) fn relay(args: &Args, machines: &Machines, mut work: Work) -> Result<Outcome> {
     work.args.push("--relayed".to_owned());
     let deploy = args.ranks.hosts.deploy;
+    args.check()?;
     away::run(args, |lines, rows| on_all(machines, deploy, Work { input: Some(lines), output: Some(rows), ..work }))
 }
 
 impl Args {
+    /// Checks flags before anything is opened or loaded.
+    fn check(&self) -> Result<()> {
+        if self.max_tokens == Some(0) {
+            return Err(Error::usage("--max-tokens 0 leaves no room for an answer").hint("1 is the least"));
+        }
+        self.sampling.over(&Sampling::default()).map(drop)
+    }
+
     /// The files that rows are in: those of answers, and those of errors.
     fn files(&self) -> (Option<&Path>, Option<&Path>) {
         if self.relayed {
@@ -146,9 +158,13 @@ impl Args {
         for (name, bytes) in opened.copied_files()? {
             texts.extend(digest(&[name.as_bytes(), &bytes]));
         }
-        let flags = serde_json::json!([self.sampling, self.max_tokens, self.system, self.raw]);
+        // flags that are not given are left out: later versions have more of them
+        let mut flags = serde_json::json!({"max_tokens": self.max_tokens, "system": self.system, "raw": self.raw});
+        flags["sampling"] = serde_json::to_value(&self.sampling).map_err(Error::from_std)?;
+        let mut given = Vec::new();
+        canonical(&without_nulls(flags), &mut given);
         let (model, arithmetic) = (opened.blueprint.digest.as_bytes(), model.arithmetic_id().as_bytes());
-        Ok(hex(&digest(&[model, arithmetic, &texts, flags.to_string().as_bytes()])))
+        Ok(hex(&digest(&[model, arithmetic, &texts, &given])))
     }
 
     fn answer(&self, loaded: &mut Loaded, mut desk: Desk, run: String, model: &ModelArgs) -> Result<Outcome> {
@@ -182,6 +198,16 @@ impl Args {
         let end =
             Answers::new(&mut loaded.engine, scheduler, maker, &mut desk.rows, &mut watch, concurrency).run(&items);
         desk.end(&watch, end)
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let given = object.into_iter().filter(|(_, value)| !value.is_null());
+            given.map(|(key, value)| (key, without_nulls(value))).collect()
+        }
+        other => other,
     }
 }
 

@@ -13,14 +13,12 @@ use crate::cluster::facts::{Facts, Interface};
 use crate::cluster::finding::{Finding, Level};
 use crate::cluster::fleet::Fleet;
 use crate::cluster::thunderbolt::{self, Cabling, Goal, Mac, Order, Plan, Record, Shape, in_shell};
-use crate::cluster::{Cluster, Topology, Transport};
+use crate::cluster::{Cluster, Timeouts, Topology, Transport};
 use crate::error::{Error, Result};
 
 /// How often it is looked whether a change shows, and how long after each time.
 const LOOKS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(500);
-/// A dead peer sends no sign over Thunderbolt; this is how long it takes to notice.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Hosts that are all Macs, and an agent on each.
 struct Site {
@@ -274,7 +272,7 @@ impl Site {
         let cluster = &self.machines.cluster;
         let mut made = Cluster { transport: Transport::Rdma, ..cluster.clone() };
         made.topology = if matches!(shape, Shape::Ring(_)) { Topology::Ring } else { Topology::Mesh };
-        made.timeouts.heartbeat = HEARTBEAT;
+        made.timeouts.heartbeat = Timeouts::RDMA_HEARTBEAT;
         made.hosts = order
             .iter()
             .map(|host| crate::cluster::Host {

@@ -11,16 +11,16 @@ mod plan;
 mod task;
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use self::task::Task;
 use super::prefix::Prefixes;
 use super::session::{Flight, check_tokens};
 use super::{Engine, Job, Timings, Update};
+use crate::comm::AHEAD;
 use crate::error::{Error, Result};
 
-/// Steps under way at once at most: fewer than the messages that a rank may have on their way to another.
-const MOST_FLIGHTS: usize = 4;
+/// Steps under way at once at most: the last stage waits for none of the messages with their logits to be taken.
+const MOST_FLIGHTS: usize = AHEAD;
 
 /// What a scheduler may use.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ pub struct Counts {
     pub preempted: u64,
     /// Tokens of prompts that were run; again for a job that had given up its place, and then its answer's too.
     pub prompt_tokens: u64,
-    /// Tokens that were there from other jobs.
+    /// Tokens that were there already when a job got its place.
     pub shared_tokens: u64,
     /// Tokens that were chosen.
     pub generated_tokens: u64,
@@ -69,12 +69,9 @@ pub struct Scheduler {
     waiting: VecDeque<Task>,
     running: Vec<Task>,
     flights: VecDeque<Flying>,
-    prefixes: Option<Prefixes>,
     arrivals: u64,
-    // rows a second of the last step that was not only decoding
+    // rows a second of the steps that prompts were in
     rate: Option<f64>,
-    // the last step ended
-    last: Option<Instant>,
     // the last step was of whole tiles of prompts
     tiles: bool,
     counts: Counts,
@@ -83,8 +80,6 @@ pub struct Scheduler {
 /// A step under way, and whose it is.
 struct Flying {
     flight: Flight,
-    launched: Instant,
-    rows: usize,
     // order, tokens, whether its last row's logits come
     parts: Vec<(u64, usize, bool)>,
 }
@@ -109,11 +104,6 @@ impl Scheduler {
             return Err(Error::msg(error).hint("raise --ctx or shorten the prompt"));
         }
         check_tokens(&job.prompt, engine.model().geometry.vocab)?;
-        if self.prefixes.is_none() && self.limits.shares {
-            let room = engine.room();
-            let states = engine.is_recurrent().then(|| (room.sequences..room.states()).rev().collect());
-            self.prefixes = Some(Prefixes::new(states, engine.grain()));
-        }
         self.waiting.push_back(Task::new(job, self.arrivals));
         self.arrivals += 1;
         Ok(())
@@ -133,6 +123,21 @@ impl Scheduler {
         Some(task.timings())
     }
 
+    /// Ends all jobs. Steps that are under way on other ranks come to their end.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn end_all(&mut self, engine: &mut Engine) -> Result<()> {
+        self.waiting.clear();
+        for place in self.running.iter_mut().filter_map(|task| task.place.as_mut()) {
+            place.dead = true;
+        }
+        while !self.is_idle() {
+            self.step(engine)?;
+        }
+        Ok(())
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty() && self.flights.is_empty()
@@ -140,8 +145,8 @@ impl Scheduler {
 
     /// What it has and did.
     pub fn counts(&self) -> Counts {
-        let cached = self.prefixes.as_ref().map_or(0, Prefixes::here);
-        Counts { running: self.running.len(), waiting: self.waiting.len(), cached, ..self.counts }
+        let running = self.running.iter().filter(|task| !task.is_dead()).count();
+        Counts { running, waiting: self.waiting.len(), ..self.counts }
     }
 
     /// One step of all ranks. Where several are under way, the first of them.
@@ -150,16 +155,11 @@ impl Scheduler {
     /// If a rank is lost: the run is over.
     pub fn step(&mut self, engine: &mut Engine) -> Result<Vec<Update>> {
         let mut updates = Vec::new();
-        (self.counts.pages, self.counts.free) = (engine.pages.total(), engine.pages.free());
         while self.flights.len() < engine.stages().min(MOST_FLIGHTS) && self.launch(engine)? {}
+        (self.counts.pages, self.counts.free) = (engine.pages.total(), engine.pages.free());
+        self.counts.cached = engine.prefixes.as_ref().map_or(0, Prefixes::idle);
         let Some(flying) = self.flights.pop_front() else { return Ok(updates) };
         let logits = engine.collect(flying.flight)?;
-        let now = Instant::now();
-        let begun = self.last.map_or(flying.launched, |last| last.max(flying.launched));
-        if flying.parts.iter().any(|(_, tokens, _)| *tokens > 1) {
-            self.rate = Some(flying.rows as f64 / (now - begun).as_secs_f64().max(1e-9));
-        }
-        self.last = Some(now);
         self.counts.steps += 1;
         let mut row = 0;
         for (order, tokens, wanted) in flying.parts {
@@ -179,12 +179,14 @@ impl Scheduler {
         logits: Option<&[f32]>,
         updates: &mut Vec<Update>,
     ) {
-        let Some(task) = self.running.iter_mut().find(|task| task.order == order) else { return };
+        let Ok(at) = self.running.binary_search_by_key(&order, |task| task.order) else { return };
+        let task = &mut self.running[at];
+        let shareable = task.shareable(engine.grain());
         let Some(place) = &mut task.place else { return };
         place.flying = false;
         let len = place.sequence.len();
-        if let Some(prefixes) = &mut self.prefixes {
-            let known = &task.tokens[..plan::shareable(&task.job.prompt, &task.tokens, engine.grain()).min(len)];
+        if let (Some(prefixes), true) = (&mut engine.prefixes, self.limits.shares) {
+            let known = &task.tokens[..shareable.min(len)];
             prefixes.computed(order, &mut place.way, known, &place.sequence.pages, &mut engine.pages);
             if let Some(slot) = prefixes.keep_state(&place.way, len) {
                 engine.keep_state(&place.sequence, slot);

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use crate::engine::prefix::Way;
+use crate::backend::PAGE;
+use crate::engine::prefix::{Wait, Way};
 use crate::engine::{Chosen, Finish, Job, Logprobs, Sampler, Sequence, Timings, Update};
 use crate::error::Result;
 
@@ -14,8 +15,12 @@ pub(super) struct Task {
     /// Prompt and answer.
     pub(super) tokens: Vec<u32>,
     pub(super) place: Option<Place>,
-    /// Tokens that were there when it began.
+    /// Tokens of the prompt that were there when it got its place.
     pub(super) shared: usize,
+    /// Another job computes what it begins with.
+    pub(super) waits: Option<Wait>,
+    /// The step that it took part in last.
+    pub(super) last: u64,
     sampler: Sampler,
     timings: Timings,
     arrived: Instant,
@@ -42,6 +47,8 @@ impl Task {
             tokens: job.prompt.clone(),
             place: None,
             shared: 0,
+            waits: None,
+            last: 0,
             sampler,
             timings: Timings::default(),
             arrived: Instant::now(),
@@ -53,16 +60,35 @@ impl Task {
 
     /// It has a place, where `shared` tokens are there already.
     pub(super) fn begin(&mut self, sequence: Sequence, way: Way) {
-        // one that was interrupted has been through this
-        if self.begun.replace(self.begun.unwrap_or_else(Instant::now)).is_none() {
-            self.shared = sequence.len();
-        }
+        self.begun.get_or_insert_with(Instant::now);
+        self.shared = sequence.len().min(self.job.prompt.len() - 1);
         self.place = Some(Place { sequence, way, flying: false, dead: false });
     }
 
     /// Tokens that are to be run before the next one can be chosen; none without a place.
     pub(super) fn left(&self) -> usize {
         self.place.as_ref().map_or(0, |place| self.tokens.len() - place.sequence.len())
+    }
+
+    /// How many of its tokens may be shared with others. Where the bits of a prompt's rows are those of whole tiles, an
+    /// answer's are not, nor are those of the rows after the last tile.
+    pub(super) fn shareable(&self, grain: usize) -> usize {
+        if grain > 1 { self.tiled(grain) } else { self.tokens.len() }
+    }
+
+    /// Tokens of the prompt that are run in whole tiles of `grain`.
+    pub(super) fn tiled(&self, grain: usize) -> usize {
+        self.job.prompt.len() / grain * grain
+    }
+
+    /// Pages that it will want for what it has, and a token more.
+    pub(super) fn wants(&self, context: usize) -> usize {
+        let pages = (self.tokens.len() + 1).min(context).div_ceil(PAGE);
+        pages.saturating_sub(self.place.as_ref().map_or(0, |place| place.sequence.pages.len()))
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.dead)
     }
 
     /// Whether it can take part in the next step.

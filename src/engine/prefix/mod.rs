@@ -4,10 +4,14 @@
 //! have it computes it, and *here* once a page holds it. Models with a recurrent state can go on from a node only where that
 //! state was kept too; it is large, so it is kept where prompts part, and at the end of prompts.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::pages::PagePool;
-use super::session::Beginning;
+use super::sequence::Beginning;
 use crate::backend::PAGE;
 
 /// The fewest tokens for which a part of a page is copied.
@@ -15,6 +19,9 @@ const LEAST_PART: usize = 4;
 
 /// Pages after the same page that are looked through for one that begins alike.
 const LOOKED_THROUGH: usize = 64;
+
+/// Pages that are given up at once, at least: all are looked through for them.
+const GIVEN_UP: usize = 64;
 
 /// A node's number.
 type Node = usize;
@@ -43,14 +50,24 @@ enum State {
     Absent,
     /// Whoever comes by next is to keep it.
     Asked,
+    /// The sequence of this number will come by.
+    Promised(u64),
     Kept(usize),
 }
 
 /// What there is for a new sequence.
 pub(super) enum Match {
-    /// A running sequence computes more of it right now: it is worth waiting for.
-    Wait,
-    Begin(Beginning),
+    /// A running sequence computes more of it right now.
+    Wait(Wait),
+    /// This much is there; so many of its pages are held by no sequence.
+    Begin(Beginning, usize),
+}
+
+/// What is worth waiting for: what a running sequence computes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    node: Node,
+    owner: u64,
 }
 
 /// The tree.
@@ -61,6 +78,8 @@ pub(super) struct Prefixes {
     // slots for recurrent states that are not taken
     states: Vec<usize>,
     recurrent: bool,
+    // entries that are on nobody's way
+    idle: usize,
     // parts of pages are copied in multiples of this
     grain: usize,
     clock: u64,
@@ -82,6 +101,7 @@ impl Prefixes {
             roots: HashMap::new(),
             recurrent: states.is_some(),
             states: states.unwrap_or_default(),
+            idle: 0,
             grain,
             clock: 0,
         }
@@ -92,30 +112,44 @@ impl Prefixes {
         let way = self.walk(tokens);
         let here = way.iter().take_while(|node| self.page(**node).is_some()).count();
         if !self.recurrent {
-            if way.len() > here {
-                return Match::Wait;
+            if let Some(node) = way.get(here)
+                && let Content::Coming(owner) = self.entry(*node).content
+            {
+                return Match::Wait(Wait { node: *node, owner });
             }
-            return Match::Begin(Beginning { part: self.part(&way, tokens), ..self.beginning(&way, None) });
+            return self.begin(&way, None, self.part(&way, tokens));
         }
         let kept = |node: &Node| if let State::Kept(slot) = self.entry(*node).state { Some(slot) } else { None };
         let (usable, state) = (0..here).rev().find_map(|i| Some((i + 1, kept(&way[i])?))).unzip();
         let usable = usable.unwrap_or(0);
         if let Some(last) = way.last().copied().filter(|_| way.len() > usable) {
             // two have come this far: whoever computes it keeps its state
-            let coming = self.page(last).is_none();
             let entry = self.entry_mut(last);
             if entry.state == State::Absent {
                 entry.state = State::Asked;
             }
-            if coming {
-                return Match::Wait;
+            match (entry.content, entry.state) {
+                (Content::Coming(owner), _) | (_, State::Promised(owner)) => {
+                    return Match::Wait(Wait { node: last, owner });
+                }
+                _ => {}
             }
         }
-        Match::Begin(self.beginning(&way[..usable], state))
+        self.begin(&way[..usable], state, None)
     }
 
-    fn beginning(&self, way: &[Node], state: Option<usize>) -> Beginning {
-        Beginning { pages: way.iter().filter_map(|node| self.page(*node)).collect(), part: None, state }
+    /// Whether what was worth waiting for still is.
+    pub(super) fn is_coming(&self, wait: Wait) -> bool {
+        let entry = self.entries[wait.node].as_ref();
+        entry.is_some_and(|entry| {
+            entry.content == Content::Coming(wait.owner) || entry.state == State::Promised(wait.owner)
+        })
+    }
+
+    fn begin(&self, way: &[Node], state: Option<usize>, part: Option<(u32, usize)>) -> Match {
+        let pages = way.iter().filter_map(|node| self.page(*node)).collect();
+        let idle = way.iter().filter(|node| self.entry(**node).users == 0).count();
+        Match::Begin(Beginning { pages, part, state }, idle)
     }
 
     /// The page after `way` that has most in common with what follows there.
@@ -143,10 +177,7 @@ impl Prefixes {
         self.clock += 1;
         let mut way = Way { nodes: self.walk(tokens), done: 0 };
         for node in &way.nodes {
-            let used = self.clock;
-            let entry = self.entry_mut(*node);
-            entry.users += 1;
-            entry.used = used;
+            self.join(*node);
         }
         let pages = tokens[..tokens.len().saturating_sub(1)].chunks_exact(PAGE);
         for page in pages.skip(way.nodes.len()) {
@@ -158,12 +189,26 @@ impl Prefixes {
         {
             self.entry_mut(last).state = State::Asked;
         }
+        for node in &way.nodes {
+            let entry = self.entry_mut(*node);
+            if entry.state == State::Asked {
+                entry.state = State::Promised(id);
+            }
+        }
         way
+    }
+
+    fn join(&mut self, node: Node) {
+        let used = self.clock;
+        let entry = self.entry_mut(node);
+        entry.used = used;
+        entry.users += 1;
+        self.idle -= usize::from(entry.users == 1);
     }
 
     /// Where in its sequence, after position `len`, a recurrent state is to be kept next.
     pub(super) fn next_state(&self, way: &Way, len: usize) -> Option<usize> {
-        let asked = |node: &Node| self.entry(*node).state == State::Asked;
+        let asked = |node: &Node| matches!(self.entry(*node).state, State::Asked | State::Promised(_));
         let more = way.nodes.iter().skip(len / PAGE).position(asked)?;
         Some((len / PAGE + more + 1) * PAGE)
     }
@@ -173,19 +218,15 @@ impl Prefixes {
         for (tokens, page) in tokens.chunks_exact(PAGE).zip(pages).skip(way.done) {
             let above = way.done.checked_sub(1).map(|last| way.nodes[last]);
             match (way.nodes.get(way.done).copied(), self.children(above).get(tokens).copied()) {
-                (Some(node), _) => {
-                    if self.entry(node).content == Content::Coming(id) {
-                        self.entry_mut(node).content = Content::Here(*page);
-                        pool.hold(*page);
-                    }
-                }
+                (Some(node), _) => self.fill(node, id, *page, pool),
                 // from here on the pages are the answer's
                 (None, None) => {
                     pool.hold(*page);
                     way.nodes.push(self.insert(above, tokens, Content::Here(*page)));
                 }
                 (None, Some(node)) if self.page(node).is_some() => {
-                    self.entry_mut(node).users += 1;
+                    self.join(node);
+                    self.fill(node, id, *page, pool);
                     way.nodes.push(node);
                 }
                 // it may yet be given up by the one that computes it
@@ -195,10 +236,26 @@ impl Prefixes {
         }
     }
 
+    /// The sequence `id` has what belongs in `node`, in `page`. Where it computed once more what is there, and nobody else uses
+    /// that, the older copy is given up.
+    fn fill(&mut self, node: Node, id: u64, page: u32, pool: &mut PagePool) {
+        let entry = self.entry_mut(node);
+        let old = match entry.content {
+            Content::Coming(owner) if owner == id => None,
+            Content::Here(old) if old != page && entry.users == 1 => Some(old),
+            _ => return,
+        };
+        entry.content = Content::Here(page);
+        pool.hold(page);
+        if let Some(old) = old {
+            pool.release(old);
+        }
+    }
+
     /// A slot for the state that a sequence has after `len` positions, if it is to be kept.
     pub(super) fn keep_state(&mut self, way: &Way, len: usize) -> Option<usize> {
         let node = *way.nodes.get((len / PAGE).checked_sub(1)?).filter(|_| len.is_multiple_of(PAGE))?;
-        if self.entry(node).state != State::Asked {
+        if !matches!(self.entry(node).state, State::Asked | State::Promised(_)) {
             return None;
         }
         let slot = self.states.pop().or_else(|| self.give_up_state())?;
@@ -222,42 +279,46 @@ impl Prefixes {
         for node in way.nodes.into_iter().rev() {
             let entry = self.entry_mut(node);
             entry.users -= 1;
+            if entry.state == State::Promised(id) {
+                entry.state = State::Asked;
+            }
             if entry.content == Content::Coming(id) {
                 self.remove(node);
+            } else {
+                let idle = self.entry(node).users == 0;
+                self.idle += usize::from(idle);
             }
         }
     }
 
-    /// Pages that could be given up.
+    /// Pages that are kept for sequences to come, and could be given up.
     pub(super) fn idle(&self) -> usize {
-        self.entries.iter().flatten().filter(|entry| entry.users == 0).count()
-    }
-
-    /// Pages that are here.
-    pub(super) fn here(&self) -> usize {
-        self.entries.iter().flatten().filter(|entry| matches!(entry.content, Content::Here(_))).count()
+        self.idle
     }
 
     /// Gives up pages that nobody uses, those that were not used for longest first, until `count` are free.
     pub(super) fn make_room(&mut self, count: usize, pool: &mut PagePool) {
-        while pool.free() < count {
-            let ends = self.entries.iter().enumerate().filter_map(|(node, entry)| {
-                let entry = entry.as_ref()?;
-                (entry.users == 0 && entry.children.is_empty()).then_some((entry.used, node))
-            });
-            let mut ends: Vec<(u64, Node)> = ends.collect();
-            if ends.is_empty() {
-                return;
+        if pool.free() >= count {
+            return;
+        }
+        let is_end = |entry: &Entry| entry.users == 0 && entry.children.is_empty();
+        let ends = self.entries.iter().enumerate().filter_map(|(node, entry)| {
+            let entry = entry.as_ref().filter(|entry| is_end(entry))?;
+            Some(Reverse((entry.used, node)))
+        });
+        let mut ends: BinaryHeap<Reverse<(u64, Node)>> = ends.collect();
+        while pool.free() < count.max(GIVEN_UP) {
+            let Some(Reverse((_, node))) = ends.pop() else { return };
+            let parent = self.entry(node).parent;
+            if let Some(page) = self.page(node) {
+                pool.release(page);
             }
-            ends.sort_unstable();
-            for (_, node) in ends {
-                if pool.free() >= count {
-                    return;
-                }
-                if let Some(page) = self.page(node) {
-                    pool.release(page);
-                }
-                self.remove(node);
+            self.idle -= 1;
+            self.remove(node);
+            if let Some(parent) = parent
+                && is_end(self.entry(parent))
+            {
+                ends.push(Reverse((self.entry(parent).used, parent)));
             }
         }
     }
