@@ -62,8 +62,15 @@ tool = {
         },
     },
 }
-with_tools = client.chat.completions.create(model=model, messages=ask, max_tokens=8, temperature=0, tools=[tool])
-assert with_tools.choices[0].finish_reason in ("length", "stop", "tool_calls"), with_tools
+call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
+told = ask + [
+    {"role": "assistant", "content": None, "tool_calls": [call]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+]
+offered = client.chat.completions.create(model=model, messages=told, max_tokens=8, temperature=0, tools=[tool])
+assert offered.choices[0].finish_reason in ("length", "stop", "tool_calls"), offered
+assert offered.usage.prompt_tokens > whole.usage.prompt_tokens + 20, offered
+assert refused(openai.BadRequestError, messages=ask, tools=[{"type": "telepathy"}]).param.startswith("tools"), "named"
 
 assert refused(openai.BadRequestError, messages=[]).status_code == 400
 assert refused(openai.BadRequestError, messages=ask, temperature=9).param == "temperature"

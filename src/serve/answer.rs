@@ -24,6 +24,9 @@ const FIRST: Duration = Duration::from_millis(500);
 /// How long a stream says nothing.
 const SILENT: Duration = Duration::from_secs(10);
 
+/// How long the end of a stream may take to be read, however late it is.
+const PARTING: Duration = Duration::from_secs(10);
+
 /// Answers a request.
 pub(super) async fn answer(server: Arc<Server>, endpoint: Endpoint, request: Request<Body>) -> Response {
     let record = request.extensions().get::<Arc<Record>>().cloned();
@@ -168,6 +171,7 @@ impl Pump {
         // the engine is free of it, however slowly it is read
         drop(self);
         writer.end();
+        let deadline = deadline.max(Instant::now() + PARTING);
         if timeout_at(deadline, writer.closed()).await.is_err() {
             record.failed("the client did not read the answer in time");
             closer.close();

@@ -178,7 +178,7 @@ impl Desk {
         self.turn(&mut inner, phase);
     }
 
-    /// Lets [`super::work`] return.
+    /// Lets the engine's thread return from its work.
     pub fn stop(&self) {
         self.lock().stopped = true;
         self.wake.notify_all();

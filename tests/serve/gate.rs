@@ -81,7 +81,7 @@ fn what_cannot_be_is_refused_at_once() {
         (&["--cors", "https://a.example/path"], "no origin"),
         (&["--max-body", "0"], "--max-body 0"),
         (&["--request-timeout", "nan"], "--request-timeout"),
-        (&["--drain-timeout", "-1"], "--drain-timeout"),
+        (&["--drain-timeout", "1e9"], "--drain-timeout"),
         (&["--max-concurrency", "0"], "--max-concurrency 0"),
         (&["--host", "256.0.0.1"], "256.0.0.1"),
     ];

@@ -53,7 +53,7 @@ fn who_leaves_is_not_computed_for_on_any_rank() {
 fn what_runs_may_finish_when_the_server_ends() {
     for (name, ranks) in [("-TERM", "1"), ("-INT", "2")] {
         let mut server = Server::ready(&["--local", ranks]);
-        let body = with(endless(), json!({"max_tokens": 1500}));
+        let body = with(endless(), json!({"max_tokens": 600}));
         let right = server.post(CHAT, &with(body.clone(), json!({"stream": false}))).text();
         let mut running = server.stream(&body);
         let first = running.next().unwrap();

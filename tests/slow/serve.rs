@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use super::set;
 use crate::serve::{Server, soon};
 
@@ -19,9 +21,28 @@ fn script(name: &str, package: &str, args: &[&str]) {
     assert_eq!(output.stdout, b"ok\n");
 }
 
+/// The demo model with a template that knows tools.
+fn demo_with_tools() -> TempDir {
+    const TEMPLATE: &str = r#"{%- if tools %}<|im_start|>system
+{{ tools | tojson }} <tool_call>{"name": NAME, "arguments": ARGUMENTS}</tool_call><|im_end|>
+{% endif %}{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or '' }}{% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"#;
+    let dir = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(dir.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+    dir
+}
+
 #[test]
 fn the_openai_client_is_content() {
-    let server = Server::ready(&["--local", "2", "--api-key", "secret"]);
+    let dir = demo_with_tools();
+    let model = ["--model", dir.path().to_str().unwrap(), "--name", "demo"];
+    let server = Server::ready(&[&model[..], &["--local", "2", "--api-key", "secret"]].concat());
     script("serve_openai.py", "openai", &[&format!("http://{}", server.address), "demo"]);
     // it left in the middle of its last answer
     soon("the engine is free", || {
