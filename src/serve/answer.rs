@@ -35,7 +35,7 @@ pub(super) async fn answer(server: Arc<Server>, endpoint: Endpoint, request: Req
     match try_answer(server, endpoint, request, &record, closer).await {
         Ok(response) => response,
         Err(refusal) => {
-            record.failed(&refusal.message);
+            record.refused(&refusal);
             respond(&refusal)
         }
     }
@@ -190,7 +190,7 @@ impl Pump {
             match news.and_then(|news| self.take(news)) {
                 Ok(chunks) => chunks.iter().for_each(|chunk| writer.event(chunk)),
                 Err(refusal) => {
-                    self.record.failed(&refusal.message);
+                    self.record.refused(&refusal);
                     writer.event(&refusal.body());
                     return;
                 }

@@ -9,9 +9,13 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 
 use super::desk::Desk;
+use crate::api::Refusal;
 
 /// The status of a request whose client left before there was an answer.
 const LEFT: u16 = 499;
+
+/// Characters of what somebody else may have written, in a log.
+const LONGEST: usize = 200;
 
 /// What is known of a request once it is over. Of what was said there is nothing in it.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +51,8 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn begin(method: &str, path: &str, desk: Arc<Desk>, log: Log) -> Arc<Self> {
-        let path = path.chars().take(200).collect();
-        let entry = Entry { method: method.to_owned(), path, status: LEFT, ..Entry::default() };
+        let (method, path) = (short(method), short(path));
+        let entry = Entry { method, path, status: LEFT, ..Entry::default() };
         Arc::new(Self { entry: Mutex::new(entry), begun: Instant::now(), desk, log })
     }
 
@@ -62,8 +66,18 @@ impl Record {
         entry.first_token.get_or_insert_with(|| self.begun.elapsed());
     }
 
-    pub(super) fn failed(&self, why: impl ToString) {
-        self.note().error.get_or_insert_with(|| why.to_string());
+    pub(super) fn failed(&self, why: &str) {
+        self.note().error.get_or_insert_with(|| short(why));
+    }
+
+    /// Of a client's own mistake only the kind is noted: the message may repeat what was said.
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        let Refusal { status: 400..500, code, param, .. } = refusal else { return self.failed(&refusal.message) };
+        let parts = [code.as_deref(), param.as_deref()];
+        let kind = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        if !kind.is_empty() {
+            self.failed(&kind);
+        }
     }
 
     pub(super) fn begun(&self) -> Instant {
@@ -78,6 +92,22 @@ impl Drop for Record {
         self.desk.metrics.request(&entry.path, entry.status);
         (self.log)(&entry);
     }
+}
+
+/// A text of somebody else as a log has it: one line, and not a long one.
+fn short(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut short = String::new();
+    for character in characters.by_ref().take(LONGEST) {
+        match character {
+            '\'' | '"' => short.push(character),
+            _ => short.extend(character.escape_debug()),
+        }
+    }
+    if characters.next().is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// A body whose request is not over before it is.
@@ -103,5 +133,16 @@ impl HttpBody for Recorded {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_writes_a_line_of_their_own() {
+        assert_eq!(short("key \"é\"\nPOST / 200\u{1b}[2J\u{2028}"), "key \"é\"\\nPOST / 200\\u{1b}[2J\\u{2028}");
+        assert_eq!(short(&"x".repeat(1 << 20)), "x".repeat(LONGEST) + "…");
     }
 }

@@ -130,6 +130,22 @@ fn a_request_is_a_line_in_the_log_without_what_was_said() {
         let line = super::clients::soon("it is logged", || {
             server.log().lines().find(|line| line.contains(CHAT)).map(str::to_owned)
         });
+        let bodies = [
+            json!({"messages": "a secret"}),
+            json!({"x\nPOST forged 200": 1, "messages": []}),
+            with(chat("Hello", 1), json!({"model": "a secret\nPOST forged 200"})),
+            with(chat("Hello", 1), json!({"stop": {"a secret": "x".repeat(1 << 20)}})),
+        ];
+        for body in &bodies {
+            let status = server.post(CHAT, body).status;
+            assert!((400..500).contains(&status), "{status}: {body}");
+        }
+        super::clients::soon("all are logged", || (server.log().matches(CHAT).count() == 5).then_some(()));
+        assert!(
+            server.log().lines().all(|line| !line.starts_with("POST forged") && line.len() < 600),
+            "{}",
+            server.log()
+        );
         assert!(!server.log().contains("secret"), "{}", server.log());
         if form == "text" {
             let begins = line.starts_with("POST /v1/chat/completions 200 · prompt ");
