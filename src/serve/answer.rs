@@ -9,9 +9,9 @@ use axum::response::Response;
 use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::Closer;
 use super::desk::{Held, News};
 use super::events::{Writer, stream};
+use super::line::Closer;
 use super::record::Record;
 use super::refuse::{TOO_LARGE, TOO_SLOW, UNSUPPORTED, failed, late, lost, object, refusal, respond};
 use super::routes::Server;
@@ -32,8 +32,11 @@ pub(super) async fn answer(server: Arc<Server>, endpoint: Endpoint, request: Req
     let record = request.extensions().get::<Arc<Record>>().cloned();
     let closer = request.extensions().get::<Closer>().cloned();
     let (Some(record), Some(closer)) = (record, closer) else { return respond(&failed("nobody records this")) };
-    match try_answer(server, endpoint, request, &record, closer).await {
-        Ok(response) => response,
+    match try_answer(server, endpoint, request, &record, closer.clone()).await {
+        Ok(response) => {
+            closer.be_patient(true);
+            response
+        }
         Err(refusal) => {
             record.refused(&refusal);
             respond(&refusal)

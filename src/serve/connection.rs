@@ -13,12 +13,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Rules;
 use super::desk::{Desk, Phase};
+use super::line::{Closer, Line, Patience};
 use super::record::Log;
 use super::routes::{Server, router};
 use crate::error::{Context, Error, Result};
@@ -50,16 +51,6 @@ pub enum Ended {
     Interrupted,
     /// The engine will not answer any more.
     Over,
-}
-
-/// Closes a connection from inside.
-#[derive(Clone, Default)]
-pub(super) struct Closer(Arc<Notify>);
-
-impl Closer {
-    pub(super) fn close(&self) {
-        self.0.notify_one();
-    }
 }
 
 /// Serves until a signal asks for the end or the engine is over. `told` hears when new requests are not let in any more.
@@ -103,7 +94,7 @@ async fn run(listener: TcpListener, desk: Arc<Desk>, rules: Rules, log: Log, tol
     let mut signals = Signals::listen()?;
     listener.set_nonblocking(true).map_err(Error::from_std)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::from_std)?;
-    let (patience, drain) = (rules.patience, rules.drain);
+    let (patience, drain) = (Patience::of(&rules), rules.drain);
     let router = router(Server::new(Arc::clone(&desk), rules, log));
     let (ending, _) = watch::channel(false);
     let accepting = accept(listener, router, patience, ending.clone());
@@ -148,7 +139,7 @@ async fn over(desk: &Desk) {
 async fn accept(
     listener: tokio::net::TcpListener,
     router: Router,
-    patience: Duration,
+    patience: Patience,
     ending: watch::Sender<bool>,
 ) -> std::convert::Infallible {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
@@ -171,14 +162,14 @@ async fn accept(
 }
 
 /// Answers the requests of one connection.
-async fn connection(stream: TcpStream, router: Router, patience: Duration, ending: Option<watch::Receiver<bool>>) {
+async fn connection(stream: TcpStream, router: Router, patience: Patience, ending: Option<watch::Receiver<bool>>) {
     // a token is a small packet; one that is held back would be late
     let _ = stream.set_nodelay(true);
     let closer = Closer::default();
-    let own = closer.clone();
-    let service = tower_service(router, own);
+    let service = tower_service(router, closer.clone());
+    let stream = Line::new(stream, closer.clone(), patience);
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADERS);
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.other).max_buf_size(HEADERS);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut ending = ending;
@@ -200,7 +191,7 @@ async fn connection(stream: TcpStream, router: Router, patience: Duration, endin
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = closer.0.notified() => return,
+            () = closer.closed() => return,
         }
     }
 }
@@ -218,6 +209,7 @@ fn tower_service(
     let service = TowerToHyperService::new(router);
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
+        closer.be_patient(false);
         request.extensions_mut().insert(closer.clone());
         hyper::service::Service::call(&service, request)
     })

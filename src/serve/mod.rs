@@ -15,6 +15,7 @@ mod desk;
 mod events;
 mod gate;
 mod health;
+mod line;
 mod metrics;
 mod page;
 mod record;

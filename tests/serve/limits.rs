@@ -1,6 +1,6 @@
 //! What a client may take: bytes, places, time.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -105,4 +105,33 @@ fn a_slow_reader_blocks_nobody() {
         let third: Vec<&str> = body.split_inclusive("\n\n").filter(of_third).collect();
         assert_eq!(streamed(&third.concat()), right);
     }
+}
+
+/// Waits until the server has closed a connection of which nothing is read.
+fn await_closed(mut stream: &TcpStream) {
+    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    soon("it is let go", || {
+        let error = stream.write(b"x").err()?;
+        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe).then_some(())
+    });
+}
+
+#[test]
+fn who_reads_nothing_is_let_go() {
+    let server = Server::ready(&["--read-timeout", "0.5", "--request-timeout", "5"]);
+    // as many pages as no buffer of a connection holds
+    let mut pages = TcpStream::connect(&server.address).unwrap();
+    pages.write_all("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(2000).as_bytes()).unwrap();
+    let wide = json!({"stream": false, "logprobs": true, "top_logprobs": 20, "max_tokens": 1000, "n": 4});
+    let text = with(endless(), wide).to_string();
+    let text = Stream::text("localhost", "POST", CHAT, &[("content-type", "application/json")], &text);
+    let mut whole = TcpStream::connect(&server.address).unwrap();
+    whole.write_all(text.as_bytes()).unwrap();
+    await_closed(&pages);
+    soon("it is answered", || (server.metric("tbshard_generated_tokens_total") == 4000.0).then_some(()));
+    let begun = Instant::now();
+    await_closed(&whole);
+    // an answer may be read more slowly than anything else
+    assert!(begun.elapsed() > Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(server.metric("tbshard_cancelled_total"), 0.0);
 }
