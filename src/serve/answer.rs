@@ -166,23 +166,27 @@ impl Pump {
 
     /// Writes the stream to its end, the client's or its own.
     async fn run(mut self, writer: Writer, closer: Closer) {
-        tokio::select! {
-            () = self.write(&writer) => {}
+        let kept_up = tokio::select! {
+            kept_up = self.write(&writer) => kept_up,
             () = writer.closed() => return,
-        }
+        };
         let (record, deadline) = (Arc::clone(&self.record), self.deadline);
         // the engine is free of it, however slowly it is read
         drop(self);
         writer.end();
         let deadline = deadline.max(Instant::now() + PARTING);
-        if timeout_at(deadline, writer.closed()).await.is_err() {
+        if !kept_up || timeout_at(deadline, writer.closed()).await.is_err() {
             record.failed("the client did not read the answer in time");
             closer.close();
         }
     }
 
-    async fn write(&mut self, writer: &Writer) {
+    /// Writes all there is; `false` if too much of it waits.
+    async fn write(&mut self, writer: &Writer) -> bool {
         while !self.reply.is_done() {
+            if writer.is_full() {
+                return false;
+            }
             let news = match timeout(SILENT, self.news()).await {
                 Ok(news) => news,
                 Err(_) => {
@@ -195,10 +199,11 @@ impl Pump {
                 Err(refusal) => {
                     self.record.refused(&refusal);
                     writer.event(&refusal.body());
-                    return;
+                    return true;
                 }
             }
         }
         writer.done();
+        true
     }
 }
