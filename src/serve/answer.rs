@@ -13,7 +13,7 @@ use super::desk::{Held, News};
 use super::events::{Writer, stream};
 use super::line::Closer;
 use super::record::Record;
-use super::refuse::{TOO_LARGE, TOO_SLOW, UNSUPPORTED, failed, late, lost, object, refusal, respond};
+use super::refuse::{BAD, TOO_LARGE, TOO_SLOW, UNSUPPORTED, failed, late, lost, object, refusal, respond};
 use super::routes::Server;
 use crate::api::{Endpoint, Order, Refusal, Reply, Stamp, prepare};
 use crate::engine::Update;
@@ -62,7 +62,7 @@ async fn try_answer(
     // long texts take their time to become tokens
     let prepared = tokio::task::spawn_blocking(move || {
         let body: Value = serde_json::from_slice(&bytes).map_err(|error| {
-            Refusal::from(refusal(400, format!("the body is not JSON: {error}")).code("invalid_json"))
+            Refusal::from(refusal(BAD, format!("the body is not JSON: {error}")).code("invalid_json"))
         })?;
         prepare(endpoint, &body, &texts, &stamp)
     });
@@ -106,7 +106,7 @@ async fn read(mut body: Body, most: usize) -> Result<Bytes, Refusal> {
     }
     let mut bytes = Vec::new();
     while let Some(frame) = std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await {
-        let frame = frame.map_err(|error| refusal(400, format!("the body broke off: {error}")))?;
+        let frame = frame.map_err(|error| refusal(BAD, format!("the body broke off: {error}")))?;
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > most {
                 return Err(too_large());

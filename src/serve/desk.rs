@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::Metrics;
-use super::refuse::{TOO_MANY, UNAVAILABLE, refusal};
+use super::refuse::{BAD, TOO_MANY, UNAVAILABLE, refusal};
 use crate::api::{Refusal, Texts};
 use crate::engine::{Job, Update};
 use crate::error::Error;
@@ -200,8 +200,7 @@ impl Desk {
             (Phase::Relaunching, false) => "a rank was lost and the model is loaded again",
             (_, true) | (Phase::Over, _) => "the server is about to end",
             (Phase::Ready | Phase::Draining, false) if inner.open >= self.places => {
-                let message = format!("{} answers are under way or wait, which is all there is room for", inner.open);
-                return Err(refusal(TOO_MANY, message).code("queue_full").into());
+                return Err(self.full(inner));
             }
             (Phase::Ready | Phase::Draining, false) => "the model is still loading",
         };
@@ -209,10 +208,22 @@ impl Desk {
         texts.ok_or_else(|| refusal(UNAVAILABLE, why).code("unavailable").into())
     }
 
-    /// Takes an errand in.
+    fn full(&self, inner: &Inner) -> Refusal {
+        let message = format!("{} answers are under way or wait; there is room for {}", inner.open, self.places);
+        refusal(TOO_MANY, message).code("queue_full").into()
+    }
+
+    /// Takes an errand in, if there is room for all of its jobs.
     pub(super) fn submit(self: &Arc<Self>, jobs: Vec<Job>) -> Result<Held, Refusal> {
         let mut inner = self.lock();
         self.may_enter(&inner)?;
+        if jobs.len() > self.places {
+            let message = format!("{} answers are asked for, and there is room for {}", jobs.len(), self.places);
+            return Err(refusal(BAD, message).code("too_many_answers").into());
+        }
+        if jobs.len() > self.places - inner.open {
+            return Err(self.full(&inner));
+        }
         let key = inner.next;
         inner.next += 1;
         inner.open += jobs.len();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::Refusal;
 
+pub(super) const BAD: u16 = 400;
 pub(super) const UNAUTHORIZED: u16 = 401;
 pub(super) const FORBIDDEN: u16 = 403;
 pub(super) const NOT_FOUND: u16 = 404;

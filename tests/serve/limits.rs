@@ -42,6 +42,25 @@ fn a_full_queue_is_said_to_be_full() {
 }
 
 #[test]
+fn a_request_has_room_for_all_of_its_answers_or_none() {
+    let server = Server::ready(&["--max-concurrency", "2", "--max-queue", "2"]);
+    let prompts = |many: usize, n: usize| {
+        let prompts = vec!["Once upon a time"; many];
+        json!({"model": "demo", "prompt": prompts, "n": n, "max_tokens": 2, "temperature": 0})
+    };
+    let asks = |many, n| server.post("/v1/completions", &prompts(many, n));
+    assert_eq!(asks(2, 2).json()["choices"].as_array().unwrap().len(), 4);
+    let never = asks(5, 1);
+    assert_eq!((never.status, never.code().as_str()), (400, "too_many_answers"));
+    assert_eq!(asks(2, 3).status, 400);
+    let running = server.stream(&endless());
+    let later = asks(2, 2);
+    assert_eq!((later.status, later.code().as_str()), (429, "queue_full"));
+    assert_eq!(asks(3, 1).status, 200);
+    drop(running);
+}
+
+#[test]
 fn an_answer_that_takes_too_long_is_ended() {
     let server = Server::ready(&["--request-timeout", "0.3"]);
     let whole = server.post(CHAT, &with(endless(), json!({"stream": false})));
