@@ -53,14 +53,22 @@ pub fn work(desk: &Desk, engine: &mut Engine, limits: Limits) -> Result<()> {
 impl Clerk<'_> {
     fn work(&mut self, engine: &mut Engine) -> Result<()> {
         loop {
+            let (mut lost, mut stop) = (None, false);
             for message in self.desk.take(self.scheduler.is_idle()) {
                 match message {
                     Message::Begin(errand) => self.begin(engine, errand),
                     Message::End(key, choice) => self.end(key, choice),
                     Message::Leave(key) => self.leave(key),
-                    Message::Lost(error) => return Err(error),
-                    Message::Stop => return self.scheduler.end_all(engine),
+                    Message::Lost(error) => lost = Some(error),
+                    Message::Stop => stop = true,
                 }
+            }
+            // after the last message: whoever came with it is told too
+            if let Some(error) = lost {
+                return Err(error);
+            }
+            if stop {
+                return self.scheduler.end_all(engine);
             }
             let updates = self.scheduler.step(engine)?;
             // before anybody hears that something is done
