@@ -18,7 +18,7 @@ use crate::serve::{Desk, Phase, work};
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A run that has lasted so long is no failure in a row with those before.
+/// A run that has answered for so long is no failure in a row with those before.
 const LASTED: Duration = Duration::from_secs(120);
 
 /// What is loaded, and how often.
@@ -34,8 +34,8 @@ pub(super) struct Keeper {
 /// How a run of the engine ended.
 struct End {
     result: Result<Outcome>,
-    // whether it has answered at all, and whether there can be another
-    served: bool,
+    // for how long it has answered, if at all, and whether there can be another
+    served: Option<Duration>,
     again: bool,
 }
 
@@ -45,7 +45,6 @@ impl Keeper {
         rank::stay();
         let (mut failures, mut served) = (0, false);
         loop {
-            let begun = Instant::now();
             let thread = std::thread::Builder::new().name("tbshard-engine".to_owned());
             // a thread of its own, because a run narrows the processors of the thread that it begins on
             let end = std::thread::scope(|scope| {
@@ -58,8 +57,8 @@ impl Keeper {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            served |= end.served;
-            if begun.elapsed() > LASTED {
+            served |= end.served.is_some();
+            if end.served.is_some_and(|served| served > LASTED) {
                 failures = 0;
             }
             failures += 1;
@@ -93,17 +92,18 @@ impl Keeper {
         let again = !matches!(&loaded.others, Some(others) if matches!(others.crew, Crew::Launched(_)));
         let texts = match self.texts(&mut loaded) {
             Ok(texts) => texts,
-            Err(error) => return End { result: loaded.end(&self.ranks, Err(error)), served: false, again: false },
+            Err(error) => return End { result: loaded.end(&self.ranks, Err(error)), served: None, again: false },
         };
-        let run = desk.ready(texts);
+        let (run, ready) = (desk.ready(texts), Instant::now());
         log.say(&format!("ready: {} after {:.1} s", self.name, begun.elapsed().as_secs_f64()));
         self.watch(&loaded, desk, run);
         let result = caught(|| work(desk, &mut loaded.engine, self.limits));
+        let served = Some(ready.elapsed());
         if let Err(error) = &result {
             // before the others are ended, which takes its time
             desk.down(error, false);
         }
-        End { result: loaded.end(&self.ranks, result.map(|()| Outcome::Done)), served: true, again }
+        End { result: loaded.end(&self.ranks, result.map(|()| Outcome::Done)), served, again }
     }
 
     /// Lets `desk` hear of a rank that is lost while nothing runs.
@@ -129,6 +129,6 @@ impl Keeper {
 
 impl End {
     fn failed(error: Error) -> Self {
-        Self { result: Err(error), served: false, again: false }
+        Self { result: Err(error), served: None, again: false }
     }
 }
