@@ -251,14 +251,15 @@ impl RankArgs {
         }
         let Started { world, others, share, threads } = caught(|| self.assemble(party, threads, model.quiet))?;
         spinner.finish_and_clear();
-        let means = Means::shared(rank::pin(share, threads)?, share.1);
         // progress is rank 0's to show
         let theirs = ModelArgs { quiet: true, ..model.for_elsewhere() };
         let task = Task::Model { model: theirs, plan: plan.clone() };
         // where lines tell of all ranks, no bar tells of this one
         own.quiet |= matches!(others.crew, Crew::Hosts(_));
         let told = |loading| others.crew.loading(loading);
+        // others are there: from here on what fails ends them
         let begun = caught(|| {
+            let means = Means::shared(rank::pin(share, threads)?, share.1);
             task.announce(&world)?;
             start(opened, &own, &plan, world, means, &told)
         });
@@ -275,8 +276,8 @@ impl RankArgs {
     /// Starts ranks on this machine that run `task`, and `own` as rank 0.
     pub(super) fn run<T>(&self, ranks: usize, task: &Task, own: impl FnOnce(&Communicator) -> Result<T>) -> Result<T> {
         let Started { world, others, share, threads } = self.assemble(Party::Local(ranks), Some(1), true)?;
-        rank::pin(share, threads)?;
         let result = caught(|| {
+            rank::pin(share, threads)?;
             task.announce(&world)?;
             own(&world)
         });
