@@ -178,10 +178,12 @@ impl Desk {
         self.turn(&mut inner, phase);
     }
 
-    /// Lets the engine's thread return from its work.
-    pub fn stop(&self) {
-        self.lock().stopped = true;
+    /// Lets the engine's thread return from its work; `false` if it has none.
+    pub fn stop(&self) -> bool {
+        let mut inner = self.lock();
+        inner.stopped = true;
         self.wake.notify_all();
+        inner.phase == Phase::Ready
     }
 
     /// The model's texts, if a request may come in now.

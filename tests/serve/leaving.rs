@@ -103,6 +103,17 @@ fn who_asks_twice_does_not_wait() {
 }
 
 #[test]
+fn a_server_that_is_loading_ends_at_once() {
+    let args = ["--local", "2", "--heartbeat-timeout", "60", "--fault", "1:loading:stop"];
+    let mut server = Server::start(&args);
+    soon("it loads", || server.log().contains("fault: rank 1 at loading").then_some(()));
+    let begun = Instant::now();
+    server.signal("-TERM");
+    assert_eq!(server.end().code(), Some(0), "{}", server.log());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn an_idle_server_does_nothing() {
     let server = Server::ready(&["--local", "2"]);
     let ticks = |pid: u32| {

@@ -6,7 +6,7 @@ mod log;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 pub(super) use flags::Args;
@@ -47,9 +47,17 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             if left > 0 {
                 log.warning(&format!("{left} connections were cut off, their time was over"));
             }
-            desk.stop();
-            // one that is loading, or hangs, ends with the process
-            result.recv_timeout(FAREWELL).unwrap_or(Ok(Outcome::Done))
+            // one that is loading ends with the process
+            let farewell = if desk.stop() { FAREWELL } else { Duration::ZERO };
+            match result.recv_timeout(farewell) {
+                Ok(result) => result,
+                Err(RecvTimeoutError::Timeout) if farewell.is_zero() => Ok(Outcome::Done),
+                Err(RecvTimeoutError::Timeout) => {
+                    let error = Error::msg(format!("the engine did not end within {} s", FAREWELL.as_secs()));
+                    Err(error.hint("all that was asked for is answered; look for ranks that are still there"))
+                }
+                Err(RecvTimeoutError::Disconnected) => Err(Error::panicked("the engine's thread")),
+            }
         }
     }
 }
