@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Request;
 use axum::response::Response;
@@ -16,7 +17,7 @@ use super::gate::{digest, gate};
 use super::health::{health, metrics, models, now, one_model};
 use super::page::Page;
 use super::record::Log;
-use super::refuse::{NOT_ALLOWED, NOT_FOUND, refusal, respond};
+use super::refuse::{BAD, NOT_ALLOWED, NOT_FOUND, refusal, respond};
 use crate::api::Endpoint;
 
 /// What all requests share.
@@ -46,15 +47,18 @@ type Shared = State<Arc<Server>>;
 pub(super) fn router(server: Arc<Server>) -> Router {
     let chat = |State(server): Shared, request: Request<Body>| answer(server, Endpoint::Chat, request);
     let completions = |State(server): Shared, request: Request<Body>| answer(server, Endpoint::Completions, request);
+    let one = |State(server): Shared, id: Result<Path<String>, PathRejection>| async move {
+        match id {
+            Ok(Path(id)) => one_model(&server, &id),
+            Err(rejection) => respond(&refusal(BAD, rejection.body_text()).into()),
+        }
+    };
     Router::new()
         .route("/", get(|State(server): Shared| async move { server.page.respond() }))
         .route("/health", get(|State(server): Shared| async move { health(&server) }))
         .route("/metrics", get(|State(server): Shared| async move { metrics(&server) }))
         .route("/v1/models", get(|State(server): Shared| async move { models(&server) }))
-        .route(
-            "/v1/models/{*id}",
-            get(|State(server): Shared, Path(id): Path<String>| async move { one_model(&server, &id) }),
-        )
+        .route("/v1/models/{*id}", get(one))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .fallback(unknown)

@@ -86,8 +86,9 @@ fn what_is_wrong_is_an_error_object_with_its_status() {
     let server = Server::ready(&[]);
     let json = [("content-type", "application/json")];
     let (good, text) = (chat("Hello", 1).to_string(), [("content-type", "text/plain")]);
-    let cases: [(&str, &str, &[(&str, &str)], &str, u16); 9] = [
+    let cases: [(&str, &str, &[(&str, &str)], &str, u16); 10] = [
         ("GET", "/v2/models", &[], "", 404),
+        ("GET", "/v1/models/%ff", &[], "", 400),
         ("GET", "/v1/chat/completions", &[], "", 405),
         ("POST", "/v1/models", &json, "{}", 405),
         ("POST", CHAT, &json, "{\"messages\": ", 400),
