@@ -50,6 +50,28 @@ fn who_leaves_is_not_computed_for_on_any_rank() {
 }
 
 #[test]
+fn who_leaves_while_their_prompt_is_read_is_not_read_on() {
+    let server = Server::ready(&["--local", "2", "--no-prefix-cache"]);
+    let prompts: Vec<String> = (0..64).map(|at| format!("{at} {}", "Once upon a time ".repeat(250))).collect();
+    let asked = json!({"model": "demo", "prompt": prompts, "max_tokens": 100, "ignore_eos": true, "stream": true});
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let headers = [("content-type", "application/json")];
+    let text = Stream::text("localhost", "POST", "/v1/completions", &headers, &asked.to_string());
+    stream.write_all(text.as_bytes()).unwrap();
+    soon("it is read", || (server.metric("tbshard_prompt_tokens_total") > 0.0).then_some(()));
+    drop(stream);
+    soon("it is let go", || (server.metric("tbshard_cancelled_total") > 0.0).then_some(()));
+    for name in ["tbshard_answers_running", "tbshard_answers_waiting"] {
+        soon(name, || (server.metric(name) == 0.0).then_some(()));
+    }
+    let read = server.metric("tbshard_prompt_tokens_total");
+    assert!(read < 64.0 * 700.0, "{read}");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(server.metric("tbshard_prompt_tokens_total"), read);
+    assert_eq!(server.post(CHAT, &chat("Tell me a story.", 30)).text(), generated("Tell me a story.", 30));
+}
+
+#[test]
 fn what_runs_may_finish_when_the_server_ends() {
     for (name, ranks) in [("-TERM", "1"), ("-INT", "2")] {
         let mut server = Server::ready(&["--local", ranks]);
