@@ -5,13 +5,14 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use super::Lines;
 use crate::error::{Error, Result};
 
 /// Values that a backend reads and writes.
 #[derive(Debug)]
 pub enum Memory {
     /// In the host's own memory.
-    Host(Vec<f32>),
+    Host(Lines),
     /// In memory of a device: the host looks at them after what the device was asked to do has run.
     Device(Box<dyn DeviceMemory>),
 }
@@ -32,8 +33,9 @@ impl Memory {
     /// # Errors
     /// If there is no room for them.
     pub(super) fn zeros(len: usize) -> Result<Self> {
-        match Vec::<f32>::new().try_reserve_exact(len) {
-            Ok(()) => Ok(Self::Host(vec![0.0; len])),
+        let room = Lines::room(len);
+        match Vec::<f32>::new().try_reserve_exact(room) {
+            Ok(()) => Ok(Self::Host(Lines::within(vec![0.0; room], len))),
             Err(_) => Err(no_room()),
         }
     }

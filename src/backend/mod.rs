@@ -4,6 +4,7 @@ mod batch;
 mod check;
 pub mod cpu;
 
+mod lines;
 mod memory;
 pub mod metal;
 mod shapes;
@@ -12,6 +13,7 @@ mod tensor;
 
 pub use batch::{Batch, Segment};
 pub use cpu::Cpu;
+pub use lines::Lines;
 pub use memory::{Constant, DeviceMemory, Memory};
 pub use metal::Metal;
 

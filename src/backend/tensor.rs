@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Backend, Memory};
+use super::{Backend, Lines, Memory};
 use crate::error::{Error, Result};
 
 /// Buffers that a thread keeps for its next tensors: a token needs those of the one before.
@@ -14,9 +14,10 @@ thread_local! {
 }
 
 /// A buffer of `len` values, of which those that a former tensor left are as they were.
-fn buffer(len: usize) -> Vec<f32> {
+fn buffer(len: usize) -> Lines {
+    let room = Lines::room(len);
     let fits = |free: &[Vec<f32>]| {
-        let large = free.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
+        let large = free.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= room);
         large.min_by_key(|(_, buffer)| buffer.capacity()).map(|(at, _)| at)
     };
     // during the end of a thread there are none
@@ -24,9 +25,7 @@ fn buffer(len: usize) -> Vec<f32> {
         let mut free = free.borrow_mut();
         fits(&free).map(|at| free.swap_remove(at))
     });
-    let mut buffer = found.ok().flatten().unwrap_or_else(|| Vec::with_capacity(len));
-    buffer.resize(len, 0.0);
-    buffer
+    Lines::within(found.ok().flatten().unwrap_or_else(|| Vec::with_capacity(room)), len)
 }
 
 /// Activations `[rows, cols]`: f32, row-major, in memory that the host can read.
@@ -70,7 +69,7 @@ impl Clone for Tensor {
 impl Drop for Tensor {
     fn drop(&mut self) {
         let Memory::Host(data) = &mut self.data else { return };
-        let data = std::mem::take(data);
+        let data = std::mem::take(data).into_memory();
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if data.capacity() > 0 && free.len() < KEPT {
@@ -111,7 +110,7 @@ impl Tensor {
         if data.len() != rows * cols {
             return Err(Error::msg(format!("{} values are not a [{rows}, {cols}] tensor", data.len())));
         }
-        Ok(Self { rows, cols, data: Memory::Host(data) })
+        Ok(Self { rows, cols, data: Memory::Host(data.into()) })
     }
 
     /// The number of rows.
@@ -200,7 +199,7 @@ impl Tensor {
     /// Gives the values away.
     pub fn into_vec(mut self) -> Vec<f32> {
         match &mut self.data {
-            Memory::Host(data) => std::mem::take(data),
+            Memory::Host(data) => std::mem::take(data).into_vec(),
             Memory::Device(memory) => memory.values().to_vec(),
         }
     }

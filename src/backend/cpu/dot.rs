@@ -35,11 +35,17 @@ pub(super) fn leaf_products(
 ) {
     assert!(rows.end <= matrix.out_features() && cols.end <= matrix.in_features());
     assert!(xs.reach(cols.end) && out.len() == xs.len() * rows.len());
-    let (stride, steps) = (rows.len(), [Step { columns: cols, merges: 0 }]);
-    let (to, block) = (Shared::new(out), Block { matrix, rows, next: None });
+    block_products(isa, &Block { matrix, rows, next: None }, xs, &[Step { columns: cols, merges: 0 }], out);
+}
+
+/// Writes the products of the rows of `block` with every `x`, summed over `steps`: `[xs, rows]`.
+pub(super) fn block_products(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: &mut [f32]) {
+    let stride = block.rows.len();
+    assert!(out.len() == xs.len() * stride);
+    let to = Shared::new(out);
     xs.chunks(BLOCK_TOKENS, |first, xs| {
         // SAFETY: `out` is `[xs, rows]` by the assertion, and this function's own
-        unsafe { stream(isa, &block, xs, &steps, (to.pointer(first * stride), stride)) };
+        unsafe { stream(isa, block, xs, steps, (to.pointer(first * stride), stride)) };
     });
 }
 

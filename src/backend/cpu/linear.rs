@@ -1,6 +1,5 @@
 //! Matrix products: canonical leaves, the fixed tree, output rows shared out over the threads.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use super::Cpu;
@@ -19,11 +18,6 @@ use crate::weights::Matrix;
 const STREAM_ROWS: Range<usize> = 16..256;
 /// Output rows of one block where many tokens share them.
 const SHARED_ROWS: usize = 32;
-
-thread_local! {
-    // activations of the call before, to be written over
-    static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
-}
 
 /// A mutable buffer whose disjoint parts are written by several threads.
 #[derive(Clone, Copy)]
@@ -72,9 +66,9 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
     let blocks: Vec<(usize, usize)> = (0..ws.len()).flat_map(starts).collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
     let rows_f32: Vec<&[f32]> = x.rows_iter().collect();
-    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x, ROUNDED.take()));
+    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x));
     let rows_bf16: Vec<&[u16]> =
-        rounded.iter().flat_map(|values| values.chunks_exact(x.cols().max(1))).take(tokens).collect();
+        rounded.iter().flat_map(|values| as_bf16(values).chunks_exact(x.cols().max(1))).take(tokens).collect();
     let xs = if rounded.is_some() { Xs::Bf16(&rows_bf16) } else { Xs::F32(&rows_f32) };
     let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
     cpu.pool.run(blocks.len(), |task| {
@@ -91,18 +85,19 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
             });
         }
     });
-    drop(rows_bf16);
-    if let Some(values) = rounded {
-        ROUNDED.set(values);
-    }
     Ok(ys)
 }
 
-/// Activations rounded to bf16 in a buffer that is there already: `[tokens, columns]`.
-fn rounded(cpu: &Cpu, x: &Tensor, mut values: Vec<u16>) -> Vec<u16> {
-    values.resize(x.data().len(), 0);
+fn as_bf16(pairs: &Tensor) -> &[u16] {
+    bytemuck::cast_slice(pairs.data())
+}
+
+/// Activations rounded to bf16, two in the place of an f32: `[tokens, columns]`.
+fn rounded(cpu: &Cpu, x: &Tensor) -> Tensor {
+    let mut pairs = Tensor::scratch(1, x.data().len().div_ceil(2));
+    let values: &mut [u16] = bytemuck::cast_slice_mut(pairs.data_mut());
     let run = x.cols().max(PAIRED) * 4;
-    let (to, all) = (Shared::new(&mut values), x.data());
+    let (to, all) = (Shared::new(values), x.data());
     cpu.pool.run(all.len().div_ceil(run), |task| {
         let range = task * run..((task + 1) * run).min(all.len());
         let from = &all[range.clone()];
@@ -111,7 +106,7 @@ fn rounded(cpu: &Cpu, x: &Tensor, mut values: Vec<u16>) -> Vec<u16> {
         // SAFETY: the instruction set is available, both slices have one length
         unsafe { dispatch_fast!(cpu.isa, round_all(from: &[f32], to: &mut [u16])) };
     });
-    values
+    pairs
 }
 
 #[inline(always)]

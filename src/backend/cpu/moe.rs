@@ -5,19 +5,21 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::arithmetic::Xs;
-use super::dot::{WIDEN_FROM, leaf_products};
+use super::dot::{BLOCK_TOKENS, WIDEN_FROM, block_products, leaf_products};
 use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{load_some, store_some, zip};
 use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
+use super::stream::Block;
 use crate::backend::{Experts, Routes, Tensor, check};
 use crate::error::Result;
-use crate::partition::Leaves;
+use crate::partition::{Fold, Leaves};
 use crate::weights::Matrix;
 
 /// Rows of a weight in one task: many where they are streamed for a few tokens, few where many tokens share them.
 const ROWS: usize = 16;
+const SHARED_ROWS: usize = 32;
 const STREAM_ROWS: usize = 128;
 /// Products of down projections that are made before they are summed: they stay in the second-level cache.
 const AT_ONCE: usize = 1 << 15;
@@ -93,8 +95,12 @@ struct Inner<'a> {
 
 /// Rows of one task among `rows` of all weights, of which a task has at most `most` tokens.
 fn rows_each(cpu: &Cpu, rows: usize, most: usize) -> usize {
-    let few = most < WIDEN_FROM;
-    if few { (rows / (cpu.pool.threads() * 8)).next_multiple_of(ROWS).clamp(ROWS, STREAM_ROWS) } else { ROWS }
+    let largest = match most {
+        ..WIDEN_FROM => STREAM_ROWS,
+        WIDEN_FROM..BLOCK_TOKENS => SHARED_ROWS,
+        _ => ROWS,
+    };
+    (rows / (cpu.pool.threads() * 8)).next_multiple_of(ROWS).clamp(ROWS, largest)
 }
 
 /// silu(gate · x) · (up · x) of every job.
@@ -104,20 +110,19 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>]) {
     let each = rows_each(cpu, jobs.iter().map(width).sum(), most);
     let blocks = |job: usize| (0..width(&jobs[job])).step_by(each).map(move |start| (job, start));
     let tasks: Vec<(usize, usize)> = (0..jobs.len()).flat_map(blocks).collect();
+    let fold = Fold::whole(Leaves::unsharded(jobs.first().map_or(0, |job| job.up.in_features())));
     cpu.pool.run(tasks.len(), |task| {
         let (job, start) = (&jobs[tasks[task].0], tasks[task].1);
         let width = width(job);
         let rows = start..(start + each).min(width);
-        let leaves = Leaves::unsharded(job.up.in_features());
-        let size = rows.len() * job.xs.len();
+        let next = tasks.get(task + cpu.pool.threads()).map(|(job, start)| (jobs[*job].gate, *start));
         BUFFERS.with_borrow_mut(|(gate, up)| {
-            for (matrix, buffer) in [(job.gate, &mut *gate), (job.up, &mut *up)] {
-                buffer.resize(tree_values(leaves.count(), size), 0.0);
-                fold_tree(&(0..leaves.count()), buffer, size, &mut |leaf, out| {
-                    leaf_products(cpu.isa, matrix, rows.clone(), Xs::F32(job.xs), leaves.columns(leaf), out);
-                });
+            for (matrix, next, buffer) in [(job.gate, Some((job.up, start)), &mut *gate), (job.up, next, &mut *up)] {
+                buffer.resize(rows.len() * job.xs.len(), 0.0);
+                let block = Block { matrix, rows: rows.clone(), next };
+                block_products(cpu.isa, &block, Xs::F32(job.xs), fold.steps(0), buffer);
             }
-            let (gate, up) = (&mut gate[..size], &up[..size]);
+            let (gate, up) = (&mut gate[..], &up[..]);
             // SAFETY: the instruction set is available, both slices have one length
             unsafe { dispatch!(cpu.isa, silu_mul(gate: &mut [f32], up: &[f32])) };
             for (t, values) in gate.chunks_exact(rows.len()).enumerate() {

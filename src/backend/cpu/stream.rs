@@ -7,7 +7,7 @@ use super::arithmetic::{Exact, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, Simd, dispatch, dispatch_fast};
-use super::wide::widened;
+use super::wide::{Ahead, widened};
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
@@ -103,8 +103,15 @@ unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
         let rows = &block.rows;
         let mut row = rows.start;
         while row < rows.end {
-            let here = block.ahead(row + AHEAD).filter(|(matrix, _)| std::ptr::eq(*matrix, block.matrix));
-            let ahead = here.map_or(row + AHEAD, |(_, ahead)| ahead);
+            let ahead = match block.ahead(row + AHEAD) {
+                Some((matrix, ahead)) if std::ptr::eq(matrix, block.matrix) => ahead,
+                Some(_) => {
+                    // SAFETY: as below
+                    unsafe { Ahead::of(block, (row + AHEAD, 4), steps).fetch::<S>(usize::MAX) };
+                    row
+                }
+                None => row + AHEAD,
+            };
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 let out = out.add(row - rows.start);

@@ -30,14 +30,14 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
     while row < block.rows.end {
         let tall = TALL.min(block.rows.end - row);
         let mut height = 0;
-        for Step { columns, merges } in steps {
+        for (i, Step { columns, merges }) in steps.iter().enumerate() {
             let width = columns.len().next_multiple_of(K::STEP);
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 with_rows!(block.matrix, stored => for r in 0..tall {
                     widen::<S, K, _>(stored, (row + r, columns.start), columns.len(), scratch.add(r * width));
                 });
-                let ahead = Ahead::of(block, row + TALL, columns);
+                let ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
                 all_tokens::<S, K>(K::wide(scratch, width), tall, xs, columns, stack.row_mut(height), ahead);
             }
             for _ in 0..*merges {
@@ -117,8 +117,8 @@ unsafe fn tile_to<S: Simd, K: Products<S>, const ROWS: usize, const TOKENS: usiz
     }
 }
 
-/// Lines of memory that are asked for a few at a time: columns of [`TALL`] rows.
-struct Ahead {
+/// Lines of memory that are asked for a few at a time: the columns of a few rows.
+pub(super) struct Ahead {
     line: *const u8,
     // from the end of a row to the next one's start
     gap: usize,
@@ -128,23 +128,24 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn of(block: &Block<'_>, row: usize, columns: &Range<usize>) -> Self {
-        let Some((matrix, row)) = block.ahead(row) else {
+    /// The columns that follow each other in `steps` of the `rows` rows that come at `row` of the block, or after it.
+    pub(super) fn of(block: &Block<'_>, (row, rows): (usize, usize), steps: &[Step]) -> Self {
+        let (Some((matrix, row)), Some(first), Some(last)) = (block.ahead(row), steps.first(), steps.last()) else {
             return Self { line: std::ptr::null(), gap: 0, lines_per_row: 1, left_in_row: 1, left: 0 };
         };
         let (start, end, below) = with_rows!(matrix, stored => (
-            stored.address(row, columns.start),
-            stored.address(row, columns.end),
-            stored.address(row + 1, columns.start),
+            stored.address(row, first.columns.start),
+            stored.address(row, last.columns.end),
+            stored.address(row + 1, first.columns.start),
         ));
         let lines_per_row = (end.addr() - start.addr()).div_ceil(LINE).max(1);
         let gap = (below.addr() - start.addr()).wrapping_sub(lines_per_row * LINE);
-        let rows = matrix.out_features().saturating_sub(row).min(TALL);
+        let rows = matrix.out_features().saturating_sub(row).min(rows);
         Self { line: start, gap, lines_per_row, left_in_row: lines_per_row, left: rows * lines_per_row }
     }
 
     #[inline(always)]
-    unsafe fn fetch<S: Simd>(&mut self, count: usize) {
+    pub(super) unsafe fn fetch<S: Simd>(&mut self, count: usize) {
         for _ in 0..count.min(self.left) {
             // SAFETY: a prefetch of any address is harmless
             unsafe { S::prefetch(self.line) };

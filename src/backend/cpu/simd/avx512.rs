@@ -32,14 +32,38 @@ const fn starts(bits: usize) -> [u8; 64] {
     starts
 }
 
-/// Lanes i and i+8 of `a`, and then those of `b`.
+// Sixteen sums are narrow from the start: a shuffle of 512 bits holds up the products that follow twice as long. Where one
+// shuffle and a blend do, the terms of half of the sums are swapped.
+
+/// Four lanes of `a`, and then those of `b`.
 #[inline(always)]
-unsafe fn halves(a: __m512, b: __m512) -> __m512 {
+unsafe fn fours(a: __m512, b: __m512) -> __m256 {
     // SAFETY: callers are compiled for AVX-512
     unsafe {
-        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-        let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
-        _mm512_add_ps(low, high)
+        let a = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+        let b = _mm256_add_ps(_mm512_castps512_ps256(b), _mm512_extractf32x8_ps::<1>(b));
+        _mm256_add_ps(_mm256_blend_ps::<0b1111_0000>(a, b), _mm256_permute2f128_ps::<0x21>(a, b))
+    }
+}
+
+/// Two lanes each of what lies in the lower halves, and then of what lies in the upper ones.
+#[inline(always)]
+unsafe fn twos(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: callers are compiled for AVX-512
+    unsafe {
+        let turned = _mm256_shuffle_pd::<0b0101>(_mm256_castps_pd(a), _mm256_castps_pd(b));
+        _mm256_add_ps(_mm256_blend_ps::<0b1100_1100>(a, b), _mm256_castpd_ps(turned))
+    }
+}
+
+/// The sums of `a`, and then those of `b`.
+#[inline(always)]
+unsafe fn sums(a: [__m512; 4], b: [__m512; 4]) -> __m256 {
+    // SAFETY: callers are compiled for AVX-512
+    unsafe {
+        let x = twos(fours(a[0], b[0]), fours(a[1], b[1]));
+        let y = twos(fours(a[2], b[2]), fours(a[3], b[3]));
+        _mm256_add_ps(_mm256_shuffle_ps::<0b10_00_10_00>(x, y), _mm256_shuffle_ps::<0b11_01_11_01>(x, y))
     }
 }
 
@@ -190,31 +214,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sum16(v: [[__m512; 4]; 4]) -> [[f32; 4]; 4] {
         // SAFETY: see above
-        unsafe {
-            let mut sums = [_mm512_setzero_ps(); 4];
-            for (sums, [a, b, c, d]) in sums.iter_mut().zip(v) {
-                // eight lanes of each: a | b and c | d
-                let ab = halves(a, b);
-                let cd = halves(c, d);
-                // four lanes of each: a | b | c | d
-                *sums = _mm512_add_ps(
-                    _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-                    _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-                );
-            }
-            let [a, b, c, d] = sums;
-            // two lanes of each of two, then one of each of four
-            let pairs = |a, b| {
-                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-                let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-                _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
-            };
-            let (ab, cd) = (pairs(a, b), pairs(c, d));
-            let all =
-                _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm512_shuffle_ps::<0b11_01_11_01>(ab, cd));
-            // by row and then by vector of `v`, where it is the other way round that is wanted
-            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            std::mem::transmute(_mm512_permutexvar_ps(order, all))
-        }
+        unsafe { std::mem::transmute([sums(v[0], v[1]), sums(v[2], v[3])]) }
     }
 }
