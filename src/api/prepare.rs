@@ -4,7 +4,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::reply::{Head, Voice};
-use super::request::{Chat, Choice, Completions, Format, Prompt, Shared};
+use super::request::{Chat, Choice, Completions, Format, MOST, Prompt, Shared};
 use super::{Endpoint, Refusal, Reply, Stamp, Texts};
 use crate::engine::Job;
 use crate::text::{CallForm, RenderOptions, Template};
@@ -67,6 +67,11 @@ fn chat(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<O
 
 fn completions(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<Order, Refusal> {
     let request = Completions::read(body)?;
+    let answers = request.prompts.len() * shared.n;
+    if answers > MOST {
+        let message = format_args!("`n` answers to each prompt are {answers}, at most {MOST} are allowed");
+        return Err(Refusal::of("n", message));
+    }
     let (mut jobs, mut prompts) = (Vec::new(), Vec::new());
     for prompt in &request.prompts {
         let tokens = encode(prompt, texts)?;
