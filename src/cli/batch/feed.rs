@@ -103,13 +103,20 @@ impl Clerk {
     }
 
     fn order(&self, ask: &Ask, head: &Head) -> Result<std::result::Result<Order, Refusal>> {
-        let (endpoint, body) = self.request(ask);
+        let (endpoint, mut body) = self.request(ask);
         if body.get("stream").is_some_and(|stream| *stream != false && !stream.is_null()) {
             let message = "`stream`: a row of a batch is one piece, leave it out".to_owned();
             return Ok(Err(Refusal { status: 400, message, param: Some("stream".to_owned()), code: None }));
         }
         let says = |key: &str| body.get(key).is_some_and(|value| !value.is_null());
         let (seeded, bounded) = (says("seed"), says("max_tokens") || says("max_completion_tokens"));
+        // OpenAI's completions have 16 tokens where nothing is said, which a prompt that comes alone does not mean
+        let default = if matches!(ask, Ask::Completions(_)) { None } else { Some(DEFAULT_MAX_TOKENS) };
+        let most = if bounded { None } else { self.max_tokens.or(default) };
+        if most.is_some() {
+            // room for one is enough: what there is beyond that is known once the prompt is tokens
+            body.insert("max_tokens".to_owned(), 1.into());
+        }
         let stamp = self.stamp(endpoint, head)?;
         let mut order = match caught(|| Ok(prepare(endpoint, &Value::Object(body), &self.texts, &stamp))) {
             Ok(Ok(order)) => order,
@@ -117,13 +124,11 @@ impl Clerk {
             // a mistake of ours that this line alone has found
             Err(error) => return Ok(Err(refusal(500, &error))),
         };
-        // OpenAI's completions have 16 tokens where nothing is said, which a prompt that comes alone does not mean
-        let default = if matches!(ask, Ask::Completions(_)) { None } else { Some(DEFAULT_MAX_TOKENS) };
         for job in &mut order.jobs {
             if !seeded {
                 job.sampling.seed = self.texts.defaults.sampling.seed;
             }
-            if let (false, Some(most)) = (bounded, self.max_tokens.or(default)) {
+            if let Some(most) = most {
                 job.max_tokens = most.min((self.texts.context + 1).saturating_sub(job.prompt.len()));
             }
         }
