@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::grammar::{Shape, Start, Thinking};
 use super::reply::{Head, Voice};
-use super::request::{Chat, Completions, Prompt, SWITCHES, Shared};
+use super::request::{Chat, Completions, MOST, Prompt, SWITCHES, Shared};
 use super::{Endpoint, Refusal, Reply, Stamp, Texts};
 use crate::engine::Job;
 use crate::text::{CallForm, Reasoning, RenderOptions, Template};
@@ -84,6 +84,11 @@ fn start(template: &Template, rendered: &str) -> Start {
 
 fn completions(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<Order, Refusal> {
     let request = Completions::read(body)?;
+    let answers = request.prompts.len() * shared.n;
+    if answers > MOST {
+        let message = format_args!("`n` answers to each prompt are {answers}, at most {MOST} are allowed");
+        return Err(Refusal::of("n", message));
+    }
     let (mut jobs, mut prompts) = (Vec::new(), Vec::new());
     for prompt in &request.prompts {
         let tokens = encode(prompt, texts)?;

@@ -164,6 +164,14 @@ fn completions_that_cannot_be_are_refused_by_the_key_that_is_wrong() {
         assert!(refusal.message.contains(words), "{body}: {refusal:?}");
     }
     assert!(completions(json!({"prompt": vec![5; 2048], "max_tokens": 1, "suffix": "", "best_of": 1})).is_ok());
+    let many = |prompts: usize| completions(json!({"prompt": vec!["a"; prompts], "n": 128, "max_tokens": 1}));
+    assert_eq!(many(16).unwrap().jobs.len(), 2048);
+    assert_eq!(many(17).unwrap_err().param.as_deref(), Some("n"));
+    let biases = |count: u32| {
+        let biases: serde_json::Map<_, _> = (0..count).map(|at| (format!("{at:06}"), json!(1))).collect();
+        completions(json!({"prompt": "a", "max_tokens": 1, "logit_bias": biases}))
+    };
+    assert!(biases(1025).unwrap_err().message.contains("at most 1024"));
 }
 
 #[test]

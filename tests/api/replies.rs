@@ -50,7 +50,7 @@ fn a_chat_is_whole_as_openai_has_it() {
             "prompt_tokens_details": {"cached_tokens": prompt / 2}, "completion_tokens_details": {"reasoning_tokens": 0}},
     });
     assert_eq!(reply.whole(), expected);
-    assert!(!reply.stream() && !reply.include_usage());
+    assert!(!reply.stream());
 }
 
 #[test]

@@ -68,6 +68,15 @@ fn what_contradicts_the_rows_is_refused() {
     desk.refuses(&["--model", &crate::cli::tiny("llama")], 1, &["another model"]);
     desk.refuses(&["--temp", "-1"], 2, &["--temp"]);
     desk.refuses(&["--max-tokens", "0"], 2, &["--max-tokens 0"]);
+    for anew in ["--overwrite", "--retry-errors"] {
+        desk.refuses(&[anew, "--model", "./missing"], 1, &["missing"]);
+        desk.refuses(&[anew, "--errors", "missing/errors"], 1, &["missing/errors"]);
+    }
+    desk.refuses(&["--retry-errors", "--temp", "0.5"], 1, &["other sampling"]);
+    std::fs::write(desk.path("in"), input.replace("alone-17", "alone-12")).unwrap();
+    desk.refuses(&["--overwrite"], 1, &["lines 13 and 18"]);
+    desk.refuses(&["--retry-errors"], 1, &["lines 13 and 18"]);
+    std::fs::write(desk.path("in"), &input).unwrap();
     // and with what it was begun, it goes on
     desk.done(&[]);
     assert_eq!(desk.rows("out").len(), 20);

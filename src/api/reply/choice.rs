@@ -100,7 +100,8 @@ impl Choice {
     }
 
     pub(super) fn reasoning_tokens(&self) -> usize {
-        self.reasoning_tokens
+        // white space before an answer is neither
+        if self.reasoning.is_empty() { 0 } else { self.reasoning_tokens }
     }
 
     /// The choice of a whole response.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use self::choice::Choice;
-use crate::engine::{Finish, Update};
+use crate::engine::Update;
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
@@ -46,11 +46,6 @@ impl Reply {
     /// Whether the client asked for a stream.
     pub fn stream(&self) -> bool {
         self.head.stream
-    }
-
-    /// Whether a stream ends with a chunk of usage.
-    pub fn include_usage(&self) -> bool {
-        self.head.include_usage
     }
 
     /// Takes an update of the job with the id `choice` in the order.
@@ -102,15 +97,6 @@ impl Reply {
     /// Whether every answer has had its last word.
     pub fn is_done(&self) -> bool {
         self.choices.iter().all(Choice::is_done)
-    }
-
-    /// Ends an answer that goes on without the engine's last word, because the job was ended from outside.
-    ///
-    /// # Errors
-    /// As [`Reply::update`].
-    pub fn end(&mut self, choice: usize, finish: Finish) -> Result<Progress> {
-        let timings = crate::engine::Timings::default();
-        self.update(choice, Update::Done { id: choice as u64, finish, timings })
     }
 
     /// The response to a request without a stream.

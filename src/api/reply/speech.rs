@@ -21,7 +21,7 @@ pub(in crate::api) struct Voice {
 #[derive(Debug)]
 struct Tools {
     form: CallForm,
-    functions: Vec<(String, Value)>,
+    functions: Arc<[(String, Value)]>,
     /// Whether more than one call is wanted.
     parallel: bool,
     /// Tokens that calls are made of.
@@ -43,7 +43,7 @@ impl Voice {
     ) -> Self {
         let tools = calls.map(|(form, offer)| Tools {
             form,
-            functions: offer.functions.clone(),
+            functions: offer.functions.as_slice().into(),
             parallel: offer.parallel,
             markers: form.markers().iter().filter_map(|marker| tokenizer.token_id(marker)).collect(),
         });

@@ -12,7 +12,7 @@ mod tools;
 pub(super) use chat::{Chat, SWITCHES};
 pub(super) use completions::Completions;
 pub(super) use format::Format;
-pub(super) use prompt::Prompt;
+pub(super) use prompt::{MOST, Prompt};
 pub(super) use shared::Shared;
 pub(super) use tools::{Choice, Offer};
 

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::api::Refusal;
 
-/// Prompts of a request at most.
-const MOST: usize = 2048;
+/// Prompts of a request at most, and answers to all of them together.
+pub(in crate::api) const MOST: usize = 2048;
 
 /// One prompt.
 #[derive(Debug, PartialEq)]

@@ -23,6 +23,9 @@ pub(super) const KEYS: &[&str] = &[
     "seed",
 ];
 
+/// Tokens with a bias at most: every answer has its own table, and looks through it at every token.
+const BIASES: usize = 1024;
+
 #[derive(Deserialize)]
 struct Keys {
     temperature: Option<f32>,
@@ -70,6 +73,10 @@ pub(super) fn sampling(body: &Value, defaults: &Sampling, vocab: usize, seed: u6
 }
 
 fn biases(given: &BTreeMap<String, f32>, vocab: usize) -> Result<BTreeMap<u32, f32>, Refusal> {
+    if given.len() > BIASES {
+        let message = format_args!("`logit_bias` has {} tokens, at most {BIASES} are allowed", given.len());
+        return Err(Refusal::of("logit_bias", message));
+    }
     let mut biases = BTreeMap::new();
     for (key, bias) in given {
         let param = format!("logit_bias.{key}");

@@ -1,14 +1,13 @@
 //! The loop of a run: lines in, steps of the scheduler, rows out.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use super::feed::Item;
+use super::feed::{Item, Items};
 use super::progress::Watch;
-use super::row::{Head, Maker};
+use super::row::{Head, Maker, refusal};
 use super::rows::{HELD, Rows};
-use crate::api::{Order, Refusal, Reply};
+use crate::api::{Order, Reply};
 use crate::cli::interrupt::Answering;
 use crate::engine::{Engine, Scheduler, Update};
 use crate::error::{Error, Result};
@@ -67,7 +66,7 @@ impl<'a> Answers<'a> {
     /// # Errors
     /// If a rank is lost, a row cannot be written, or the input ends in an error; the last once all lines before it have
     /// their rows.
-    pub(super) fn run(&mut self, items: &Receiver<Item>) -> Result<End> {
+    pub(super) fn run(&mut self, items: &Items) -> Result<End> {
         let answering = Answering::begin();
         // the input's end, and whether it is an error
         let mut over: Option<Result<()>> = None;
@@ -77,13 +76,11 @@ impl<'a> Answers<'a> {
             }
             while over.is_none() && self.has_room() {
                 let idle = self.scheduler.is_idle() && self.active.is_empty();
-                let item = if idle { items.recv_timeout(LOOK) } else { items.try_recv().map_err(waiting) };
-                match item {
-                    Ok(Item::Order { seq, head, order }) => self.begin(seq, head, *order)?,
-                    Ok(Item::Row { seq, row }) => self.rows.put(seq, row),
-                    Ok(Item::Failed(error)) => over = Some(Err(error)),
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => over = Some(Ok(())),
+                match items.next(if idle { LOOK } else { Duration::ZERO }) {
+                    Some(Item::Order { seq, head, order }) => self.begin(seq, head, *order)?,
+                    Some(Item::Row { seq, row }) => self.rows.put(seq, row),
+                    Some(Item::End(end)) => over = Some(end),
+                    None => break,
                 }
             }
             if !self.scheduler.is_idle() {
@@ -165,16 +162,8 @@ impl<'a> Answers<'a> {
             self.jobs.remove(&job);
             self.scheduler.end(job);
         }
-        let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        let refusal = Refusal { status, message: format!("{error}{hint}"), param: None, code: None };
+        let refusal = refusal(status, error);
         self.rows.put(active.seq, self.maker.failed(&active.head, status, refusal.body())?);
         Ok(())
-    }
-}
-
-fn waiting(error: TryRecvError) -> RecvTimeoutError {
-    match error {
-        TryRecvError::Empty => RecvTimeoutError::Timeout,
-        TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
     }
 }

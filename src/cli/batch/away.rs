@@ -47,6 +47,7 @@ pub(super) fn run(args: &Args, start: impl FnOnce(Box<dyn Read + Send>, Output) 
     let mut open = Vec::new();
     let ended = start(Box::new(lines), Box::new(move |bytes: &[u8]| locked(&theirs).arrived(&mut open, bytes)));
     let mut shared = locked(&shared);
+    let shared = &mut *shared;
     let missing = shared.away.len();
     let end = match (ended, shared.failed.take()) {
         // what went wrong here is why it ended there

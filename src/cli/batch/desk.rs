@@ -119,16 +119,20 @@ impl Desk {
     ///
     /// # Errors
     /// If the summary cannot be written.
-    pub(super) fn finish(&self) -> Result<Outcome> {
-        self.end(&self.watch(), Ok(End::Done))
+    pub(super) fn finish(&mut self) -> Result<Outcome> {
+        let watch = self.watch();
+        self.end(&watch, Ok(End::Done))
     }
 
     /// Tells what was done, and how to go on.
     ///
     /// # Errors
     /// What the run ended with, or if the summary cannot be written.
-    pub(super) fn end(&self, watch: &Watch, end: Result<End>) -> Result<Outcome> {
+    pub(super) fn end(&mut self, watch: &Watch, end: Result<End>) -> Result<Outcome> {
         watch.clear();
+        if matches!(end, Ok(End::Done)) {
+            self.rows.begin()?;
+        }
         let left = || match &self.output {
             Some(output) if !self.quiet && self.before + self.rows.kept > 0 => {
                 let count = self.before + self.rows.kept;

@@ -31,6 +31,9 @@ pub(super) struct Journal {
     /// A pipe or a device: nothing to lock, to read or to sync.
     stream: bool,
     pending: Vec<u8>,
+    opening: Opening,
+    /// Rows that are to be dropped.
+    failed: u64,
 }
 
 impl Journal {
@@ -64,29 +67,36 @@ impl Journal {
                 break (file, false);
             }
         };
-        let mut journal = Self { path: path.to_owned(), file, len: 0, stream, pending: Vec::new() };
-        if stream {
-            return Ok(journal);
-        }
-        if opening == Opening::Anew {
-            journal.cut()?;
-        } else {
-            let failed = journal.read(index, opening)?;
-            journal.cut()?;
-            if failed > 0 {
-                journal.drop_failed()?;
-            }
+        let mut journal = Self { path: path.to_owned(), file, len: 0, stream, pending: Vec::new(), opening, failed: 0 };
+        if !stream && opening != Opening::Anew {
+            journal.read(index)?;
         }
         Ok(journal)
     }
 
-    /// Adds the rows to `index`, finds where they end, and says how many are to be dropped.
-    fn read(&mut self, index: &mut Index, opening: Opening) -> Result<u64> {
+    /// Makes it what it is to be before rows are added: until then nothing in it is changed.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        if self.stream {
+            return Ok(());
+        }
+        self.cut()?;
+        if std::mem::take(&mut self.failed) > 0 { self.drop_failed() } else { Ok(()) }
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Adds the rows to `index`, finds where they end, and how many are to be dropped.
+    fn read(&mut self, index: &mut Index) -> Result<()> {
         let wrap = |error| Error::io(&self.path, error);
         let size = self.file.seek(SeekFrom::End(0)).map_err(wrap)?;
         self.file.rewind().map_err(wrap)?;
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
-        let (mut line, mut number, mut failed) = (Vec::new(), 0_u64, 0);
+        let (mut line, mut number) = (Vec::new(), 0_u64);
         while self.len < size {
             line.clear();
             number += 1;
@@ -100,13 +110,13 @@ impl Journal {
                 return Err(Error::msg(error).hint("give another -o (and --errors), or start anew with --overwrite"));
             };
             self.len += line.len() as u64;
-            if opening == Opening::RetryErrors && row.failed() {
-                failed += 1;
+            if self.opening == Opening::RetryErrors && row.failed() {
+                self.failed += 1;
             } else {
                 index.add(&self.path, &row)?;
             }
         }
-        Ok(failed)
+        Ok(())
     }
 
     /// Cuts off what is no whole row.

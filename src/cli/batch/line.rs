@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::api::Endpoint;
+
 /// SHA-256, as far as two lines or settings need to be told apart.
 pub(super) type Hash = [u8; 16];
 
@@ -37,9 +39,6 @@ pub(super) struct Line {
     /// Or what is wrong with it.
     pub(super) ask: Result<Ask, String>,
 }
-
-const CHAT: &str = "/v1/chat/completions";
-const COMPLETIONS: &str = "/v1/completions";
 
 impl Form {
     /// The form of a file that begins with this line.
@@ -113,8 +112,8 @@ impl Ask {
 
     fn url(&self) -> &'static str {
         match self {
-            Self::Chat(_) => CHAT,
-            Self::Completions(_) => COMPLETIONS,
+            Self::Chat(_) => Endpoint::Chat.path(),
+            Self::Completions(_) => Endpoint::Completions.path(),
             Self::Simple(_) => "",
         }
     }
@@ -145,10 +144,13 @@ fn ask(mut object: Map<String, Value>) -> Result<Ask, String> {
     if let Some(key) = object.keys().next() {
         return Err(format!("nobody knows the key `{key}`"));
     }
-    match url.as_str() {
-        CHAT => Ok(Ask::Chat(body)),
-        COMPLETIONS => Ok(Ask::Completions(body)),
-        _ => Err(format!("url is `{url}`, which is neither `{CHAT}` nor `{COMPLETIONS}`")),
+    match Endpoint::of(&url) {
+        Some(Endpoint::Chat) => Ok(Ask::Chat(body)),
+        Some(Endpoint::Completions) => Ok(Ask::Completions(body)),
+        None => {
+            let [chat, completions] = Endpoint::ALL.map(Endpoint::path);
+            Err(format!("url is `{url}`, which is neither `{chat}` nor `{completions}`"))
+        }
     }
 }
 

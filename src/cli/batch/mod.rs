@@ -159,7 +159,8 @@ impl Args {
             texts.extend(digest(&[name.as_bytes(), &bytes]));
         }
         // flags that are not given are left out: later versions have more of them
-        let mut flags = serde_json::json!({"max_tokens": self.max_tokens, "system": self.system, "raw": self.raw});
+        let mut flags = serde_json::json!({"max_tokens": self.max_tokens, "system": self.system, "raw": self.raw, "name": self.name});
+        flags["context"] = opened.context(model).into();
         flags["sampling"] = serde_json::to_value(&self.sampling).map_err(Error::from_std)?;
         let mut given = Vec::new();
         canonical(&without_nulls(flags), &mut given);

@@ -15,6 +15,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::line::{Hash, Line, digest, hex};
+use crate::api::Refusal;
 use crate::error::{Error, Result};
 
 /// What every row of ours begins with.
@@ -164,6 +165,12 @@ impl Maker {
         }
         Ok(hex(&bytes[..12]))
     }
+}
+
+/// What a row says of an error.
+pub(super) fn refusal(status: u16, error: &Error) -> Refusal {
+    let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    Refusal::new(status, format_args!("{error}{hint}"))
 }
 
 /// Takes out of an answer what depends on the moment: times, and what other prompts left behind.

@@ -26,11 +26,12 @@ pub(super) struct Rows {
     /// Of them, those that last.
     pub(super) kept: u64,
     pub(super) failed: u64,
+    begun: bool,
 }
 
 impl Rows {
     pub(super) fn new(sink: Sink, errors: Option<Journal>, ordered: bool) -> Self {
-        Self { sink, errors, order: ordered.then(Default::default), done: 0, kept: 0, failed: 0 }
+        Self { sink, errors, order: ordered.then(Default::default), done: 0, kept: 0, failed: 0, begun: false }
     }
 
     /// Takes the row of the `seq`th line.
@@ -60,11 +61,31 @@ impl Rows {
         self.order.as_ref().map_or(0, |(held, _)| held.len())
     }
 
+    /// Takes out of all files what is not to stay, before the first row is added to one of them.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        self.errors.as_mut().map_or(Ok(()), Journal::begin)?;
+        if let Sink::File(journal) = &mut self.sink { journal.begin() } else { Ok(()) }
+    }
+
     /// Makes what is ready last; `false` if nobody reads it any more.
     ///
     /// # Errors
     /// If it cannot be written.
     pub(super) fn commit(&mut self) -> Result<bool> {
+        let pending = self.errors.as_ref().is_some_and(Journal::has_pending)
+            || match &self.sink {
+                Sink::File(journal) => journal.has_pending(),
+                Sink::Stdout(pending) => !pending.is_empty(),
+            };
+        if pending {
+            self.begin()?;
+        }
         let mut read = self.errors.as_mut().map_or(Ok(true), Journal::commit)?;
         read &= match &mut self.sink {
             Sink::File(journal) => journal.commit()?,

@@ -5,6 +5,8 @@ mod kimi;
 mod schema;
 mod xml;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 /// How a family of models writes calls.
@@ -92,7 +94,7 @@ enum Parsed {
 pub struct Calls {
     form: CallForm,
     /// Names and the JSON schemas of arguments.
-    functions: Vec<(String, Value)>,
+    functions: Arc<[(String, Value)]>,
     held: String,
     /// Where in `held` an opening tag ends; before it is white space alone.
     inside: Option<usize>,
@@ -103,8 +105,8 @@ pub struct Calls {
 
 impl Calls {
     /// A finder of calls in a form; `functions` are names and the JSON schemas of arguments.
-    pub fn new(form: CallForm, functions: Vec<(String, Value)>) -> Self {
-        Self { form, functions, held: String::new(), inside: None, searched: 0, called: false }
+    pub fn new(form: CallForm, functions: impl Into<Arc<[(String, Value)]>>) -> Self {
+        Self { form, functions: functions.into(), held: String::new(), inside: None, searched: 0, called: false }
     }
 
     /// Adds text; returns the pieces that it completes.
