@@ -84,7 +84,7 @@ fn in_order_from_a_pipe_to_a_pipe() {
 #[test]
 fn whatever_ends_it_the_same_command_goes_on() {
     let Some(lab) = Lab::new(2) else { return };
-    let long = r#"{"custom_id":"long","prompt":"Tell me a story","max_tokens":900,"ignore_eos":true}"#;
+    let long = r#"{"custom_id":"long","prompt":"Tell me a story","max_tokens":300,"ignore_eos":true}"#;
     let input = format!("{}{long}\n", lines(20));
     std::fs::write(path(&lab, "in"), &input).unwrap();
     let begun = |running: &mut Running, bytes: u64| {
