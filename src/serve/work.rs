@@ -125,6 +125,7 @@ impl Clerk<'_> {
         if let Some(id) = id {
             self.scheduler.end(id);
             self.close(key, choice);
+            self.desk.metrics.counts(self.scheduler.counts());
         }
     }
 

@@ -69,7 +69,7 @@ fn what_contradicts_the_rows_is_refused() {
     desk.refuses(&["--temp", "-1"], 2, &["--temp"]);
     desk.refuses(&["--max-tokens", "0"], 2, &["--max-tokens 0"]);
     for anew in ["--overwrite", "--retry-errors"] {
-        desk.refuses(&[anew, "--model", "./missing"], 1, &["missing"]);
+        desk.refuses(&[anew, "--model", "./missing"], 2, &["missing"]);
         desk.refuses(&[anew, "--errors", "missing/errors"], 1, &["missing/errors"]);
     }
     desk.refuses(&["--retry-errors", "--temp", "0.5"], 1, &["other sampling"]);
