@@ -6,11 +6,12 @@ mod places;
 use std::path::Path;
 
 use tbshard::backend::Cpu;
-use tbshard::comm::{Algorithm, Communicator, Ranks};
+use tbshard::comm::Algorithm;
 use tbshard::engine::{Engine, Job, Room, Sampling, Scheduler, Update};
 use tbshard::models::Blueprint;
-use tbshard::partition::{Layout, Plan};
+use tbshard::partition::Layout;
 
+use crate::support;
 use crate::transport::fabric::Fabric;
 
 /// Runs `work` on rank 0 of as many ranks as `layout` has, threads of this process.
@@ -21,32 +22,9 @@ fn on_ranks<T: Send>(
     room: Room,
     work: impl Fn(&mut Engine) -> T + Sync,
 ) -> T {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = fabric
-            .mesh(layout.world_size)
-            .into_iter()
-            .map(|endpoint| {
-                scope.spawn(move || {
-                    let blueprint = Blueprint::open(dir).unwrap();
-                    let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout).unwrap();
-                    let world = Communicator::new(endpoint, None).with_algorithm(Algorithm::Auto);
-                    let ranks = Ranks::new(world, &plan).unwrap();
-                    let rank = ranks.world.rank();
-                    let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
-                    let mut engine = Engine::with_ranks(model, Box::new(Cpu::new(1).unwrap()), room, ranks).unwrap();
-                    if rank > 0 {
-                        engine.follow().unwrap();
-                        return None;
-                    }
-                    let result = work(&mut engine);
-                    engine.stop().unwrap();
-                    Some(result)
-                })
-            })
-            .collect();
-        ranks.into_iter().filter_map(|rank| rank.join().unwrap()).next().unwrap()
-    })
+    let open = || Blueprint::open(dir).unwrap();
+    let cpu = || Cpu::new(1).unwrap();
+    support::on_ranks(fabric.mesh(layout.world_size), &open, (layout, Algorithm::Auto), &cpu, room, &work)
 }
 
 fn layout(tp: usize, pp: usize) -> Layout {

@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tbshard::backend::{Backend, Cpu};
-use tbshard::engine::Engine;
-use tbshard::models::Model;
-use tbshard::partition::{Fold, Leaves};
+use tbshard::comm::{Algorithm, Communicator, Ranks};
+use tbshard::engine::{Engine, Room};
+use tbshard::models::{Blueprint, Model};
+use tbshard::partition::{Fold, Layout, Leaves, Plan};
+use tbshard::transport::Endpoint;
 
 /// The directory of the committed fixtures.
 pub fn fixtures() -> PathBuf {
@@ -58,4 +60,39 @@ pub fn engine(dir: &Path, slots: usize) -> Engine {
 pub fn run_of(leaves: Leaves, run: Range<usize>) -> Fold {
     let cuts = vec![0, run.start, run.end, leaves.count()];
     Fold::shared(leaves, cuts, 1)
+}
+
+/// Runs `work` on rank 0 of the ranks that `mesh` connects, threads of this process; returns what it does.
+pub fn on_ranks<T: Send>(
+    mesh: Vec<Box<dyn Endpoint>>,
+    blueprint: &(dyn Fn() -> Blueprint + Sync),
+    (layout, algorithm): (&Layout, Algorithm),
+    cpu: &(dyn Fn() -> Cpu + Sync),
+    room: Room,
+    work: &(dyn Fn(&mut Engine) -> T + Sync),
+) -> T {
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = mesh
+            .into_iter()
+            .map(|endpoint| {
+                scope.spawn(move || {
+                    let blueprint = blueprint();
+                    let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout).unwrap();
+                    let world = Communicator::new(endpoint, None).with_algorithm(algorithm);
+                    let ranks = Ranks::new(world, &plan).unwrap();
+                    let rank = ranks.world.rank();
+                    let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
+                    let mut engine = Engine::with_ranks(model, Box::new(cpu()), room, ranks).unwrap();
+                    if rank > 0 {
+                        engine.follow().unwrap();
+                        return None;
+                    }
+                    let result = work(&mut engine);
+                    engine.stop().unwrap();
+                    Some(result)
+                })
+            })
+            .collect();
+        ranks.into_iter().filter_map(|rank| rank.join().unwrap()).next().unwrap()
+    })
 }

@@ -28,8 +28,9 @@ impl Refusal {
         Self { param: Some(param.to_string()), ..Self::new(400, message) }
     }
 
+    /// The same with a code.
     #[must_use]
-    pub(super) fn code(self, code: &str) -> Self {
+    pub fn code(self, code: &str) -> Self {
         Self { code: Some(code.to_owned()), ..self }
     }
 

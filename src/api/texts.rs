@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Endpoint;
 use super::grammar::Grammars;
 use crate::engine::Defaults;
 use crate::text::{Template, Tokenizer};
@@ -43,4 +44,15 @@ pub struct Stamp {
     pub id: String,
     /// Seconds since 1970.
     pub created: u64,
+}
+
+impl Stamp {
+    /// That of a reply called `name`, which was asked for at `created`.
+    pub fn new(endpoint: Endpoint, name: &str, created: u64) -> Self {
+        let kind = match endpoint {
+            Endpoint::Chat => "chatcmpl",
+            Endpoint::Completions => "cmpl",
+        };
+        Self { id: format!("{kind}-{name}"), created }
+    }
 }

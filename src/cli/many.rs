@@ -1,8 +1,11 @@
 //! The flags of commands that run many answers at once.
 
+use std::sync::Arc;
+
 use clap::Args;
 
-use super::load::ModelArgs;
+use super::load::{Loaded, ModelArgs};
+use crate::api::Texts;
 use crate::engine::Limits;
 use crate::error::{Error, Result};
 
@@ -43,4 +46,13 @@ impl ManyArgs {
     pub(super) fn limits(&self) -> Limits {
         Limits { shares: !self.no_prefix_cache, ..Limits::default() }
     }
+}
+
+/// What requests to a loaded model, called `name`, need of it.
+pub(super) fn texts(loaded: &mut Loaded, name: String) -> Result<Texts> {
+    loaded.tokenizer()?;
+    let tokenizer = loaded.tokenizer.take().ok_or_else(|| Error::msg("there is no tokenizer"))?;
+    let texts = Texts::new(name, Arc::new(tokenizer), loaded.template.take().map(Arc::new));
+    let (context, vocab) = (loaded.engine.context(), loaded.engine.model().geometry.vocab);
+    Ok(Texts { defaults: loaded.defaults.clone(), context, vocab, ..texts })
 }

@@ -50,31 +50,11 @@ pub(super) struct Run {
 
 impl Command {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut words: Vec<u32> = Vec::new();
         match self {
-            Self::Step(step) => {
-                words.extend([0, step.changes.len() as u32, step.runs.len() as u32]);
-                for change in &step.changes {
-                    match change {
-                        Change::Begin { slot, len, state, pages } => {
-                            let state = state.map_or(0, |state| state as u32 + 1);
-                            words.extend([0, *slot as u32, *len as u32, state, pages.len() as u32]);
-                            words.extend(pages);
-                        }
-                        Change::End(slot) => words.extend([1, *slot as u32]),
-                        Change::CopyPage { from, to } => words.extend([2, *from, *to]),
-                        Change::CopyState { from, to } => words.extend([3, *from as u32, *to as u32]),
-                    }
-                }
-                for Run { slot, wanted, pages, tokens } in &step.runs {
-                    words.extend([*slot as u32, *wanted as u32, pages.len() as u32, tokens.len() as u32]);
-                    words.extend(pages.iter().chain(tokens));
-                }
-            }
-            Self::Report => words.push(1),
-            Self::Stop => words.push(2),
+            Self::Step(step) => step.encode(),
+            Self::Report => bytes(vec![1]),
+            Self::Stop => bytes(vec![2]),
         }
-        words.into_iter().flat_map(u32::to_le_bytes).collect()
     }
 
     /// # Errors
@@ -88,6 +68,35 @@ impl Command {
                 .hint("the ranks do not run the same program; update all of them")),
         }
     }
+}
+
+impl Step {
+    /// As a command.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut words: Vec<u32> = Vec::new();
+        words.extend([0, self.changes.len() as u32, self.runs.len() as u32]);
+        for change in &self.changes {
+            match change {
+                Change::Begin { slot, len, state, pages } => {
+                    let state = state.map_or(0, |state| state as u32 + 1);
+                    words.extend([0, *slot as u32, *len as u32, state, pages.len() as u32]);
+                    words.extend(pages);
+                }
+                Change::End(slot) => words.extend([1, *slot as u32]),
+                Change::CopyPage { from, to } => words.extend([2, *from, *to]),
+                Change::CopyState { from, to } => words.extend([3, *from as u32, *to as u32]),
+            }
+        }
+        for Run { slot, wanted, pages, tokens } in &self.runs {
+            words.extend([*slot as u32, *wanted as u32, pages.len() as u32, tokens.len() as u32]);
+            words.extend(pages.iter().chain(tokens));
+        }
+        bytes(words)
+    }
+}
+
+fn bytes(words: Vec<u32>) -> Vec<u8> {
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
 struct Words<'a>(std::slice::Iter<'a, [u8; 4]>);

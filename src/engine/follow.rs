@@ -30,13 +30,14 @@ impl Engine {
     /// # Errors
     /// If a rank is lost.
     pub fn stop(&mut self) -> Result<()> {
-        self.tell(&Command::Stop)?;
+        self.tell(|| Command::Stop.encode())?;
         if self.ranks.world.world_size() > 1 { self.ranks.world.flush() } else { Ok(()) }
     }
 
-    pub(super) fn tell(&self, command: &Command) -> Result<()> {
+    /// Tells the others a command, if there are any.
+    pub(super) fn tell(&self, command: impl FnOnce() -> Vec<u8>) -> Result<()> {
         if self.ranks.world.world_size() > 1 {
-            self.ranks.world.broadcast_bytes(command.encode(), MAX_BYTES)?;
+            self.ranks.world.broadcast_bytes(command(), MAX_BYTES)?;
         }
         Ok(())
     }
@@ -48,7 +49,7 @@ impl Engine {
     pub fn reports(&mut self) -> Result<Vec<Report>> {
         if self.ranks.world.rank() == 0 {
             self.none_is_under_way()?;
-            self.tell(&Command::Report)?;
+            self.tell(|| Command::Report.encode())?;
         }
         let own = Report {
             bytes: self.model.share.bytes(),

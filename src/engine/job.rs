@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use super::logits::{likeliest, log_sum, logit};
 use super::{Finish, Sampling, Timings};
 use crate::error::{Error, Result};
 
@@ -113,18 +114,10 @@ impl Update {
 impl Logprobs {
     /// Those of a row of `logits`: of `token`, and of the `count` most likely tokens.
     pub(super) fn of(logits: &[f32], token: u32, count: usize) -> Self {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|logit| libm::exp(f64::from(logit - max))).sum();
-        let log = libm::log(sum) + f64::from(max);
-        let of =
-            |token: u32| (f64::from(logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)) - log) as f32;
+        let log = log_sum(logits);
+        let of = |token: u32| (logit(logits, token) - log) as f32;
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        if count < order.len() {
-            order.select_nth_unstable_by(count, likelier);
-            order.truncate(count);
-        }
-        order.sort_unstable_by(likelier);
+        likeliest(logits, &mut order, count);
         Self { chosen: of(token), top: order.into_iter().map(|token| (token, of(token))).collect() }
     }
 }

@@ -5,6 +5,7 @@ mod defaults;
 mod follow;
 mod generate;
 mod job;
+mod logits;
 mod pages;
 mod prefill;
 mod prefix;

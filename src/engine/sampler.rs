@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::logits::likeliest;
+
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sampling {
@@ -140,12 +142,7 @@ impl Sampler {
         let exponent = |token: u32| f64::from(logits[token as usize] - best) / f64::from(temperature);
         // what is left out here is what sorting all of a large vocabulary would take its time for
         let mut order: Vec<u32> = (0..logits.len() as u32).filter(|token| exponent(*token) >= NEVER).collect();
-        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        if top_k > 0 && top_k < order.len() {
-            order.select_nth_unstable_by(top_k - 1, by_logit);
-            order.truncate(top_k);
-        }
-        order.sort_unstable_by(by_logit);
+        likeliest(logits, &mut order, if top_k > 0 { top_k } else { usize::MAX });
         let mut kept: Vec<(u32, f64)> = order.into_iter().map(|token| (token, libm::exp(exponent(token)))).collect();
         if top_p < 1.0 {
             let total: f64 = kept.iter().map(|(_, weight)| weight).sum();

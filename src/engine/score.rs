@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Engine;
+use super::logits::{log_sum, logit};
 use crate::backend::Tensor;
 use crate::error::{Error, Result};
 
@@ -55,7 +56,5 @@ pub fn score(engine: &mut Engine, tokens: &[u32], each: &mut dyn FnMut(&Tensor) 
 
 /// −log softmax(logits)[target].
 fn nll(logits: &[f32], target: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| libm::exp(f64::from(logit - max))).sum();
-    libm::log(sum) + f64::from(max) - f64::from(logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY))
+    log_sum(logits) - logit(logits, target)
 }

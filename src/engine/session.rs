@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::command::{Change, Command, Run, Step};
+use super::command::{Change, Run, Step};
 use super::pages::PagePool;
 use super::prefix::Prefixes;
 use super::sequence::{Beginning, Room, Sequence};
@@ -125,11 +125,6 @@ impl Engine {
         self.ranks.stages
     }
 
-    /// Whether a sequence has a state beside its pages.
-    pub fn is_recurrent(&self) -> bool {
-        self.model.recurrent
-    }
-
     /// As [`Backend::grain`].
     pub fn grain(&self) -> usize {
         self.backend.grain()
@@ -231,9 +226,7 @@ impl Engine {
             sequence.len += tokens.len();
             step.runs.push(Run { slot: sequence.slot, wanted: *wanted, pages, tokens: tokens.to_vec() });
         }
-        let command = Command::Step(step);
-        self.tell(&command)?;
-        let Command::Step(step) = command else { return Err(Error::msg("a step is no step")) };
+        self.tell(|| step.encode())?;
         self.run(step, observer)
     }
 

@@ -1,7 +1,7 @@
 //! The endpoints that ask the model: a body becomes jobs, and their updates an object or a stream.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, Request, header};
@@ -11,9 +11,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::desk::{Held, News};
 use super::events::{Writer, stream};
+use super::health::now;
 use super::line::Closer;
 use super::record::Record;
-use super::refuse::{BAD, TOO_LARGE, TOO_SLOW, UNSUPPORTED, failed, late, lost, object, refusal, respond};
+use super::refuse::{BAD, TOO_LARGE, TOO_SLOW, UNSUPPORTED, failed, late, lost, object, respond};
 use super::routes::Server;
 use crate::api::{Endpoint, Order, Refusal, Reply, Stamp, prepare};
 use crate::engine::Update;
@@ -56,14 +57,13 @@ async fn try_answer(
     let (head, body) = request.into_parts();
     is_json(&head.headers)?;
     let bytes = timeout(server.rules.patience, read(body, server.rules.max_body)).await;
-    let bytes = bytes.map_err(|_| refusal(TOO_SLOW, "the body did not come in time"))??;
+    let bytes = bytes.map_err(|_| Refusal::new(TOO_SLOW, "the body did not come in time"))??;
     let deadline = Instant::from_std(record.begun() + server.rules.request);
     let stamp = stamp(endpoint)?;
     // long texts take their time to become tokens
     let prepared = tokio::task::spawn_blocking(move || {
-        let body: Value = serde_json::from_slice(&bytes).map_err(|error| {
-            Refusal::from(refusal(BAD, format!("the body is not JSON: {error}")).code("invalid_json"))
-        })?;
+        let body: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Refusal::new(BAD, format!("the body is not JSON: {error}")).code("invalid_json"))?;
         prepare(endpoint, &body, &texts, &stamp)
     });
     let Order { jobs, reply } = prepared.await.map_err(failed)??;
@@ -94,19 +94,18 @@ fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     let what = if kind.is_empty() { "has none".to_owned() } else { format!("is {kind}") };
-    Err(refusal(UNSUPPORTED, format!("the content type must be application/json; this request's {what}")).into())
+    Err(Refusal::new(UNSUPPORTED, format!("the content type must be application/json; this request's {what}")))
 }
 
 /// The whole body, if it is not too long.
 async fn read(mut body: Body, most: usize) -> Result<Bytes, Refusal> {
-    let too_large =
-        || Refusal::from(refusal(TOO_LARGE, format!("the body has more than {most} bytes")).code("too_large"));
+    let too_large = || Refusal::new(TOO_LARGE, format!("the body has more than {most} bytes")).code("too_large");
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
     while let Some(frame) = std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await {
-        let frame = frame.map_err(|error| refusal(BAD, format!("the body broke off: {error}")))?;
+        let frame = frame.map_err(|error| Refusal::new(BAD, format!("the body broke off: {error}")))?;
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > most {
                 return Err(too_large());
@@ -121,13 +120,8 @@ async fn read(mut body: Body, most: usize) -> Result<Bytes, Refusal> {
 fn stamp(endpoint: Endpoint) -> Result<Stamp, Refusal> {
     let mut random = [0_u8; 12];
     getrandom::fill(&mut random).map_err(failed)?;
-    let prefix = match endpoint {
-        Endpoint::Chat => "chatcmpl-",
-        Endpoint::Completions => "cmpl-",
-    };
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(Stamp { id: format!("{prefix}{hex}"), created })
+    Ok(Stamp::new(endpoint, &hex, now()))
 }
 
 /// A reply and what it is fed with.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::Metrics;
-use super::refuse::{BAD, TOO_MANY, UNAVAILABLE, refusal};
+use super::refuse::{BAD, TOO_MANY, UNAVAILABLE};
 use crate::api::{Refusal, Texts};
 use crate::engine::{Job, Update};
 use crate::error::Error;
@@ -207,12 +207,12 @@ impl Desk {
             (Phase::Ready | Phase::Draining, false) => "the model is still loading",
         };
         let texts = inner.texts.clone().filter(|_| inner.phase == Phase::Ready && !inner.draining);
-        texts.ok_or_else(|| refusal(UNAVAILABLE, why).code("unavailable").into())
+        texts.ok_or_else(|| Refusal::new(UNAVAILABLE, why).code("unavailable"))
     }
 
     fn full(&self, inner: &Inner) -> Refusal {
         let message = format!("{} answers are under way or wait; there is room for {}", inner.open, self.places);
-        refusal(TOO_MANY, message).code("queue_full").into()
+        Refusal::new(TOO_MANY, message).code("queue_full")
     }
 
     /// Takes an errand in, if there is room for all of its jobs.
@@ -221,7 +221,7 @@ impl Desk {
         self.may_enter(&inner)?;
         if jobs.len() > self.places {
             let message = format!("{} answers are asked for, and there is room for {}", jobs.len(), self.places);
-            return Err(refusal(BAD, message).code("too_many_answers").into());
+            return Err(Refusal::new(BAD, message).code("too_many_answers"));
         }
         if jobs.len() > self.places - inner.open {
             return Err(self.full(&inner));

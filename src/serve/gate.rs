@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::record::{Record, Recorded};
-use super::refuse::{FORBIDDEN, UNAUTHORIZED, refusal, respond};
+use super::refuse::{FORBIDDEN, UNAUTHORIZED, respond};
 use super::routes::Server;
+use crate::api::Refusal;
 
 /// Paths that need no key: a balancer asks for the one, and a person types theirs into the other.
 const OPEN: [&str; 2] = ["/", "/health"];
@@ -29,11 +30,8 @@ pub(super) async fn gate(State(server): State<Arc<Server>>, mut request: Request
     let mut response = match refused(&server, &request) {
         Some((status, message)) => {
             record.failed(message);
-            respond(
-                &refusal(status, message)
-                    .code(if status == UNAUTHORIZED { "invalid_api_key" } else { "bad_host" })
-                    .into(),
-            )
+            let code = if status == UNAUTHORIZED { "invalid_api_key" } else { "bad_host" };
+            respond(&Refusal::new(status, message).code(code))
         }
         None if is_preflight(&request) && origin.is_some() => preflight(request.headers()),
         None => next.run(request).await,

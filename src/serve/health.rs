@@ -7,8 +7,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::desk::Phase;
-use super::refuse::{NOT_FOUND, object, refusal, respond, status};
+use super::refuse::{NOT_FOUND, object, respond, status};
 use super::routes::Server;
+use crate::api::Refusal;
 
 pub(super) fn health(server: &Server) -> Response {
     let phase = server.desk.phase();
@@ -42,6 +43,6 @@ pub(super) fn models(server: &Server) -> Response {
 pub(super) fn one_model(server: &Server, id: &str) -> Response {
     match server.desk.texts().filter(|texts| texts.name == id) {
         Some(texts) => object(&model(&texts.name, texts.context, server.created)),
-        None => respond(&refusal(NOT_FOUND, format!("there is no model `{id}` here")).code("model_not_found").into()),
+        None => respond(&Refusal::new(NOT_FOUND, format!("there is no model `{id}` here")).code("model_not_found")),
     }
 }

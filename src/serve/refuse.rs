@@ -23,39 +23,19 @@ pub(super) const TIMED_OUT: u16 = 504;
 /// Seconds after which it is worth another try.
 const AGAIN: [(u16, &str); 2] = [(TOO_MANY, "1"), (UNAVAILABLE, "5")];
 
-/// A refusal with a code.
-pub(super) struct Coded(Refusal);
-
-pub(super) fn refusal(status: u16, message: impl Into<String>) -> Coded {
-    Coded(Refusal { status, message: message.into(), param: None, code: None })
-}
-
-impl Coded {
-    pub(super) fn code(mut self, code: &str) -> Self {
-        self.0.code = Some(code.to_owned());
-        self
-    }
-}
-
-impl From<Coded> for Refusal {
-    fn from(coded: Coded) -> Self {
-        coded.0
-    }
-}
-
 /// A run that ended under an answer.
 pub(super) fn lost(why: &str) -> Refusal {
-    refusal(LOST, format!("{why}; the model is loaded again, ask again soon")).code("rank_lost").into()
+    Refusal::new(LOST, format!("{why}; the model is loaded again, ask again soon")).code("rank_lost")
 }
 
 /// An answer that took too long.
 pub(super) fn late() -> Refusal {
-    refusal(TIMED_OUT, "the answer took longer than this server allows").code("timeout").into()
+    Refusal::new(TIMED_OUT, "the answer took longer than this server allows").code("timeout")
 }
 
 /// What nobody foresaw.
 pub(super) fn failed(why: impl ToString) -> Refusal {
-    refusal(FAILED, why.to_string()).code("failed").into()
+    Refusal::new(FAILED, why.to_string()).code("failed")
 }
 
 /// The object, and the headers that say when to try again or how.

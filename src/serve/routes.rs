@@ -17,8 +17,8 @@ use super::gate::{digest, gate};
 use super::health::{health, metrics, models, now, one_model};
 use super::page::Page;
 use super::record::Log;
-use super::refuse::{BAD, NOT_ALLOWED, NOT_FOUND, refusal, respond};
-use crate::api::Endpoint;
+use super::refuse::{BAD, NOT_ALLOWED, NOT_FOUND, respond};
+use crate::api::{Endpoint, Refusal};
 
 /// What all requests share.
 pub(super) struct Server {
@@ -50,7 +50,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
     let one = |State(server): Shared, id: Result<Path<String>, PathRejection>| async move {
         match id {
             Ok(Path(id)) => one_model(&server, &id),
-            Err(rejection) => respond(&refusal(BAD, rejection.body_text()).into()),
+            Err(rejection) => respond(&Refusal::new(BAD, rejection.body_text())),
         }
     };
     Router::new()
@@ -69,10 +69,10 @@ pub(super) fn router(server: Arc<Server>) -> Router {
 
 async fn unknown(request: Request<Body>) -> Response {
     let message = format!("there is nothing at {}", request.uri().path());
-    respond(&refusal(NOT_FOUND, message).code("unknown_url").into())
+    respond(&Refusal::new(NOT_FOUND, message).code("unknown_url"))
 }
 
 async fn not_allowed(request: Request<Body>) -> Response {
     let message = format!("{} is not for {}", request.method(), request.uri().path());
-    respond(&refusal(NOT_ALLOWED, message).code("method_not_allowed").into())
+    respond(&Refusal::new(NOT_ALLOWED, message).code("method_not_allowed"))
 }

@@ -2,13 +2,13 @@
 
 use sha2::{Digest, Sha256};
 use tbshard::backend::{Arithmetic, Cpu};
-use tbshard::comm::{Algorithm, Communicator, Ranks};
+use tbshard::comm::Algorithm;
 use tbshard::engine::{Engine, Room, Wanted};
 use tbshard::models::Blueprint;
-use tbshard::partition::{Layout, Plan};
+use tbshard::partition::Layout;
 use tbshard::transport::Endpoint;
 
-use crate::support::tiny_checkpoints;
+use crate::support::{on_ranks, tiny_checkpoints};
 use crate::transport::fabric::Fabric;
 
 const TOKENS: usize = 45;
@@ -47,31 +47,9 @@ fn run_in(
     algorithm: Algorithm,
     mesh: Vec<Box<dyn Endpoint>>,
 ) -> Vec<String> {
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = mesh
-            .into_iter()
-            .map(|endpoint| {
-                scope.spawn(move || {
-                    let blueprint = blueprint();
-                    let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout).unwrap();
-                    let world = Communicator::new(endpoint, None).with_algorithm(algorithm);
-                    let ranks = Ranks::new(world, &plan).unwrap();
-                    let rank = ranks.world.rank();
-                    let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
-                    let backend = Box::new(Cpu::new(1).unwrap().computing(arithmetic));
-                    let mut engine = Engine::with_ranks(model, backend, Room::of(128, 1).unwrap(), ranks).unwrap();
-                    if rank > 0 {
-                        engine.follow().unwrap();
-                        return Vec::new();
-                    }
-                    let hashes = [1, 7, TOKENS].map(|chunk| hash_of(&mut engine, chunk)).to_vec();
-                    engine.stop().unwrap();
-                    hashes
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).next().unwrap()
-    })
+    let cpu = || Cpu::new(1).unwrap().computing(arithmetic);
+    let hashes = |engine: &mut Engine| [1, 7, TOKENS].map(|chunk| hash_of(engine, chunk)).to_vec();
+    on_ranks(mesh, blueprint, (layout, algorithm), &cpu, Room::of(128, 1).unwrap(), &hashes)
 }
 
 fn same_bits(layouts: impl Fn(usize) -> Vec<Layout>) {

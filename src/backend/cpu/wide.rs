@@ -77,27 +77,35 @@ unsafe fn all_tokens<S: Simd, K: Products<S>>(
         t += unsafe {
             while row + 4 <= tall {
                 ahead.fetch::<S>(share);
-                let to = &mut to[row..];
-                match xs.len() {
-                    4.. => tile_to::<S, K, 4, 4>(w, row, xs, cols, to),
-                    3 => tile_to::<S, K, 4, 3>(w, row, xs, cols, to),
-                    2 => tile_to::<S, K, 4, 2>(w, row, xs, cols, to),
-                    _ => tile_to::<S, K, 4, 1>(w, row, xs, cols, to),
-                }
+                some_tokens::<S, K, 4>(w, row, xs, cols, &mut to[row..]);
                 row += 4;
             }
             while row < tall {
-                let to = &mut to[row..];
-                match xs.len() {
-                    4.. => tile_to::<S, K, 1, 4>(w, row, xs, cols, to),
-                    3 => tile_to::<S, K, 1, 3>(w, row, xs, cols, to),
-                    2 => tile_to::<S, K, 1, 2>(w, row, xs, cols, to),
-                    _ => tile_to::<S, K, 1, 1>(w, row, xs, cols, to),
-                }
+                some_tokens::<S, K, 1>(w, row, xs, cols, &mut to[row..]);
                 row += 1;
             }
             xs.len().min(4)
         };
+    }
+}
+
+/// A tile of `ROWS` rows and the first four of `xs`, or as many as there are.
+#[inline(always)]
+unsafe fn some_tokens<S: Simd, K: Products<S>, const ROWS: usize>(
+    w: K::Wide,
+    row: usize,
+    xs: &[&[K::X]],
+    cols: &Range<usize>,
+    out: &mut [f32],
+) {
+    // SAFETY: the ranges were checked by `stream`
+    unsafe {
+        match xs.len() {
+            4.. => tile_to::<S, K, ROWS, 4>(w, row, xs, cols, out),
+            3 => tile_to::<S, K, ROWS, 3>(w, row, xs, cols, out),
+            2 => tile_to::<S, K, ROWS, 2>(w, row, xs, cols, out),
+            _ => tile_to::<S, K, ROWS, 1>(w, row, xs, cols, out),
+        }
     }
 }
 

@@ -156,10 +156,9 @@ impl Clerk {
     }
 
     fn stamp(&self, endpoint: Endpoint, head: &Head) -> Result<Stamp> {
-        let prefix = if endpoint == Endpoint::Chat { "chatcmpl" } else { "cmpl" };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let created = if self.maker.deterministic { 0 } else { now };
-        Ok(Stamp { id: format!("{prefix}-{}", self.maker.name(head, "answer")?), created })
+        Ok(Stamp::new(endpoint, &self.maker.name(head, "answer")?, created))
     }
 }
 

@@ -13,7 +13,6 @@ mod row;
 mod rows;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -28,11 +27,10 @@ use super::caught::caught;
 use super::hosts::Machines;
 use super::launch::{Work, on_all};
 use super::load::{Loaded, ModelArgs, Opened};
-use super::many::ManyArgs;
+use super::many::{self, ManyArgs};
 use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, env, interrupt, ui};
-use crate::api::{Grammars, Texts};
 use crate::engine::{Sampling, Scheduler};
 use crate::error::{Error, Result};
 
@@ -169,20 +167,9 @@ impl Args {
     }
 
     fn answer(&self, loaded: &mut Loaded, mut desk: Desk, run: String, model: &ModelArgs) -> Result<Outcome> {
-        loaded.tokenizer()?;
-        let Some(tokenizer) = loaded.tokenizer.take() else { return Err(Error::msg("there is no tokenizer")) };
-        let mut defaults = loaded.defaults.clone();
-        defaults.sampling = self.sampling.over(&defaults.sampling)?;
-        let texts = Texts {
-            name: self.name.clone().unwrap_or_else(|| model.label()),
-            tokenizer: Arc::new(tokenizer),
-            template: loaded.template.take().map(Arc::new),
-            defaults,
-            context: loaded.engine.context(),
-            vocab: loaded.engine.model().geometry.vocab,
-            fingerprint: Some(format!("fp_{}", &run[..12])),
-            grammars: Grammars::default(),
-        };
+        let mut texts = many::texts(loaded, self.name.clone().unwrap_or_else(|| model.label()))?;
+        texts.defaults.sampling = self.sampling.over(&texts.defaults.sampling)?;
+        texts.fingerprint = Some(format!("fp_{}", &run[..12]));
         let maker = Maker { deterministic: self.deterministic, run };
         let clerk = Clerk {
             texts,

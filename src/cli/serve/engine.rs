@@ -9,7 +9,7 @@ use crate::cli::caught::caught;
 use crate::cli::load::{Loaded, ModelArgs};
 use crate::cli::others::Crew;
 use crate::cli::ranks::RankArgs;
-use crate::cli::{Outcome, rank};
+use crate::cli::{Outcome, many, rank};
 use crate::engine::Limits;
 use crate::error::{Error, Result};
 use crate::serve::{Desk, Phase, work};
@@ -119,11 +119,7 @@ impl Keeper {
 
     fn texts(&self, loaded: &mut Loaded) -> Result<Texts> {
         loaded.tokenizer().map_err(|error| error.hint("a server needs one"))?;
-        let tokenizer = loaded.tokenizer.take().ok_or_else(|| Error::msg("there is no tokenizer"))?;
-        let template = loaded.template.take().map(Arc::new);
-        let (context, vocab) = (loaded.engine.context(), loaded.engine.model().geometry.vocab);
-        let texts = Texts::new(self.name.clone(), Arc::new(tokenizer), template);
-        Ok(Texts { defaults: loaded.defaults.clone(), context, vocab, ..texts })
+        many::texts(loaded, self.name.clone())
     }
 }
 
