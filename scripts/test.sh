@@ -125,8 +125,6 @@ if [ -n "$full" ]; then
   export RUSTDOCFLAGS="-D warnings"
   suite fmt 60 cargo fmt --check
   suite clippy 600 cargo clippy --all-targets -- -D warnings
-  # the shared-memory ring under every interleaving that the memory model allows
-  RUSTFLAGS="--cfg loom" suite loom 600 cargo test --lib --release --target-dir "$target/loom" transport::shm::model
   suite example 200 bash -c 'cargo run --quiet --example all_reduce | tee >(cat >&2) | grep -c reduced | grep -q 4'
   suite doc 300 cargo doc --no-deps --quiet
   suite rdma 1200 bash -c rdma

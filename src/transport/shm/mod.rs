@@ -4,7 +4,7 @@
 //! move. A rank that has waited long enough arms its bell and sleeps; only then does a peer pay for waking it.
 
 mod map;
-#[cfg(all(test, loom))]
+#[cfg(test)]
 mod model;
 mod park;
 mod ring;

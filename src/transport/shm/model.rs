@@ -1,5 +1,4 @@
-//! The ring under every interleaving and every reordering that the memory model allows, by loom:
-//! `RUSTFLAGS="--cfg loom" cargo test --lib --release transport::shm::model`
+//! The ring under every interleaving and every reordering that the memory model allows, by loom.
 
 use std::sync::atomic::Ordering;
 
