@@ -201,7 +201,7 @@ done
 say "linking the program and its tests"
 if ! SDKROOT=$sdk CARGO_TARGET_AARCH64_APPLE_DARWIN_LINKER=$linker \
   CARGO_TARGET_AARCH64_APPLE_DARWIN_RUSTFLAGS="-Clinker-flavor=ld64.lld -Clink-arg=--error-limit=0" \
-  cargo build --target $triple --target-dir "$target" --bin tbshard --test main --keep-going 2>"$work/linking"; then
+  cargo build --target $triple --target-dir "$target" --bin tbshard --test '*' --keep-going 2>"$work/linking"; then
   grep -E '^error|rust-lld: error' "$work/linking" | grep -v 'undefined symbol:' | tail -n 30 >&2
   missing=$(sed -n 's/.*undefined symbol: //p' "$work/linking" | sort -u)
   if [ -n "$missing" ]; then

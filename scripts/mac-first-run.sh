@@ -29,7 +29,7 @@ machine() {
   git rev-parse HEAD 2>/dev/null
   rustc --version
 }
-kernels() { cargo test --quiet --test main apple:: -- --nocapture; }
+kernels() { cargo test --quiet --test kernels apple:: -- --nocapture; }
 
 binary=${CARGO_TARGET_DIR:-target}/release/tbshard
 json=$(mktemp)

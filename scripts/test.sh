@@ -63,7 +63,7 @@ neon() { # the kernels on an emulated processor, without the tests that candle m
   arm || { echo "skipped: std, a linker or an emulator for aarch64 is missing"; return 0; }
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
-  cargo nextest run --target aarch64-unknown-linux-gnu --lib --test main \
+  cargo nextest run --target aarch64-unknown-linux-gnu --lib --test kernels \
     -E 'test(/^backend::/) | test(/^kernels::(packed|embed|rowwise|routing|edges|delta)::/) | test(/^kernels::.*::adds?_in/)'
 }
 metal() { # Metal's kernels on this processor, where clang 19 can be had

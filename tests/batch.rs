@@ -12,7 +12,7 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::command;
+use crate::support::program::command;
 
 /// Questions of different lengths, some of which the demo model can answer.
 const PROMPTS: [&str; 12] = [

@@ -9,7 +9,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::cli::command;
+use crate::support::program::command;
 
 fn bench(args: &[&str]) -> Output {
     command(&[&["bench"], args].concat()).output().unwrap()

@@ -4,7 +4,9 @@ use tbshard::backend::cpu::Isa;
 use tbshard::backend::{Arithmetic, Cpu};
 use tbshard::engine::{Engine, Wanted};
 
-use crate::support;
+use crate::support::engine::{engine, model};
+use crate::support::files;
+use crate::support::tiny::tiny_checkpoints;
 
 /// Tokens of a prompt that crosses tiles and pages.
 fn prompt(len: usize, salt: usize) -> Vec<u32> {
@@ -24,8 +26,8 @@ fn logits(engine: &mut Engine, tokens: &[u32], chunk: usize) -> Vec<u32> {
 }
 
 fn committed() -> Vec<std::path::PathBuf> {
-    let mut dirs = support::tiny_checkpoints();
-    dirs.retain(|dir| dir.starts_with(support::fixtures()));
+    let mut dirs = tiny_checkpoints();
+    dirs.retain(|dir| dir.starts_with(files::fixtures()));
     assert!(dirs.len() >= 16);
     dirs
 }
@@ -33,7 +35,7 @@ fn committed() -> Vec<std::path::PathBuf> {
 #[test]
 fn prefill_equals_single_steps_at_any_chunk_size() {
     for dir in committed() {
-        let mut engine = support::engine(&dir, 1);
+        let mut engine = engine(&dir, 1);
         let tokens = prompt(150, 1);
         let whole = logits(&mut engine, &tokens, tokens.len());
         for chunk in [1, 7, 64, 100] {
@@ -45,7 +47,7 @@ fn prefill_equals_single_steps_at_any_chunk_size() {
 #[test]
 fn alone_or_in_a_batch() {
     for dir in committed() {
-        let mut engine = support::engine(&dir, 3);
+        let mut engine = engine(&dir, 3);
         let prompts = [prompt(70, 1), prompt(33, 2), prompt(5, 3)];
         let alone: Vec<Vec<u32>> = prompts.iter().map(|tokens| logits(&mut engine, tokens, 16)).collect();
         let mut sequences: Vec<_> = prompts.iter().map(|_| engine.start().unwrap()).collect();
@@ -79,7 +81,7 @@ fn alone_or_in_a_batch() {
 #[test]
 fn prompts_of_any_lengths_are_prefilled_at_once() {
     for dir in committed() {
-        let mut engine = support::engine(&dir, 3);
+        let mut engine = engine(&dir, 3);
         let prompts = [prompt(33, 2), prompt(150, 1), prompt(1, 3)];
         let last = |engine: &mut Engine, tokens: &[u32]| {
             let bits = logits(engine, tokens, 16);
@@ -117,7 +119,7 @@ fn any_thread_count_and_instruction_set() {
                 continue;
             }
             let backend = Box::new(Cpu::with_isa(threads, isa).unwrap());
-            let mut engine = Engine::new(support::model(&dir), backend, 128, 1).unwrap();
+            let mut engine = Engine::new(model(&dir), backend, 128, 1).unwrap();
             let bits = logits(&mut engine, &tokens, 40);
             assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{} {isa:?} {threads} threads", dir.display());
         }
@@ -127,7 +129,7 @@ fn any_thread_count_and_instruction_set() {
 #[test]
 fn slots_and_pages_are_clean_when_they_come_back() {
     for dir in committed() {
-        let mut engine = support::engine(&dir, 2);
+        let mut engine = engine(&dir, 2);
         let tokens = prompt(90, 5);
         let fresh = logits(&mut engine, &tokens, 90);
         let mut other = engine.start().unwrap();

@@ -5,22 +5,13 @@ mod selftest;
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::support;
-
-/// Runs `tbshard` without the caller's hub settings.
-pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tbshard"));
-    command.args(args).stdin(Stdio::null()).env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent");
-    for name in ["HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE"] {
-        command.env_remove(name);
-    }
-    command
-}
+use crate::support::files;
+use crate::support::program::command;
 
 fn run(args: &[&str]) -> Output {
     command(args).output().unwrap()
@@ -35,7 +26,14 @@ fn stderr(output: &Output) -> String {
 }
 
 pub fn tiny(name: &str) -> String {
-    support::fixtures().join("tiny").join(name).display().to_string()
+    files::fixtures().join("tiny").join(name).display().to_string()
+}
+
+/// The ranks of a `tiktoken.model` that knows bytes alone.
+fn byte_ranks() -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |at: usize| char::from(DIGITS[at]);
+    (0..256).map(|byte| format!("{}{}== {byte}\n", digit(byte >> 2), digit((byte & 3) << 4))).collect()
 }
 
 fn fixture(name: &str) -> Value {
@@ -290,7 +288,7 @@ fn a_vocabulary_of_kimi_is_read_and_ends_answers_where_no_config_says_so() {
     let (ids, greedy) = (list(&prompt["input_ids"]), prompt["greedy"].as_array().unwrap());
     assert_eq!(greedy[4], 273);
     // the bytes are the ranks, and what the model says at last is a special token
-    std::fs::write(dir.path().join("tiktoken.model"), support::byte_ranks()).unwrap();
+    std::fs::write(dir.path().join("tiktoken.model"), byte_ranks()).unwrap();
     let model = dir.path().display().to_string();
     let said = |end: &str, prompt: [&str; 2]| {
         let added = |text: &str| json!({"content": text, "special": true});

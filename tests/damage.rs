@@ -1,49 +1,14 @@
-//! Copies of the committed checkpoints that a test may damage, and what a refusal of them has to look like.
+//! What damaged checkpoints are opened and run as, and what a refusal of them has to look like.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value};
 use tbshard::backend::Cpu;
 use tbshard::engine::{Engine, Wanted};
 use tbshard::error::Result;
 use tbshard::models::Model;
-use tempfile::TempDir;
 
-use crate::support;
-
-pub const INDEX: &str = "model.safetensors.index.json";
-
-/// A copy of a committed checkpoint.
-pub struct Specimen {
-    pub dir: TempDir,
-}
-
-/// A tensor on its own, to be changed and written back.
-pub struct Plain {
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    pub bytes: Vec<u8>,
-}
+pub use crate::support::specimen::{INDEX, Plain, Specimen};
 
 impl Specimen {
-    pub fn of(fixture: &str) -> Self {
-        let dir = TempDir::new().unwrap();
-        for entry in std::fs::read_dir(support::fixtures().join("tiny").join(fixture)).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-        }
-        // what transformers made of it is no part of the checkpoint
-        std::fs::remove_file(dir.path().join("fixture.safetensors")).unwrap();
-        Self { dir }
-    }
-
-    pub fn path(&self, file: &str) -> PathBuf {
-        self.dir.path().join(file)
-    }
-
     pub fn open(&self) -> Result<Model> {
         Model::open(self.dir.path(), &|_, _| ())
     }
@@ -62,28 +27,6 @@ impl Specimen {
         Ok(logits.data().to_vec())
     }
 
-    /// The file that the index puts `tensor` in.
-    pub fn file_of(&self, tensor: &str) -> String {
-        let index: Value = serde_json::from_slice(&std::fs::read(self.path(INDEX)).unwrap()).unwrap();
-        let file = index["weight_map"][tensor].as_str();
-        file.unwrap_or_else(|| panic!("{tensor} is not in the index")).to_owned()
-    }
-
-    pub fn edit_bytes(&self, file: &str, edit: impl FnOnce(&mut Vec<u8>)) {
-        let mut bytes = std::fs::read(self.path(file)).unwrap();
-        edit(&mut bytes);
-        std::fs::write(self.path(file), bytes).unwrap();
-    }
-
-    /// Changes a JSON file.
-    pub fn edit_json(&self, file: &str, edit: impl FnOnce(&mut Value)) {
-        self.edit_bytes(file, |bytes| {
-            let mut json = serde_json::from_slice(bytes).unwrap();
-            edit(&mut json);
-            *bytes = serde_json::to_vec(&json).unwrap();
-        });
-    }
-
     /// Changes the header of a safetensors file and leaves its data as they are.
     pub fn edit_header(&self, file: &str, edit: impl FnOnce(&mut Map<String, Value>)) {
         self.edit_bytes(file, |bytes| {
@@ -92,33 +35,6 @@ impl Specimen {
             edit(&mut header);
             *bytes = join(&serde_json::to_vec(&header).unwrap(), data);
         });
-    }
-
-    /// Changes the tensors of a file, which stays a valid one.
-    pub fn edit_tensors(&self, file: &str, edit: impl FnOnce(&mut BTreeMap<String, Plain>)) {
-        self.edit_bytes(file, |bytes| {
-            let (_, metadata) = SafeTensors::read_metadata(bytes).unwrap();
-            let mut tensors: BTreeMap<String, Plain> = SafeTensors::deserialize(bytes)
-                .unwrap()
-                .iter()
-                .map(|(name, view)| {
-                    let (dtype, shape, bytes) = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
-                    (name.to_owned(), Plain { dtype, shape, bytes })
-                })
-                .collect();
-            edit(&mut tensors);
-            let views = tensors.iter().map(|(name, plain)| {
-                (name.clone(), TensorView::new(plain.dtype, plain.shape.clone(), &plain.bytes).unwrap())
-            });
-            *bytes = safetensors::serialize(views, metadata.metadata().clone()).unwrap();
-        });
-    }
-
-    /// Changes one tensor, wherever it is, and returns the name of its file.
-    pub fn edit_tensor(&self, name: &str, edit: impl FnOnce(&mut Plain)) -> String {
-        let file = self.file_of(name);
-        self.edit_tensors(&file, |tensors| edit(tensors.get_mut(name).unwrap()));
-        file
     }
 }
 

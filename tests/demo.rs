@@ -10,8 +10,8 @@ use tbshard::engine::{Engine, Event, Request, Sampler, Sampling, Wanted, generat
 use tbshard::models::{Blueprint, demo};
 use tbshard::text::Tokenizer;
 
-use crate::cli::command;
-use crate::support::fixtures;
+use crate::support::files::fixtures;
+use crate::support::program::command;
 
 fn engine() -> Engine {
     let model = Blueprint::demo().unwrap().load_whole(&|_, _| ()).unwrap();

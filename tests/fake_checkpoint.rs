@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::cli::command;
+use crate::support::program::command;
 
 /// The example beside the tests.
 fn fake(args: &[&str]) -> Output {

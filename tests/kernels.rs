@@ -22,3 +22,13 @@ mod routing;
 mod rowwise;
 mod schedule;
 pub mod stored;
+
+use std::ops::Range;
+
+use tbshard::partition::{Fold, Leaves};
+
+/// The part of a tree inside `run`, as if a rank owned just that.
+fn run_of(leaves: Leaves, run: Range<usize>) -> Fold {
+    let cuts = vec![0, run.start, run.end, leaves.count()];
+    Fold::shared(leaves, cuts, 1)
+}

@@ -77,7 +77,7 @@ impl Lab {
 
     /// Runs the built `tbshard` on the launcher.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.launcher.inside(&crate::cli::command(args));
+        let mut command = self.launcher.inside(&crate::support::program::command(args));
         command.env("TBSHARD_SSH", self.ssh());
         command
     }

@@ -6,7 +6,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tbshard::engine::{Event, Request, Sampler, Sampling, Wanted, generate};
 
-use crate::support;
+use crate::support::engine::engine;
+use crate::support::tiny::tiny_checkpoints;
 
 struct Fixture {
     prompts: Vec<Prompt>,
@@ -48,14 +49,14 @@ fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
 #[test]
 fn logits_and_greedy_tokens_are_the_references() {
     let mut names = Vec::new();
-    for dir in support::tiny_checkpoints().iter() {
+    for dir in tiny_checkpoints().iter() {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
         let recurrent = ["qwen3_5", "qwen3_next"].iter().any(|kind| name.contains(kind));
         let tolerance = if recurrent { 2e-3 } else { 1e-3 };
         let mut worst = 0.0f32;
         let dir = dir.as_path();
         for (i, prompt) in read(dir).prompts.iter().enumerate() {
-            let mut engine = support::engine(dir, 1);
+            let mut engine = engine(dir, 1);
             let mut sequence = engine.start().unwrap();
             let mut broken = None;
             let mut observe = |layer: usize, x: &tbshard::backend::Tensor| {

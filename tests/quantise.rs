@@ -17,7 +17,7 @@ use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::command;
+use crate::support::program::command;
 
 /// A tensor of a checkpoint: type, shape, bytes.
 pub type Tensor = (Dtype, Vec<usize>, Vec<u8>);

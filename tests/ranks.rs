@@ -3,8 +3,7 @@
 mod chat;
 mod collectives;
 mod deaths;
-pub mod layouts;
+mod layouts;
 mod processes;
-pub use processes::signal;
 mod steps;
 mod threads;

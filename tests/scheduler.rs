@@ -11,7 +11,7 @@ use tbshard::engine::{Engine, Job, Room, Sampling, Scheduler, Update};
 use tbshard::models::Blueprint;
 use tbshard::partition::Layout;
 
-use crate::support;
+use crate::support::ranks;
 use crate::transport::fabric::Fabric;
 
 /// Runs `work` on rank 0 of as many ranks as `layout` has, threads of this process.
@@ -24,7 +24,7 @@ fn on_ranks<T: Send>(
 ) -> T {
     let open = || Blueprint::open(dir).unwrap();
     let cpu = || Cpu::new(1).unwrap();
-    support::on_ranks(fabric.mesh(layout.world_size), &open, (layout, Algorithm::Auto), &cpu, room, &work)
+    ranks::on_ranks(fabric.mesh(layout.world_size), &open, (layout, Algorithm::Auto), &cpu, room, &work)
 }
 
 fn layout(tp: usize, pp: usize) -> Layout {

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cli::command;
+use crate::support::program::command;
 
 #[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
 fn set(name: &str) -> Option<PathBuf> {
@@ -68,7 +68,7 @@ fn greedy_output_is_that_of_transformers() {
 fn perplexity_of_a_page_is_that_of_transformers() {
     let (Some(model), Some(python)) = (set("TBSHARD_SMOLLM2"), set("TBSHARD_PYTHON")) else { return };
     let dir = model.display().to_string();
-    let page = crate::support::fixtures().join("page.txt");
+    let page = crate::support::files::fixtures().join("page.txt");
     let text = std::fs::read_to_string(&page).unwrap();
     let tokens = tbshard::text::Tokenizer::open(&model).unwrap().encode(&text, true).unwrap();
     let list = tempfile::NamedTempFile::new().unwrap();

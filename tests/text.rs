@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Value, json};
 use tbshard::text::Tokenizer;
 
-use crate::support;
+use crate::support::files;
 
 /// Joined emoji, rare ideographs, combining marks, right-to-left and Indic text: most characters take several tokens.
 const MULTI_BYTE: &str =
@@ -138,7 +138,7 @@ fn noise(seed: u64) -> impl Iterator<Item = u32> {
 
 #[test]
 fn real_tokenizers_give_the_recorded_ids_and_texts() {
-    let Some(oracle) = support::oracle() else { return };
+    let Some(oracle) = files::oracle() else { return };
     for (tokenizer, name) in real(&oracle) {
         for (text, expected, output) in recorded(&oracle, name) {
             // The recording was made without this special token, which the model's own vocabulary has.
@@ -151,7 +151,7 @@ fn real_tokenizers_give_the_recorded_ids_and_texts() {
 
 #[test]
 fn real_tokenizers_know_their_special_tokens() {
-    let Some(oracle) = support::oracle() else { return };
+    let Some(oracle) = files::oracle() else { return };
     for (tokenizer, name) in real(&oracle) {
         let (size, end, think) =
             if *name == "qwen35" { (248_077, 248_046, 248_068) } else { (163_840, 163_586, 163_606) };
@@ -166,7 +166,7 @@ fn real_tokenizers_know_their_special_tokens() {
 
 #[test]
 fn real_streams_give_whole_characters_and_the_same_text() {
-    let Some(oracle) = support::oracle() else { return };
+    let Some(oracle) = files::oracle() else { return };
     for (tokenizer, name) in real(&oracle) {
         let mut texts: Vec<Vec<u32>> = recorded(&oracle, name).into_iter().map(|(_, ids, _)| ids).collect();
         texts.push(tokenizer.encode(MULTI_BYTE, false).unwrap());

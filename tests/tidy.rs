@@ -87,7 +87,7 @@ fn unsafe_stays_in_its_rooms() {
 fn every_architecture_is_registered_and_has_a_fixture() {
     let registered: Vec<&str> = tbshard::models::architectures().collect();
     let mut tried = Vec::new();
-    for dir in std::fs::read_dir(crate::support::fixtures().join("tiny")).unwrap() {
+    for dir in std::fs::read_dir(crate::support::files::fixtures().join("tiny")).unwrap() {
         let config = std::fs::read(dir.unwrap().path().join("config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
         // the model inside a wrapper, alone, differs by a prefix

@@ -172,7 +172,7 @@ fn a_token_that_may_not_follow_is_an_error() {
 }
 
 fn thinking(template: &str) -> Texts {
-    let tokenizer = crate::support::fixtures().join("tiny/qwen3_5/tokenizer.json");
+    let tokenizer = crate::support::files::fixtures().join("tiny/qwen3_5/tokenizer.json");
     let tokenizer = tbshard::text::Tokenizer::from_bytes(&std::fs::read(tokenizer).unwrap()).unwrap();
     let end = tokenizer.token_id("<|im_end|>").unwrap();
     let base = with_template(template);

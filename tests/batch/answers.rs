@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{Desk, PROMPTS, id, text};
-use crate::cli::{command, tiny};
+use crate::cli::tiny;
+use crate::support::program::command;
 
 fn generated(args: &[&str]) -> Value {
     let output = command(&[&["generate", "--json", "-q", "--threads", "1"], args].concat()).output().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Desk, lines, rows, said, sorted};
-use crate::cli::command;
+use crate::support::program::command;
 
 /// Waits until the output has rows.
 fn begun(desk: &Desk, child: &mut Child) {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use super::{Desk, id, rows, sorted, text};
-use crate::cli::command;
+use crate::support::program::command;
 
 #[test]
 fn rows_are_openais() {

@@ -41,7 +41,7 @@ fn the_first_token_is_that_of_generate() {
     let model = tiny("qwen3");
     let args =
         ["generate", "--model", &model, "--prompt", "the fox", "--temp", "0", "-n", "1", "--ignore-eos", "--json"];
-    let output = crate::cli::command(&args).output().unwrap();
+    let output = crate::support::program::command(&args).output().unwrap();
     let generated: Value = serde_json::from_slice(&output.stdout).unwrap();
     let rows = json(&["load", "--model", &model, "--prompt", "the fox", "--reps", "1"]);
     assert!(rows.iter().all(|row| row["token"] == generated["tokens"][0]));

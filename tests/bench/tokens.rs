@@ -5,8 +5,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{bench, formats_agree, json, refused, text};
-use crate::cli::{command, tiny};
+use crate::cli::tiny;
 use crate::lab::{Lab, binary};
+use crate::support::program::command;
 
 const BENCH: &str = "tokens-per-sec";
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tbshard::text::{Message, RenderOptions, Template, Tokenizer};
 
-use super::{command, tiny};
+use super::tiny;
+use crate::support::program::command;
 
 fn spawn(args: &[&str]) -> Child {
     let mut command = command(args);

@@ -30,7 +30,7 @@ fn alone(input: &str) -> (Vec<String>, Vec<String>) {
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("in"), input).unwrap();
     let args = ["batch", "in", "-o", "out", "--errors", "wrong", "--deterministic", "-q"];
-    let output = crate::cli::command(&args).current_dir(dir.path()).output().unwrap();
+    let output = crate::support::program::command(&args).current_dir(dir.path()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let read = |name: &str| sorted(&std::fs::read_to_string(dir.path().join(name)).unwrap());
     (read("out"), read("wrong"))
@@ -73,7 +73,7 @@ fn in_order_from_a_pipe_to_a_pipe() {
     command.stdin(Stdio::from(std::fs::File::open(path(&lab, "in")).unwrap()));
     let ended = run(command);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let ordered = crate::cli::command(&["batch", "-", "--ordered", "--deterministic", "-q"])
+    let ordered = crate::support::program::command(&["batch", "-", "--ordered", "--deterministic", "-q"])
         .stdin(Stdio::from(std::fs::File::open(path(&lab, "in")).unwrap()))
         .output()
         .unwrap();

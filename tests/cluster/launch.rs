@@ -94,7 +94,7 @@ fn tbshard_itself_is_launched_like_any_program() {
     let Some(lab) = Lab::new(2) else { return };
     let program = ["tbshard", "generate", "--prompt", "Tell me a story.", "-n", "10", "-q"];
     let ended = run(launch(&lab, &["--no-prefix"], &program));
-    let alone = crate::cli::command(&program[1..]).output().unwrap();
+    let alone = crate::support::program::command(&program[1..]).output().unwrap();
     assert_eq!(ended.out, String::from_utf8(alone.stdout).unwrap(), "{ended:?}");
     assert_eq!(ended.code, Some(0));
     wait_until("an end", super::CLEAN, || lab.hosts().iter().all(|host| host.processes().is_empty()));

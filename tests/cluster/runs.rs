@@ -16,7 +16,7 @@ fn tokens(out: &str) -> Value {
 
 fn alone() -> Value {
     let args = [&["generate", "--prompt", "Tell me a story."][..], &ASK].concat();
-    let output = crate::cli::command(&args).output().unwrap();
+    let output = crate::support::program::command(&args).output().unwrap();
     tokens(&String::from_utf8(output.stdout).unwrap())
 }
 
@@ -78,7 +78,9 @@ fn score_and_chat_talk_with_rank_0_on_another_machine() {
     std::fs::write(&text, "Once upon a time, there was a fox.").unwrap();
     let args = ["score", "--hosts", file.to_str().unwrap(), "--file", text.to_str().unwrap(), "--json", "-q"];
     let ended = run(lab.command(&args));
-    let alone = crate::cli::command(&["score", "--file", text.to_str().unwrap(), "--json", "-q"]).output().unwrap();
+    let alone = crate::support::program::command(&["score", "--file", text.to_str().unwrap(), "--json", "-q"])
+        .output()
+        .unwrap();
     assert_eq!(ended.out, String::from_utf8(alone.stdout).unwrap(), "{ended:?}");
 
     let input = lab.shared().join("input");

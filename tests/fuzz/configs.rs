@@ -9,7 +9,7 @@ use tbshard::models::{Model, read_config};
 
 use super::{Outcome, check_refusal, fuzz, watch};
 use crate::damage::Specimen;
-use crate::support;
+use crate::support::files;
 
 /// No size of a config is larger.
 const MAX_SIZE: usize = 1 << 24;
@@ -128,7 +128,7 @@ fn apply(config: &mut Value, change: &Change) {
 /// The committed fixtures with their configs.
 fn fixtures() -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(support::fixtures().join("tiny")).unwrap() {
+    for entry in std::fs::read_dir(files::fixtures().join("tiny")).unwrap() {
         let path = entry.unwrap().path();
         let config = serde_json::from_slice(&std::fs::read(path.join("config.json")).unwrap()).unwrap();
         found.push((path.file_name().unwrap().to_string_lossy().into_owned(), config));

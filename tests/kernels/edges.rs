@@ -7,7 +7,7 @@ use tbshard::backend::{
 use tbshard::partition::{Fold, Leaves};
 use tbshard::weights::Matrix;
 
-use crate::support::run_of;
+use super::run_of;
 
 use super::check::{cpu, same};
 use super::random::Rng;

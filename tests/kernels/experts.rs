@@ -5,7 +5,7 @@ use std::ops::Range;
 use tbshard::backend::{Backend, Cpu, ExpertWeights, Experts, Routes, SharedExpert, Tensor};
 use tbshard::partition::{Fold, Leaves};
 
-use crate::support::run_of;
+use super::run_of;
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::linear::{Subtrees, depth, finish, runs};

@@ -6,7 +6,7 @@ use std::ops::Range;
 use tbshard::backend::{Backend, Tensor};
 use tbshard::partition::{Fold, Leaves, halves};
 
-use crate::support::run_of;
+use super::run_of;
 
 use super::check::{cpu, near, same, same_everywhere};
 use super::order;

@@ -5,8 +5,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::{quantized, read_json, tensors};
-use crate::damage::Specimen;
-use crate::support;
+use crate::support::files;
+use crate::support::specimen::Specimen;
 
 /// SHA-256 over name, type, shape and bytes of all tensors, by name.
 fn digest(dir: &std::path::Path) -> (usize, String) {
@@ -22,7 +22,7 @@ fn digest(dir: &std::path::Path) -> (usize, String) {
 
 #[test]
 fn every_architecture_becomes_what_mlx_lm_makes_of_it() {
-    let goldens = read_json(&support::fixtures(), "quantise.json");
+    let goldens = read_json(&files::fixtures(), "quantise.json");
     let mut wrong = Vec::new();
     for golden in goldens["conversions"].as_array().unwrap() {
         let checkpoint = golden["checkpoint"].as_str().unwrap();
@@ -55,7 +55,7 @@ fn every_architecture_becomes_what_mlx_lm_makes_of_it() {
 #[test]
 fn config_json_is_as_mlx_lm_writes_it() {
     let out = TempDir::new().unwrap();
-    let source = support::fixtures().join("tiny/qwen3_5-fp8");
+    let source = files::fixtures().join("tiny/qwen3_5-fp8");
     quantized(&source, out.path(), &["--group", "32"]);
     let (before, after) = (read_json(&source, "config.json"), read_json(out.path(), "config.json"));
     let keys = |config: &Value| config.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -76,7 +76,7 @@ fn config_json_is_as_mlx_lm_writes_it() {
 #[test]
 fn a_bare_text_model_is_wrapped_for_mlx_lm() {
     let out = TempDir::new().unwrap();
-    let source = support::fixtures().join("tiny/qwen3_5_text");
+    let source = files::fixtures().join("tiny/qwen3_5_text");
     quantized(&source, out.path(), &["--mode", "nvfp4"]);
     let (before, after) = (read_json(&source, "config.json"), read_json(out.path(), "config.json"));
     assert_eq!(after["model_type"], "qwen3_5");
@@ -87,7 +87,7 @@ fn a_bare_text_model_is_wrapped_for_mlx_lm() {
 #[test]
 fn the_index_lists_every_tensor_once() {
     let out = TempDir::new().unwrap();
-    quantized(&support::fixtures().join("tiny/qwen3_moe-fp8"), out.path(), &["--group", "32"]);
+    quantized(&files::fixtures().join("tiny/qwen3_moe-fp8"), out.path(), &["--group", "32"]);
     let index = read_json(out.path(), "model.safetensors.index.json");
     let listed: Vec<&String> = index["weight_map"].as_object().unwrap().keys().collect();
     let tensors = tensors(out.path());

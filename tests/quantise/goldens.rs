@@ -3,7 +3,7 @@
 use safetensors::SafeTensors;
 use tbshard::weights::{Codes, Coding, Dtype, Numbers, quantise};
 
-use crate::support;
+use crate::support::files;
 
 const COLUMNS: usize = 256;
 
@@ -65,7 +65,7 @@ pub fn differences(tensors: &SafeTensors<'_>, columns: usize) -> (usize, Vec<Str
 
 #[test]
 fn every_byte_is_mlx_s() {
-    let file = std::fs::read(support::fixtures().join("quantise.safetensors")).unwrap();
+    let file = std::fs::read(files::fixtures().join("quantise.safetensors")).unwrap();
     let (compared, wrong) = differences(&SafeTensors::deserialize(&file).unwrap(), COLUMNS);
     assert_eq!(wrong, Vec::<String>::new());
     assert!(compared > 170_000, "{compared}");

@@ -7,10 +7,9 @@ use tbshard::weights::Coding;
 use tempfile::TempDir;
 
 use super::quantized;
-use crate::cli::command;
-use crate::ranks::layouts::run;
-use crate::support;
-use crate::transport::fabric::Fabric;
+use crate::support::files;
+use crate::support::program::command;
+use crate::support::ranks::{mesh, run};
 
 const CODINGS: [Coding; 3] =
     [Coding::Affine { bits: 4, group: 32 }, Coding::Nvfp4, Coding::Affine { bits: 3, group: 32 }];
@@ -39,19 +38,19 @@ fn in_memory_and_on_disk_the_bits_are_the_same_on_every_layout() {
         "qwen3_5_moe",
         "qwen3_5_moe-fp8",
     ] {
-        let source = support::fixtures().join("tiny").join(name);
+        let source = files::fixtures().join("tiny").join(name);
         for coding in CODINGS {
             let out = TempDir::new().unwrap();
             quantized(&source, out.path(), &settings(coding).each_ref().map(String::as_str));
             let on_disk = || Blueprint::open(out.path()).unwrap();
             let alone = Layout { world_size: 1, ..Layout::default() };
-            let expected = run(&on_disk, &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
+            let expected = run(&on_disk, &alone, Algorithm::Auto, mesh(1));
             let in_memory = || Blueprint::open(&source).unwrap().quantised(coding, 2).unwrap();
             for layout in [layout(1, 1), layout(2, 1), layout(3, 1), layout(1, 2), layout(2, 2)] {
-                let hashes = run(&in_memory, &layout, Algorithm::Auto, Fabric::Loopback.mesh(layout.world_size));
+                let hashes = run(&in_memory, &layout, Algorithm::Auto, mesh(layout.world_size));
                 assert_eq!(hashes, expected, "{name} {coding:?} {layout:?}");
             }
-            let plain = run(&|| Blueprint::open(&source).unwrap(), &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
+            let plain = run(&|| Blueprint::open(&source).unwrap(), &alone, Algorithm::Auto, mesh(1));
             let matrices = Blueprint::open(&source).unwrap().conversion(coding).unwrap().modules().0;
             // rows of 48 values are no groups of 32
             assert_eq!(plain != expected, matrices > 0, "{name} {coding:?}: {matrices} are quantised");
@@ -63,7 +62,7 @@ fn in_memory_and_on_disk_the_bits_are_the_same_on_every_layout() {
 /// What a rank holds of the weights is what it would hold of the directory, tensor by tensor.
 #[test]
 fn a_rank_makes_its_own_part() {
-    let source = support::fixtures().join("tiny/qwen3_5_moe-fp8");
+    let source = files::fixtures().join("tiny/qwen3_5_moe-fp8");
     let coding = Coding::Nvfp4;
     let out = TempDir::new().unwrap();
     quantized(&source, out.path(), &settings(coding).each_ref().map(String::as_str));
@@ -82,7 +81,7 @@ fn a_rank_makes_its_own_part() {
 
 #[test]
 fn quantised_models_do_not_pass_for_each_other() {
-    let source = support::fixtures().join("tiny/qwen3");
+    let source = files::fixtures().join("tiny/qwen3");
     let digest = |coding| Blueprint::open(&source).unwrap().quantised(coding, 1).unwrap().digest;
     let mut digests: Vec<String> = CODINGS.map(digest).to_vec();
     digests.push(Blueprint::open(&source).unwrap().digest);

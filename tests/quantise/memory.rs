@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::hollow;
-use crate::cli::command;
+use crate::support::program::command;
 
 /// Anonymous memory at most; what is mapped from files can be dropped.
 const LIMIT_KIB: u64 = 100 * 1024;

@@ -5,8 +5,9 @@ use std::process::Output;
 use tempfile::TempDir;
 
 use super::{hollow, quantize, quantized};
-use crate::cli::{command, tiny};
-use crate::damage::Specimen;
+use crate::cli::tiny;
+use crate::support::program::command;
+use crate::support::specimen::Specimen;
 
 /// Exit code `code`, and every word in the error and its hint.
 fn refused(output: &Output, code: i32, words: &[&str]) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::{quantized, solid};
-use crate::cli::command;
+use crate::support::program::command;
 
 /// Every file of `dir`.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {

@@ -74,7 +74,7 @@ fn the_demo_model_is_one_too() {
     let out = TempDir::new().unwrap();
     let dir = out.path().join("demo").display().to_string();
     let run = |args: &[&str]| {
-        let output = crate::cli::command(args).output().unwrap();
+        let output = crate::support::program::command(args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

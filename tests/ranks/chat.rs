@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
-use super::processes::{children, gone, signal};
-use crate::cli::command;
+use super::processes::{children, gone};
+use crate::support::program::{command, signal};
 
 /// No chat goes on for longer after a death that is seen at once.
 const BOUND: Duration = Duration::from_secs(5);

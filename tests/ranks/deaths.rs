@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::processes::{children, gone};
-use crate::cli::command;
+use crate::support::program::command;
 
 const CASES: u64 = 48;
 

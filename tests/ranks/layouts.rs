@@ -1,56 +1,13 @@
 //! Every architecture on every layout: the SHA-256 of all logits is that of one rank.
 
-use sha2::{Digest, Sha256};
-use tbshard::backend::{Arithmetic, Cpu};
+use tbshard::backend::Arithmetic;
 use tbshard::comm::Algorithm;
-use tbshard::engine::{Engine, Room, Wanted};
 use tbshard::models::Blueprint;
 use tbshard::partition::Layout;
-use tbshard::transport::Endpoint;
 
-use crate::support::{on_ranks, tiny_checkpoints};
+use crate::support::ranks::{run, run_in};
+use crate::support::tiny::tiny_checkpoints;
 use crate::transport::fabric::Fabric;
-
-const TOKENS: usize = 45;
-
-fn tokens(vocab: usize) -> Vec<u32> {
-    (0..TOKENS).map(|i| ((i * i * 7 + 3 * i + 1) % vocab.min(290)) as u32).collect()
-}
-
-fn hash_of(engine: &mut Engine, chunk: usize) -> String {
-    let tokens = tokens(engine.model().geometry.vocab);
-    let mut sequence = engine.start().unwrap();
-    let mut hash = Sha256::new();
-    for chunk in tokens.chunks(chunk) {
-        let logits = engine.forward(&mut [(&mut sequence, chunk)], Wanted::All, None).unwrap();
-        assert_eq!(logits.rows(), chunk.len());
-        logits.data().iter().for_each(|logit| hash.update(logit.to_bits().to_le_bytes()));
-    }
-    engine.end(sequence);
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The hashes of rank 0 for every chunk size, with the ranks as threads of this process.
-pub fn run(
-    blueprint: &(dyn Fn() -> Blueprint + Sync),
-    layout: &Layout,
-    algorithm: Algorithm,
-    mesh: Vec<Box<dyn Endpoint>>,
-) -> Vec<String> {
-    run_in(Arithmetic::Exact, blueprint, layout, algorithm, mesh)
-}
-
-fn run_in(
-    arithmetic: Arithmetic,
-    blueprint: &(dyn Fn() -> Blueprint + Sync),
-    layout: &Layout,
-    algorithm: Algorithm,
-    mesh: Vec<Box<dyn Endpoint>>,
-) -> Vec<String> {
-    let cpu = || Cpu::new(1).unwrap().computing(arithmetic);
-    let hashes = |engine: &mut Engine| [1, 7, TOKENS].map(|chunk| hash_of(engine, chunk)).to_vec();
-    on_ranks(mesh, blueprint, (layout, algorithm), &cpu, Room::of(128, 1).unwrap(), &hashes)
-}
 
 fn same_bits(layouts: impl Fn(usize) -> Vec<Layout>) {
     for dir in tiny_checkpoints() {

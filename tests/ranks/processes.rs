@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cli::command;
+use crate::support::program::{command, signal};
 
 const PROMPT: &str = "Tell me a story about a fox.";
 
@@ -50,7 +50,7 @@ fn verify_compares_with_one_rank() {
 
 #[test]
 fn score_and_chat_run_on_ranks() {
-    let page = crate::support::fixtures().join("page.txt");
+    let page = crate::support::files::fixtures().join("page.txt");
     let score = |more: &[&str]| {
         let args = [&["score", "--file", page.to_str().unwrap(), "--json"], more].concat();
         let output = command(&args).output().unwrap();
@@ -131,10 +131,6 @@ impl Run {
 pub fn children(pid: u32) -> Vec<u32> {
     let text = std::process::Command::new("pgrep").args(["-P", &pid.to_string()]).output().unwrap().stdout;
     String::from_utf8(text).unwrap().lines().map(|line| line.parse().unwrap()).collect()
-}
-
-pub fn signal(pid: u32, name: &str) {
-    assert!(std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 
 fn is_alive(pid: &u32) -> bool {

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::processes::signal;
-use crate::cli::command;
 use crate::control::plan::Rng;
+use crate::support::program::{command, signal};
 
 const KINDS: [&str; 8] = ["kill", "stop", "abort", "panic", "worker", "error", "exit", "slow"];
 const STEPS: [&str; 10] =

@@ -17,7 +17,7 @@ fn run(mut command: Command) -> Output {
 
 /// The answer of one rank.
 fn alone() -> String {
-    let output = run(crate::cli::command(&["generate", "--prompt", PROMPT, "-n", "24", "-q"]));
+    let output = run(crate::support::program::command(&["generate", "--prompt", PROMPT, "-n", "24", "-q"]));
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }
@@ -45,7 +45,7 @@ fn cluster(fake: &Fake, count: usize, kind: &str, rest: &str) -> tempfile::Named
 /// Rank 0 is the program itself, so it has its machine from its own environment.
 fn command(fake: &Fake, first: &str, file: &tempfile::NamedTempFile, args: &[&str]) -> Command {
     let path = file.path().to_str().unwrap();
-    let mut command = crate::cli::command(&["generate", "--hosts", path, "--prompt", PROMPT, "-q"]);
+    let mut command = crate::support::program::command(&["generate", "--hosts", path, "--prompt", PROMPT, "-q"]);
     command.args(args).envs(fake.env(first));
     command
 }
@@ -79,7 +79,7 @@ fn ranks_of_one_machine_share_a_device() {
     for qp in ["rc", "uc"] {
         let args =
             ["generate", "--local", "2", "--transport", "rdma", "--rdma-qp", qp, "--prompt", PROMPT, "-n", "24", "-q"];
-        let mut command = crate::cli::command(&args);
+        let mut command = crate::support::program::command(&args);
         command.envs(fake.env("linux0"));
         let output = run(command);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -92,13 +92,21 @@ fn ranks_of_one_machine_share_a_device() {
 fn a_machine_without_the_library_or_the_device_says_what_to_do() {
     let fake = Fake::rxe(1);
     let args = ["generate", "--local", "2", "--transport", "rdma", "--prompt", PROMPT];
-    let mut command = crate::cli::command(&[&args[..], &["--rdma-device", "mlx5_0"]].concat());
+    let mut command = crate::support::program::command(&[&args[..], &["--rdma-device", "mlx5_0"]].concat());
     command.envs(fake.env("linux0"));
     let output = run(command);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("no RDMA device `mlx5_0`; it has rxe0"), "{said}");
-    let output = run(crate::cli::command(&["generate", "--local", "2", "--rdma-device", "rxe0", "--prompt", PROMPT]));
+    let output = run(crate::support::program::command(&[
+        "generate",
+        "--local",
+        "2",
+        "--rdma-device",
+        "rxe0",
+        "--prompt",
+        PROMPT,
+    ]));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && said.contains("--transport rdma"), "{said}");
 }
@@ -107,7 +115,8 @@ fn a_machine_without_the_library_or_the_device_says_what_to_do() {
 fn doctor_asks_the_devices_and_measures_the_cables() {
     let doctor = |fake: &Fake| {
         let file = cluster(fake, 2, "mac", "transport: rdma\n");
-        let mut command = crate::cli::command(&["doctor", "--json", "--hosts", file.path().to_str().unwrap()]);
+        let mut command =
+            crate::support::program::command(&["doctor", "--json", "--hosts", file.path().to_str().unwrap()]);
         command.envs(fake.env("mac0"));
         let report: serde_json::Value = serde_json::from_slice(&run(command).stdout).unwrap();
         let findings = report["findings"].as_array().unwrap().iter();

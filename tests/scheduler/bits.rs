@@ -10,7 +10,9 @@ use tbshard::engine::{
 use tbshard::partition::Layout;
 
 use super::{job, layout, on_ranks};
-use crate::support::{self, fixtures, tiny_checkpoints};
+use crate::support::engine::engine;
+use crate::support::files::fixtures;
+use crate::support::tiny::tiny_checkpoints;
 use crate::transport::fabric::Fabric;
 
 const CONTEXT: usize = 384;
@@ -168,7 +170,7 @@ fn every_architecture(layouts: &[Layout], seeds: &[u64]) {
 }
 
 fn told(dir: &Path, seeds: &[u64]) -> Vec<Vec<Told>> {
-    let mut engine = support::engine(dir, 1);
+    let mut engine = engine(dir, 1);
     seeds.iter().map(|seed| jobs(*seed).iter().map(|job| alone(&mut engine, job)).collect()).collect()
 }
 

@@ -4,7 +4,7 @@ use tbshard::engine::{Constraint, Finish, Job, Limits, Room, Scheduler, Update};
 use tbshard::error::{Error, Result};
 
 use super::{answer, drain, job, layout, on_ranks};
-use crate::support::fixtures;
+use crate::support::files::fixtures;
 use crate::transport::fabric::Fabric;
 
 const ROOM: Room = Room { context: 512, sequences: 8, kept_states: 4, pages: 64 };

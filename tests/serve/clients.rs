@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cli::command;
-use crate::ranks::signal;
+use crate::support::program::{command, signal};
 
 /// How long anything may take that is to happen soon.
 pub const SOON: Duration = Duration::from_secs(20);

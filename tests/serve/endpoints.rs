@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::clients::{CHAT, Server, chat, events, generated, soon, streamed, with};
-use crate::cli::command;
+use crate::support::program::command;
 
 const FOX: &str = "Tell me a story about a fox.";
 

@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use super::clients::{CHAT, Server, chat, soon};
-use crate::cli::command;
+use crate::support::program::command;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 

@@ -36,7 +36,7 @@ fn a_rank_on_another_machine_is_started_again() {
         soon("it is ready", || (ready(&server) == times).then_some(()));
         assert_eq!(ask(launcher, &server.address), Some(right.clone()));
         if times == 1 {
-            ranks(alpha).iter().for_each(|pid| crate::ranks::signal(*pid, "-KILL"));
+            ranks(alpha).iter().for_each(|pid| crate::support::program::signal(*pid, "-KILL"));
             soon("it notices", || server.log().contains("loading again").then_some(()));
             assert!(server.log().contains("error: rank 1 "), "{}", server.log());
         }

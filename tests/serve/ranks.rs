@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::clients::{CHAT, Server, chat, endless, events, generated, soon, with};
-use crate::ranks::signal;
+use crate::support::program::signal;
 
 const FOX: &str = "Tell me a story about a fox.";
 

@@ -5,8 +5,7 @@ use tbshard::comm::Algorithm;
 use tbshard::partition::Layout;
 
 use super::shapes::{cases, check};
-use crate::ranks::layouts::run;
-use crate::transport::fabric::Fabric;
+use crate::support::ranks::{mesh, run};
 
 #[test]
 fn any_model_on_any_layout_has_the_bits_of_one_rank() {
@@ -15,8 +14,8 @@ fn any_model_on_any_layout_has_the_bits_of_one_rank() {
         let blueprint = || shape.blueprint();
         println!("{shape:?} on {layout:?}");
         let alone = Layout { world_size: 1, ..Layout::default() };
-        let one = run(&blueprint, &alone, Algorithm::Auto, Fabric::Loopback.mesh(1));
-        let many = run(&blueprint, &layout, Algorithm::Auto, Fabric::Loopback.mesh(layout.world_size));
+        let one = run(&blueprint, &alone, Algorithm::Auto, mesh(1));
+        let many = run(&blueprint, &layout, Algorithm::Auto, mesh(layout.world_size));
         assert_eq!(many, one);
     });
 }

@@ -8,7 +8,7 @@ use tbshard::partition::{Layout, Leaves, MAX_LEAVES, Plan};
 use tbshard::weights::{Piece, Share, parse_header};
 
 use super::shapes::{Shape, cases, check};
-use crate::support::tiny_checkpoints;
+use crate::support::tiny::tiny_checkpoints;
 
 /// How a tensor is spread over the ranks of its stage.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]

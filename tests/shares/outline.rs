@@ -6,7 +6,7 @@ use tbshard::partition::{Layout, Plan};
 use tbshard::weights::{Invented, Outline, Piece, Random, Share, Source};
 
 use super::shapes::{cases, check};
-use crate::support::tiny_checkpoints;
+use crate::support::tiny::tiny_checkpoints;
 
 fn pieces(share: &Share) -> Vec<(String, Vec<Piece>)> {
     share.tensors().map(|(name, pieces)| (name.to_owned(), pieces.to_vec())).collect()

@@ -13,8 +13,7 @@ use tempfile::TempDir;
 use super::cover::{check_cover, check_groups};
 use crate::kernels::random::Rng;
 use crate::kernels::stored::{Format, PACKED, Stored};
-use crate::ranks::layouts::run;
-use crate::transport::fabric::Fabric;
+use crate::support::ranks::{mesh, run};
 
 struct Tensor {
     dtype: Dtype,
@@ -152,9 +151,9 @@ fn any_layout_has_the_bits_of_one_rank() {
     for seed in 0..16 {
         let made = Checkpoint::random(seed);
         let open = || made.blueprint();
-        let one = run(&open, &layout(1, 1), Algorithm::Auto, Fabric::Loopback.mesh(1));
+        let one = run(&open, &layout(1, 1), Algorithm::Auto, mesh(1));
         for layout in [layout(2, 1), layout(3, 1), layout(5, 1), layout(8, 1), layout(2, 2)] {
-            let many = run(&open, &layout, Algorithm::Auto, Fabric::Loopback.mesh(layout.world_size));
+            let many = run(&open, &layout, Algorithm::Auto, mesh(layout.world_size));
             assert_eq!(many, one, "seed {seed} on {layout:?}");
         }
     }

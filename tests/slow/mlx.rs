@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::{ids, set};
 use crate::quantise::{goldens, quantized, read_json, tensors};
-use crate::support;
+use crate::support::files;
+use crate::support::program::command;
 
 /// Runs scripts/mlx_reference.py.
 fn mlx(python: &Path, args: &[&str]) {
@@ -21,8 +22,8 @@ fn mlx(python: &Path, args: &[&str]) {
 /// Tiny checkpoints that mlx_lm can convert: of the oracle if it is there, because their layers are wide enough for groups.
 fn checkpoints() -> Vec<PathBuf> {
     let names = ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"];
-    let committed = support::fixtures().join("tiny");
-    match support::oracle() {
+    let committed = files::fixtures().join("tiny");
+    match files::oracle() {
         Some(oracle) => {
             names.map(|name| oracle.join("tiny").join(name)).into_iter().chain([committed.join("llama")]).collect()
         }
@@ -97,7 +98,7 @@ fn mlx_lm_loads_what_we_write_and_agrees() {
     let mut sources = checkpoints();
     // what mlx_lm does not read itself: FP8, and the bare text model
     sources.extend(
-        ["qwen3_5_moe-fp8", "qwen3_5_text", "qwen3_moe-fp8"].map(|name| support::fixtures().join("tiny").join(name)),
+        ["qwen3_5_moe-fp8", "qwen3_5_text", "qwen3_moe-fp8"].map(|name| files::fixtures().join("tiny").join(name)),
     );
     let tokens = ids(&(0..24).map(|i| (i * i * 7 + 3 * i + 1) % 290).collect::<Vec<u32>>());
     for source in sources {
@@ -107,8 +108,7 @@ fn mlx_lm_loads_what_we_write_and_agrees() {
             quantized(&source, &dir, &["--mode", settings[0], "--bits", settings[1], "--group", settings[2]]);
             let [ours, theirs] = ["ours", "theirs"].map(|name| out.path().join(format!("{name}.safetensors")));
             let [model, a, b] = [&dir, &ours, &theirs].map(|path| path.to_str().unwrap());
-            let scored =
-                crate::cli::command(&["score", "--model", model, "--prompt-tokens", &tokens, "--logits", a]).output();
+            let scored = command(&["score", "--model", model, "--prompt-tokens", &tokens, "--logits", a]).output();
             assert!(scored.unwrap().status.success());
             mlx(&python, &["logits", model, &tokens, b]);
             let read = |path: &Path| -> Vec<f32> {

@@ -7,11 +7,11 @@ use tbshard::error::Result;
 use tbshard::text::{Message, RenderOptions, Role, Template};
 
 use super::Dir;
-use crate::support;
+use crate::support::files;
 
 #[test]
 fn every_recorded_rendering_of_the_real_templates_is_reproduced() {
-    let Some(oracle) = support::oracle() else { return };
+    let Some(oracle) = files::oracle() else { return };
     let dir = oracle.join("templates");
     let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(dir.join("cases.json")).unwrap()).unwrap();
     let mut typed = 0;

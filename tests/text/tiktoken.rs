@@ -9,12 +9,13 @@ use tbshard::engine::Defaults;
 use tbshard::text::{Part, Reasoning, RenderOptions, Template, Tokenizer};
 
 use super::{Dir, MULTI_BYTE, noise, pieces, real, recorded};
-use crate::support;
+use crate::support::files;
+use crate::support::tiny::tiny_checkpoints;
 
 const FILES: [&str; 2] = ["tiktoken.model", "tokenizer_config.json"];
 
 fn fixture() -> PathBuf {
-    support::fixtures().join("tiktoken")
+    files::fixtures().join("tiktoken")
 }
 
 /// The two files in `dir`.
@@ -100,7 +101,7 @@ fn a_small_vocabulary_gives_the_ids_of_tiktoken() {
 
 #[test]
 fn the_real_vocabulary_gives_the_recorded_ids() {
-    let Some(oracle) = support::oracle() else { return println!("skipped: TBSHARD_ORACLE is not set") };
+    let Some(oracle) = files::oracle() else { return println!("skipped: TBSHARD_ORACLE is not set") };
     let json = fs::read(oracle.join("tokenizers/kimi_tokenizer.json")).unwrap();
     let json: Value = serde_json::from_slice(&json).unwrap();
     let named = json["added_tokens"].as_array().unwrap().iter();
@@ -134,7 +135,7 @@ fn the_real_vocabulary_gives_the_recorded_ids() {
 
 #[test]
 fn tiny_checkpoints_are_encoded_as_their_fixtures_say() {
-    let Some(oracle) = support::oracle() else { return println!("skipped: TBSHARD_ORACLE is not set") };
+    let Some(oracle) = files::oracle() else { return println!("skipped: TBSHARD_ORACLE is not set") };
     let mut checked = 0;
     for name in ["deepseek_v3", "kimi_k25", "kimi_linear"] {
         let dir = oracle.join("tiny").join(name);
@@ -268,7 +269,7 @@ fn answers_of_kimi_end_at_both_of_its_ends() {
         let defaults = Defaults::from_values(&Value::Null, &config).unwrap();
         assert_eq!(defaults.ending_at(&tokenizer.end_tokens()).eos, expected);
     }
-    let others = support::tiny_checkpoints().into_iter().filter(|dir| dir.to_str().unwrap().contains("qwen"));
+    let others = tiny_checkpoints().into_iter().filter(|dir| dir.to_str().unwrap().contains("qwen"));
     let ends: Vec<_> = others.map(|dir| Tokenizer::open(&dir).unwrap().end_tokens()).collect();
     assert!(ends.len() > 5 && ends.iter().all(Vec::is_empty), "{ends:?}");
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tbshard::text::{Call, CallForm, Calls, Message, Piece, RenderOptions, Template};
 
-use crate::support;
+use crate::support::files;
 
 fn functions() -> Vec<(String, Value)> {
     let parameters = json!({
@@ -224,7 +224,7 @@ proptest! {
 /// A conversation whose last turn calls; rendered by the real templates, the calls are read back.
 #[test]
 fn what_real_templates_write_is_read_back() {
-    let Some(oracle) = support::oracle() else { return };
+    let Some(oracle) = files::oracle() else { return };
     let arguments = [
         json!({"city": "Ulm \"on\" <Danube>\nGermany", "days": 3, "wet": true, "tags": ["a", {"b": null}], "share": 0.5}),
         json!({"city": "Köln 狐"}),

@@ -3,7 +3,7 @@
 use tbshard::cluster::thunderbolt::{Mac, Raw, Rdma, Said};
 
 fn fixture(name: &str) -> String {
-    std::fs::read_to_string(crate::support::fixtures().join("thunderbolt").join(name)).unwrap()
+    std::fs::read_to_string(crate::support::files::fixtures().join("thunderbolt").join(name)).unwrap()
 }
 
 /// The answers of the Mac that the fixtures are of.

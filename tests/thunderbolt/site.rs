@@ -207,7 +207,7 @@ impl Site {
 
     /// Runs tbshard with an ssh that knows these Macs.
     pub fn tbshard(&self, args: &[&str]) -> super::Ended {
-        let mut command = crate::cli::command(args);
+        let mut command = crate::support::program::command(args);
         command.env("TBSHARD_SSH", self.dir.path().join("ssh")).env("SITE", self.dir.path());
         let output = command.current_dir(self.dir.path()).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -14,6 +14,8 @@ use tbshard::transport::shm::Segment;
 use tbshard::transport::tcp::{self, Cipher, Connected, Join};
 use tbshard::transport::{Buffer, Completion, Endpoint, loopback};
 
+use crate::support::ranks;
+
 pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const KEY: [u8; 32] = [7; 32];
 pub const RUN: u64 = 0x1234_5678_9abc_def0;
@@ -57,7 +59,7 @@ impl Fabric {
     /// A mesh of `world_size` ranks, by rank.
     pub fn mesh(self, world_size: usize) -> Vec<Box<dyn Endpoint>> {
         match self {
-            Self::Loopback => loopback::mesh(world_size).into_iter().map(|end| Box::new(end) as _).collect(),
+            Self::Loopback => ranks::mesh(world_size),
             Self::Rdma(machines) => fake::mesh(machines, world_size),
             Self::Ring => {
                 let cables = ring(world_size);
