@@ -46,33 +46,40 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
     let reach = steps.iter().map(|step| step.columns.end).max().unwrap_or(0);
     assert!(block.rows.end <= block.matrix.out_features() && reach <= block.matrix.in_features());
     assert!(xs.reach(reach) && xs.len() <= BLOCK_TOKENS);
-    // SAFETY (both): the instruction set is one of `Isa::available`; all ranges were checked just above
+    if xs.len() < WIDEN_FROM {
+        // SAFETY: the instruction set is one of `Isa::available`; all ranges were checked just above
+        let done =
+            unsafe { with_rows!(block.matrix, stored => stored_rows(isa, stored, block, xs, steps, (out, stride))) };
+        if done {
+            return;
+        }
+    }
     match xs {
         // SAFETY: see above
         Xs::F32(xs) => unsafe {
             dispatch!(
                 isa,
-                exact(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
+                exact_widened(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
             );
         },
         // SAFETY: see above
         Xs::Bf16(xs) => unsafe {
             dispatch_fast!(
                 isa,
-                products(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
+                all_widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
             );
         },
     }
 }
 
 #[inline(always)]
-unsafe fn exact<S: Simd>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize) {
+unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize) {
     // SAFETY: the ranges were checked by `stream`
-    unsafe { products::<S, Exact>(block, xs, steps, out, stride) }
+    unsafe { widened::<S, Exact>(block, xs, steps, (out, stride)) }
 }
 
 #[inline(always)]
-unsafe fn products<S: Simd, K: Products<S>>(
+unsafe fn all_widened<S: Simd, K: Products<S>>(
     block: &Block<'_>,
     xs: &[&[K::X]],
     steps: &[Step],
@@ -80,25 +87,64 @@ unsafe fn products<S: Simd, K: Products<S>>(
     stride: usize,
 ) {
     // SAFETY: the ranges were checked by `stream`
-    unsafe {
-        let few = xs.len() < WIDEN_FROM;
-        let done =
-            few && with_rows!(block.matrix, stored => direct::<S, K, _>(stored, block, xs, steps, (out, stride)));
-        if !done {
-            widened::<S, K>(block, xs, steps, (out, stride));
-        }
-    }
+    unsafe { widened::<S, K>(block, xs, steps, (out, stride)) }
 }
 
-/// Reads the weights as they are stored, four rows at a time, if rows of `R` can be read so.
+/// Reads the weights as they are stored, if rows of `R` can be read so.
+///
+/// A function for each format, because one of a megabyte takes a compiler minutes.
+#[inline(never)]
+unsafe fn stored_rows<R: Rows>(
+    isa: Isa,
+    w: R,
+    block: &Block<'_>,
+    xs: Xs<'_>,
+    steps: &[Step],
+    (out, stride): (*mut f32, usize),
+) -> bool {
+    match xs {
+        // SAFETY: the caller's promise
+        Xs::F32(xs) if R::DIRECT => unsafe {
+            dispatch!(
+                isa,
+                exact[R: Rows](w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
+            );
+        },
+        // SAFETY: the caller's promise
+        Xs::Bf16(xs) if R::DIRECT_PAIRS => unsafe {
+            dispatch_fast!(
+                isa,
+                direct[R: Rows](w: R, block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
+            );
+        },
+        _ => return false,
+    }
+    true
+}
+
+#[inline(always)]
+unsafe fn exact<S: Simd, R: Rows>(
+    w: R,
+    block: &Block<'_>,
+    xs: &[&[f32]],
+    steps: &[Step],
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the ranges were checked by `stream`
+    unsafe { direct::<S, Exact, R>(w, block, xs, steps, out, stride) }
+}
+
+/// Four rows at a time. What is not read so is not compiled either.
 #[inline(always)]
 unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
     w: R,
     block: &Block<'_>,
     xs: &[&[K::X]],
     steps: &[Step],
-    (out, stride): (*mut f32, usize),
-) -> bool {
+    out: *mut f32,
+    stride: usize,
+) {
     if const { if K::PAIRS { R::DIRECT_PAIRS } else { R::DIRECT } } {
         let rows = &block.rows;
         let mut row = rows.start;
@@ -124,9 +170,7 @@ unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
                 }
             }
         }
-        return true;
     }
-    false
 }
 
 /// `ROWS` rows for all tokens: after the first few the weights are in the first-level cache.

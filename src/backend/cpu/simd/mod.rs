@@ -118,9 +118,9 @@ pub(super) trait Simd: Copy {
     }
 }
 
-/// Calls a generic kernel for the instruction set `$isa`, compiled for it.
+/// Calls a generic kernel for the instruction set `$isa`, compiled for it. It may have another parameter: `kernel[R: Rows](w: R)`.
 macro_rules! dispatch {
-    ($isa:expr, $kernel:ident ( $($arg:ident : $type:ty),* $(,)? )) => {{
+    ($isa:expr, $kernel:ident $([$generic:ident : $bound:path])? ( $($arg:ident : $type:ty),* $(,)? )) => {{
         use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
         #[cfg(target_arch = "x86_64")]
         use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
@@ -128,15 +128,15 @@ macro_rules! dispatch {
         use $crate::backend::cpu::simd::neon::Neon;
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn on_avx2($($arg: $type),*) {
+        unsafe fn on_avx2$(<$generic: $bound>)?($($arg: $type),*) {
             // SAFETY: this function is compiled for the instruction set; the rest is the caller's promise
-            unsafe { $kernel::<Avx2>($($arg),*) }
+            unsafe { $kernel::<Avx2 $(, $generic)?>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c")]
-        unsafe fn on_avx512($($arg: $type),*) {
+        unsafe fn on_avx512$(<$generic: $bound>)?($($arg: $type),*) {
             // SAFETY: as above
-            unsafe { $kernel::<Avx512>($($arg),*) }
+            unsafe { $kernel::<Avx512 $(, $generic)?>($($arg),*) }
         }
         match $isa {
             #[cfg(target_arch = "x86_64")]
@@ -144,9 +144,9 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => on_avx512($($arg),*),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => $kernel::<Neon>($($arg),*),
+            Isa::Neon => $kernel::<Neon $(, $generic)?>($($arg),*),
             // the others are not of this architecture
-            _ => $kernel::<Scalar>($($arg),*),
+            _ => $kernel::<Scalar $(, $generic)?>($($arg),*),
         }
     }};
 }
@@ -154,31 +154,31 @@ pub(super) use dispatch;
 
 /// Calls a kernel that is generic over [`Simd`] and products of bf16 pairs.
 macro_rules! dispatch_fast {
-    ($isa:expr, $kernel:ident ( $($arg:ident : $type:ty),* $(,)? )) => {{
+    ($isa:expr, $kernel:ident $([$generic:ident : $bound:path])? ( $($arg:ident : $type:ty),* $(,)? )) => {{
         use $crate::backend::cpu::arithmetic::Fast;
         use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
         #[cfg(target_arch = "x86_64")]
         use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn on_avx2($($arg: $type),*) {
+        unsafe fn on_avx2$(<$generic: $bound>)?($($arg: $type),*) {
             // SAFETY: this function is compiled for the instruction set; the rest is the caller's promise
-            unsafe { $kernel::<Avx2, Fast<Avx2>>($($arg),*) }
+            unsafe { $kernel::<Avx2, Fast<Avx2> $(, $generic)?>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma,f16c")]
-        unsafe fn on_avx512($($arg: $type),*) {
+        unsafe fn on_avx512$(<$generic: $bound>)?($($arg: $type),*) {
             // SAFETY: as above
-            unsafe { $kernel::<Avx512, Fast<Avx512>>($($arg),*) }
+            unsafe { $kernel::<Avx512, Fast<Avx512> $(, $generic)?>($($arg),*) }
         }
         match $isa {
-            Isa::Scalar => $kernel::<Scalar, Fast<Scalar>>($($arg),*),
+            Isa::Scalar => $kernel::<Scalar, Fast<Scalar> $(, $generic)?>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => on_avx512($($arg),*),
             #[cfg(target_arch = "x86_64")]
             _ => on_avx2($($arg),*),
             #[cfg(not(target_arch = "x86_64"))]
-            _ => $kernel::<Scalar, Fast<Scalar>>($($arg),*),
+            _ => $kernel::<Scalar, Fast<Scalar> $(, $generic)?>($($arg),*),
         }
     }};
 }
