@@ -34,7 +34,8 @@ pub enum Arithmetic {
     /// f32 activations, weights as exact as their format is.
     #[default]
     Exact,
-    /// Both operands of dense matrix products are rounded to bf16; everything else is exact.
+    /// In dense matrix products with affine weights of 4 or 8 bits activations are rounded to 8 bits, 32 columns at a time; in
+    /// those with other weights both operands are rounded to bf16. Everything else is exact.
     Fast,
 }
 
@@ -43,7 +44,7 @@ impl Arithmetic {
     pub fn id(self) -> &'static str {
         match self {
             Self::Exact => "exact-2",
-            Self::Fast => "fast-1",
+            Self::Fast => "fast-2",
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The fast arithmetic: both operands of dense products rounded to bf16, the same bits wherever it runs.
+//! The fast arithmetic: operands of dense products rounded to bf16, or activations to eight bits; the same bits wherever it runs.
 
-use tbshard::backend::{Arithmetic, Backend, Tensor};
+use tbshard::backend::{Arithmetic, Backend, Cpu, Tensor};
 use tbshard::partition::{Fold, Leaves};
+use tbshard::weights::{Coding, Dtype};
 
 use super::check::{cpu, same, same_everywhere_in};
 use super::linear::{Case, cases};
@@ -21,7 +22,10 @@ fn adds_rounded_operands_in_the_declared_order_everywhere() {
         let want: Vec<f32> = x
             .rows_iter()
             .flat_map(|x| (0..w.out).map(move |row| (x, row)))
-            .map(|(x, row)| order::dot(x, weights(row), &fold.leaves, order::paired_leaf))
+            .map(|(x, row)| match w.codes(row) {
+                Some(codes) => order::dot(x, &codes, &fold.leaves, order::int8_leaf),
+                None => order::dot(x, weights(row), &fold.leaves, order::paired_leaf),
+            })
             .collect();
         same(&what, &got, &want);
         same(
@@ -42,4 +46,51 @@ fn is_near_the_exact_arithmetic_and_not_equal_to_it() {
     // two operands with 2⁻⁹ each, of 1024 products of which each is below one
     let far = exact.data().iter().zip(&fast).map(|(exact, fast)| (exact - fast).abs()).fold(0.0, f32::max);
     assert!(far > 1e-4 && far < 1024f32.sqrt() * 2.0 / 512.0, "{far}");
+}
+
+#[test]
+fn activations_of_eight_bits_are_near_exact_ones() {
+    for (case, bits) in [4, 8].into_iter().enumerate() {
+        let mut rng = Rng::new(case as u64);
+        let format = Format::Packed(Coding::Affine { bits, group: 64 }, Dtype::Bf16);
+        let (x, w) = (rng.tensor(9, 1024, 1.0), Stored::random(&mut rng, format, 40, 1024));
+        let fold = Fold::whole(Leaves::unsharded(1024));
+        let matrix = w.matrix();
+        let exact = cpu().linear(&x, &matrix, &fold).unwrap();
+        let fast = same_everywhere_in(Arithmetic::Fast, "eight bits", |cpu| {
+            cpu.linear(&x, &matrix, &fold).unwrap().data().to_vec()
+        });
+        // an activation is off by half a step of 1/127 at most, and in either direction
+        let weights = w.widened();
+        for (row, (exact, fast)) in exact.data().iter().zip(&fast).enumerate() {
+            let squares = weights[row % 40 * 1024..][..1024].iter().map(|w| w * w).sum::<f32>();
+            assert!((exact - fast).abs() < 5.0 * squares.sqrt() / 254.0 / 3f32.sqrt(), "{bits} bits: {exact} {fast}");
+        }
+        assert!(exact.data() != fast);
+    }
+}
+
+#[test]
+fn odd_activations_of_eight_bits_are_what_they_are_everywhere() {
+    let mut rng = Rng::new(11);
+    let format = Format::Packed(Coding::Affine { bits: 4, group: 32 }, Dtype::Bf16);
+    let matrix = Stored::random(&mut rng, format, 21, 96).matrix();
+    let fold = Fold::whole(Leaves::unsharded(96));
+    let product = |x: &Tensor| {
+        let run = |cpu: &Cpu| cpu.linear(x, &matrix, &fold).unwrap().data().to_vec();
+        same_everywhere_in(Arithmetic::Fast, "odd", |cpu| {
+            run(cpu).into_iter().map(|y| if y.is_nan() { f32::NAN } else { y }).collect()
+        })
+    };
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = rng.tensor(3, 96, 1.0);
+        x.data_mut()[96 + 40] = odd;
+        let y = product(&x);
+        assert!(y[21..42].iter().all(|y| y.is_nan()), "{odd} is lost");
+        assert!(y[..21].iter().chain(&y[42..]).all(|y| y.is_finite()));
+    }
+    for (tiny, zero) in [(0.0, true), (-0.0, true), (1e-45, true), (1e-31, true), (1e-28, false), (3e38, false)] {
+        let y = product(&Tensor::from_vec(1, 96, vec![tiny; 96]).unwrap());
+        assert_eq!(y.iter().all(|y| *y == 0.0), zero, "{tiny:e}: {y:?}");
+    }
 }

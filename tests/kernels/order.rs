@@ -41,6 +41,19 @@ pub fn paired_leaf(x: &[f32], w: &[f32]) -> f32 {
     lanes[0]
 }
 
+/// One leaf of activations in eight bits, 32 columns with a scale of their own, and weights that are a code, a scale, a bias.
+pub fn int8_leaf(x: &[f32], w: &[(u32, f32, f32)]) -> f32 {
+    x.chunks(32).zip(w.chunks(32)).fold(0.0, |sum, (x, w)| {
+        let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let codes = x.iter().map(|x| if largest == 0.0 { 0 } else { (x * (127.0 / largest)).round_ties_even() as i32 });
+        let codes: Vec<i32> = codes.collect();
+        let (scale, (_, scale_w, bias)) = (largest / 127.0, w[0]);
+        let products: i32 = codes.iter().zip(w).map(|(x, (code, ..))| x * *code as i32).sum();
+        let sum = (products as f32).mul_add(scale_w * scale, sum);
+        bias.mul_add(scale * codes.iter().sum::<i32>() as f32, sum)
+    })
+}
+
 /// The sums of leaves in the fixed binary tree.
 pub fn tree(node: Range<usize>, leaf_sums: &[f32]) -> f32 {
     if node.len() == 1 {
@@ -51,7 +64,7 @@ pub fn tree(node: Range<usize>, leaf_sums: &[f32]) -> f32 {
 }
 
 /// The dot product over `leaves`, each summed by `leaf`.
-pub fn dot(x: &[f32], w: &[f32], leaves: &Leaves, leaf: fn(&[f32], &[f32]) -> f32) -> f32 {
+pub fn dot<W>(x: &[f32], w: &[W], leaves: &Leaves, leaf: fn(&[f32], &[W]) -> f32) -> f32 {
     let columns = (0..leaves.count()).map(|i| leaves.columns(i));
     let leaf_sums: Vec<f32> = columns.map(|columns| leaf(&x[columns.clone()], &w[columns])).collect();
     tree(0..leaves.count(), &leaf_sums)

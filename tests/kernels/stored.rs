@@ -200,6 +200,19 @@ impl Stored {
         }
     }
 
+    /// Code, scale and bias of every value of a row, where products with rounded activations are made of them.
+    pub fn codes(&self, row: usize) -> Option<Vec<(u32, f32, f32)>> {
+        let (Format::Packed(coding, dtype) | Format::Centred(coding, dtype)) = self.format else { return None };
+        let Coding::Affine { bits: 4 | 8, group } = coding else { return None };
+        let part = |i: usize| {
+            let group = (row * self.inner + i) / usize::from(group);
+            let scale = plain(dtype, &self.scales, group) as f32;
+            let bias = if self.format.is_affine() { plain(dtype, &self.biases, group) as f32 } else { -8.0 * scale };
+            (code(&self.bytes, row * self.inner + i, coding.bits()), scale, bias)
+        };
+        Some((0..self.inner).map(part).collect())
+    }
+
     /// Every value as the nearest f32, row after row.
     pub fn widened(&self) -> Vec<f32> {
         let values = self.exact().flatten_all().unwrap().to_vec1::<f64>().unwrap();

@@ -1,7 +1,8 @@
-//! How operands meet in a matrix product: exactly as they are, or rounded to bf16.
+//! How operands meet in a matrix product: exactly as they are, or rounded to bf16 (or to eight bits: [`int8`]).
 
 use std::marker::PhantomData;
 
+use super::int8;
 use super::math::load_some;
 use super::rows::{Bf16Rows, F32Rows, Rows};
 use super::simd::pairs::{PAIRED, Pairs};
@@ -142,13 +143,15 @@ pub(super) enum Xs<'a> {
     F32(&'a [&'a [f32]]),
     /// For [`Fast`].
     Bf16(&'a [&'a [u16]]),
+    /// For [`int8`].
+    Int8(&'a [&'a [f32]]),
 }
 
 impl<'a> Xs<'a> {
     /// How many tokens there are.
     pub(super) fn len(self) -> usize {
         match self {
-            Self::F32(xs) => xs.len(),
+            Self::F32(xs) | Self::Int8(xs) => xs.len(),
             Self::Bf16(xs) => xs.len(),
         }
     }
@@ -158,6 +161,7 @@ impl<'a> Xs<'a> {
         match self {
             Self::F32(xs) => xs.iter().all(|x| x.len() >= columns),
             Self::Bf16(xs) => xs.iter().all(|x| x.len() >= columns),
+            Self::Int8(xs) => xs.iter().all(|x| int8::columns(x.len()) >= columns),
         }
     }
 
@@ -166,6 +170,7 @@ impl<'a> Xs<'a> {
         match self {
             Self::F32(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::F32(xs))),
             Self::Bf16(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::Bf16(xs))),
+            Self::Int8(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::Int8(xs))),
         }
     }
 }

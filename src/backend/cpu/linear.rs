@@ -5,9 +5,10 @@ use std::ops::Range;
 use super::Cpu;
 use super::arithmetic::{Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, widen};
+use super::int8;
 use super::rows::F32Rows;
 use super::simd::pairs::PAIRED;
-use super::simd::{Simd, dispatch_fast};
+use super::simd::{LANES, Simd, dispatch_fast};
 use super::stream::{Block, stream};
 use crate::backend::{Arithmetic, Tensor, check};
 use crate::error::Result;
@@ -59,17 +60,23 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
     let total: usize = ws.iter().map(|w| w.out_features()).sum();
     // so few rows that the last tasks end together, so many that taking one costs nothing beside it
     let rows = match few {
-        true => (total / (cpu.pool.threads() * 8)).next_multiple_of(4).clamp(STREAM_ROWS.start, STREAM_ROWS.end),
+        true => (total / (cpu.pool.threads() * 8)).next_multiple_of(LANES).clamp(STREAM_ROWS.start, STREAM_ROWS.end),
         false => SHARED_ROWS,
     };
     let starts = |matrix: usize| (0..ws[matrix].out_features()).step_by(rows).map(move |row| (matrix, row));
     let blocks: Vec<(usize, usize)> = (0..ws.len()).flat_map(starts).collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
-    let rows_f32: Vec<&[f32]> = x.rows_iter().collect();
-    let rounded = (cpu.arithmetic == Arithmetic::Fast).then(|| rounded(cpu, x));
+    let fast = cpu.arithmetic == Arithmetic::Fast;
+    let quantised = (fast && ws.iter().any(|w| int8::takes(w))).then(|| int8::quantised(cpu, x));
+    let rounded = (fast && !ws.iter().all(|w| int8::takes(w))).then(|| rounded(cpu, x));
+    let rows_f32: Vec<&[f32]> = quantised.as_ref().unwrap_or(x).rows_iter().collect();
     let rows_bf16: Vec<&[u16]> =
         rounded.iter().flat_map(|values| as_bf16(values).chunks_exact(x.cols().max(1))).take(tokens).collect();
-    let xs = if rounded.is_some() { Xs::Bf16(&rows_bf16) } else { Xs::F32(&rows_f32) };
+    let xs = |w| match fast {
+        false => Xs::F32(&rows_f32),
+        true if int8::takes(w) => Xs::Int8(&rows_f32),
+        true => Xs::Bf16(&rows_bf16),
+    };
     let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
     cpu.pool.run(blocks.len(), |task| {
         let (matrix, start) = blocks[task];
@@ -77,7 +84,7 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         let next = blocks.get(task + cpu.pool.threads()).map(|(matrix, row)| (ws[*matrix], *row));
         let block = Block { matrix: ws[matrix], rows: start..(start + rows).min(out), next };
         for root in 0..fold.roots.len() {
-            xs.chunks(BLOCK_TOKENS, |first, xs| {
+            xs(ws[matrix]).chunks(BLOCK_TOKENS, |first, xs| {
                 // SAFETY: every task owns its output rows, that is, columns of `y`
                 let to = unsafe { to.pointer((root * tokens + first) * out + start) };
                 // SAFETY: as above

@@ -5,6 +5,7 @@ mod attention;
 mod delta;
 mod dot;
 mod heads;
+mod int8;
 mod linear;
 mod math;
 mod moe;

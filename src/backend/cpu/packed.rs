@@ -21,7 +21,7 @@ static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -
 #[derive(Clone, Copy)]
 pub(super) struct Groups {
     start: *const u8,
-    row_bytes: usize,
+    pub(super) row_bytes: usize,
     bits: usize,
     // the logarithm of a group's columns
     log_columns: u32,
@@ -43,16 +43,21 @@ impl Groups {
         }
     }
 
+    /// Columns of a group.
     #[inline(always)]
-    fn address(self, row: usize, col: usize) -> *const u8 {
+    pub(super) fn columns(self) -> usize {
+        1 << self.log_columns
+    }
+
+    #[inline(always)]
+    pub(super) fn address(self, row: usize, col: usize) -> *const u8 {
         let (row, col) = (row + self.origin.0, col + self.origin.1);
         self.start.wrapping_add(row * self.row_bytes + col * self.bits / 8)
     }
 
     #[inline(always)]
     fn left(self, col: usize) -> usize {
-        let columns = 1 << self.log_columns;
-        columns - (col + self.origin.1) % columns
+        self.columns() - (col + self.origin.1) % self.columns()
     }
 
     /// Asks for the line of codes at this column, and for those of `numbers` that begin at its group.
@@ -68,7 +73,7 @@ impl Groups {
     }
 
     #[inline(always)]
-    fn index(self, row: usize, col: usize) -> usize {
+    pub(super) fn index(self, row: usize, col: usize) -> usize {
         (row + self.origin.0) * self.groups_per_row + ((col + self.origin.1) >> self.log_columns)
     }
 }

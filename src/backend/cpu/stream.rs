@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::arithmetic::{Exact, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::rows::{Rows, with_rows};
-use super::simd::{Isa, Simd, dispatch, dispatch_fast};
+use super::simd::{Isa, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::wide::{Ahead, widened};
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
@@ -67,6 +67,14 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
             dispatch_fast!(
                 isa,
                 all_widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
+            );
+        },
+        // SAFETY: see above
+        Xs::Int8(xs) => unsafe {
+            use super::int8::products;
+            dispatch_dots!(
+                isa,
+                products(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
             );
         },
     }

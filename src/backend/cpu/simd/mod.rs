@@ -4,6 +4,7 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+pub(super) mod dots;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
 pub(super) mod pairs;
@@ -183,6 +184,37 @@ macro_rules! dispatch_fast {
     }};
 }
 pub(super) use dispatch_fast;
+
+/// Calls a kernel that is generic over [`Simd`] and [`dots::Dots`].
+macro_rules! dispatch_dots {
+    ($isa:expr, $kernel:ident ( $($arg:ident : $type:ty),* $(,)? )) => {{
+        use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
+        #[cfg(target_arch = "x86_64")]
+        use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn on_avx2($($arg: $type),*) {
+            // SAFETY: this function is compiled for the instruction set; the rest is the caller's promise
+            unsafe { $kernel::<Avx2, Avx2>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+        unsafe fn on_avx512($($arg: $type),*) {
+            // SAFETY: as above
+            unsafe { $kernel::<Avx512, Avx512>($($arg),*) }
+        }
+        match $isa {
+            Isa::Scalar => $kernel::<Scalar, Scalar>($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => on_avx512($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            _ => on_avx2($($arg),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => $kernel::<Scalar, Scalar>($($arg),*),
+        }
+    }};
+}
+pub(super) use dispatch_dots;
 
 #[cfg(test)]
 mod tests {
