@@ -48,7 +48,7 @@ pub(super) struct ModelArgs {
     /// Positions of the context: prompt and answer together [default: the model's, at most 32768]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(super) ctx: Option<usize>,
-    /// How numbers are rounded: exact (f32 activations) or fast (operands of dense products in bf16)
+    /// How numbers are rounded: exact (f32 activations) or fast (operands of dense products in bf16 or 8 bits)
     #[arg(long, value_enum, default_value_t = Rounding::Exact, help_heading = "Model")]
     pub(super) arithmetic: Rounding,
     /// What computes: cpu, metal (a Mac's GPU), or auto: the GPU on a Mac, else the processor

@@ -4,7 +4,6 @@
 
 use super::rows::Rows;
 use super::scales::{E8m0, Number};
-use super::simd::pairs::Pairs;
 use super::simd::{LANES, Simd};
 use crate::weights::{Numbers, Packed};
 
@@ -169,7 +168,6 @@ macro_rules! in_groups {
 impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 4 && N::FAST;
-    const DIRECT_PAIRS: bool = Self::DIRECT;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
@@ -191,22 +189,11 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<BITS>(self.address(row, col))) }
     }
-    #[inline(always)]
-    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, table: S::V) -> P::P {
-        // SAFETY: inside the matrix by the trait's contract
-        unsafe {
-            if BITS == 4 {
-                return P::nibbles(P::round(table, table), self.address(row, col));
-            }
-            P::round(self.load::<S>(row, col, table), self.load::<S>(row, col + LANES, table))
-        }
-    }
 }
 
 impl<N: Number> Rows for CentredRows<N> {
     const BITS: usize = 4;
     const DIRECT: bool = N::FAST;
-    const DIRECT_PAIRS: bool = N::FAST;
     const GROUP: usize = 32;
     type Group<S: Simd> = S::V;
     in_groups!();
@@ -229,17 +216,11 @@ impl<N: Number> Rows for CentredRows<N> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<4>(self.address(row, col))) }
     }
-    #[inline(always)]
-    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, table: S::V) -> P::P {
-        // SAFETY: inside the matrix by the trait's contract
-        unsafe { P::nibbles(P::round(table, table), self.address(row, col)) }
-    }
 }
 
 impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 8 && N::FAST;
-    const DIRECT_PAIRS: bool = Self::DIRECT;
     type Group<S: Simd> = (S::V, S::V);
     in_groups!();
     #[inline(always)]

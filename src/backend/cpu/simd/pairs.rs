@@ -13,7 +13,7 @@ pub(in crate::backend::cpu) const PAIRED: usize = 2 * LANES;
 /// Subnormal operands and results count as zero, as AVX512-BF16 has it.
 ///
 /// # Safety
-/// As [`Simd`]; pointers are valid for thirty-two values, or as many bytes as a method says.
+/// As [`Simd`]; pointers are valid for thirty-two values.
 pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
     /// Thirty-two bf16.
     type P: Copy;
@@ -23,8 +23,6 @@ pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
     unsafe fn round(low: S::V, high: S::V) -> Self::P;
     /// Lane i of `acc` plus a[2i + 1] · b[2i + 1], rounded, plus a[2i] · b[2i], rounded.
     unsafe fn dot(acc: S::V, a: Self::P, b: Self::P) -> S::V;
-    /// The entries of `table`, whose halves are alike, that thirty-two values of four bits in sixteen bytes name.
-    unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P;
 }
 
 /// Zero, with its sign, for a subnormal.
@@ -59,12 +57,6 @@ impl Pairs<Self> for Scalar {
             let odd = flush(widen(a[2 * i + 1]).mul_add(widen(b[2 * i + 1]), flush(acc[i])));
             flush(widen(a[2 * i]).mul_add(widen(b[2 * i]), odd))
         })
-    }
-    #[inline(always)]
-    unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P {
-        // SAFETY: sixteen bytes are readable
-        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
-        std::array::from_fn(|i| table[usize::from(bytes[i / 2] >> (4 * (i % 2)) & 15)])
     }
 }
 
@@ -140,26 +132,7 @@ mod x86 {
                 [half(acc[0], a[0], b[0]), half(acc[1], a[1], b[1])]
             }
         }
-        #[inline(always)]
-        unsafe fn nibbles(table: Self::P, from: *const u8) -> Self::P {
-            // SAFETY: see above; arrays of the same size
-            unsafe {
-                let table = transmute::<Self::P, [u16; PAIRED]>(table);
-                transmute::<[u16; PAIRED], Self::P>(Scalar::nibbles(table, from))
-            }
-        }
     }
-
-    /// For the bytes of a register, where in their 64-bit lane the eight bits start that hold the value of their 16-bit lane.
-    const STARTS: [u8; 64] = {
-        let mut starts = [0; 64];
-        let mut lane = 0;
-        while lane < 32 {
-            starts[2 * lane] = (lane % 16 * 4) as u8;
-            lane += 1;
-        }
-        starts
-    };
 
     // SAFETY (all blocks below): as above; callers are compiled for AVX512-BF16
     impl Pairs<Self> for Avx512 {
@@ -186,17 +159,6 @@ mod x86 {
             unsafe {
                 let pairs = |v| transmute::<__m512i, __m512bh>(v);
                 _mm512_dpbf16_ps(acc, pairs(a), pairs(b))
-            }
-        }
-        #[inline(always)]
-        unsafe fn nibbles(table: __m512i, from: *const u8) -> __m512i {
-            // SAFETY: see above; of every index five bits count, and the fifth chooses between halves that are alike
-            unsafe {
-                let low = _mm512_set1_epi64(from.cast::<i64>().read_unaligned());
-                let high = _mm512_set1_epi64(from.add(8).cast::<i64>().read_unaligned());
-                let words = _mm512_mask_blend_epi64(0xf0, low, high);
-                let codes = _mm512_multishift_epi64_epi8(transmute::<[u8; 64], __m512i>(STARTS), words);
-                _mm512_permutexvar_epi16(codes, table)
             }
         }
     }
