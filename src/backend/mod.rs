@@ -34,8 +34,8 @@ pub enum Arithmetic {
     /// f32 activations, weights as exact as their format is.
     #[default]
     Exact,
-    /// In dense matrix products with affine weights of 4 or 8 bits activations are rounded to 8 bits, 32 columns at a time; in
-    /// those with other weights both operands are rounded to bf16. Everything else is exact.
+    /// In matrix products with affine weights of 4 or 8 bits activations are rounded to 8 bits, 32 columns at a time; in dense
+    /// ones with other weights both operands are rounded to bf16. Everything else is exact.
     Fast,
 }
 

@@ -20,7 +20,7 @@ pub(super) enum Weights {
 pub(super) enum Rounding {
     /// f32 activations, weights as exact as their format is.
     Exact,
-    /// Dense matrix products of bf16, or of activations in 8 bits with affine weights of 4 or 8.
+    /// Dense products of bf16, and any product of affine weights of 4 or 8 bits with activations of 8.
     Fast,
 }
 

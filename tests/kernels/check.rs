@@ -18,8 +18,13 @@ fn machines(arithmetic: Arithmetic) -> &'static [Cpu] {
 
 /// The backend that is compared with candle, and runs rows alone: the widest instruction set, one thread.
 pub fn cpu() -> &'static Cpu {
-    static CPU: OnceLock<Cpu> = OnceLock::new();
-    CPU.get_or_init(|| Cpu::new(1).unwrap())
+    cpu_in(Arithmetic::Exact)
+}
+
+/// The same in another arithmetic.
+pub fn cpu_in(arithmetic: Arithmetic) -> &'static Cpu {
+    static CPUS: [OnceLock<Cpu>; 2] = [const { OnceLock::new() }; 2];
+    CPUS[arithmetic as usize].get_or_init(|| Cpu::new(1).unwrap().computing(arithmetic))
 }
 
 /// Fails if any value of `got` is farther from its reference than the bound.

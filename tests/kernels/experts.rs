@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use tbshard::backend::{Backend, Cpu, ExpertWeights, Experts, Routes, SharedExpert, Tensor};
+use tbshard::backend::{Arithmetic, Backend, Cpu, ExpertWeights, Experts, Routes, SharedExpert, Tensor};
 use tbshard::partition::{Fold, Leaves};
 
 use super::run_of;
 
-use super::check::{cpu, near, same, same_everywhere};
+use super::check::{cpu, cpu_in, near, same, same_everywhere_in};
 use super::linear::{Subtrees, depth, finish, runs};
 use super::order;
 use super::random::Rng;
@@ -49,10 +49,28 @@ impl Expert {
     }
 
     /// silu(gate · x) · up · x of every token, by operations that have tests of their own.
-    fn inner(&self, x: &Tensor) -> Tensor {
+    fn inner(&self, x: &Tensor, arithmetic: Arithmetic) -> Tensor {
         let fold = Fold::whole(Leaves::unsharded(x.cols()));
-        let project = |w: &Stored| cpu().linear(x, &w.matrix(), &fold).unwrap();
+        let project = |w: &Stored| match w.codes(0) {
+            Some(_) => cpu_in(arithmetic).linear(x, &w.matrix(), &fold).unwrap(),
+            None => cpu().linear(x, &w.matrix(), &fold).unwrap(),
+        };
         cpu().swiglu(project(&self.gate), &project(&self.up))
+    }
+
+    /// The product of one leaf of one row of `down` with what [`Expert::inner`] says of a token.
+    fn down(&self, arithmetic: Arithmetic) -> impl Fn(&[f32], usize, usize) -> f32 {
+        let (values, leaves, width) = (self.down.widened(), self.leaves.clone(), self.down.inner);
+        let codes: Option<Vec<_>> = (0..self.down.out).map(|row| self.down.codes(row)).collect();
+        move |inner, leaf, output| {
+            let columns = leaves.columns(leaf);
+            match &codes {
+                Some(codes) if arithmetic == Arithmetic::Fast => {
+                    order::int8_leaf(&inner[columns.clone()], &codes[output][columns])
+                }
+                _ => order::leaf(&inner[columns.clone()], &values[output * width..][columns]),
+            }
+        }
     }
 
     /// down · (silu(gate · x) · up · x) of one token.
@@ -167,41 +185,34 @@ impl Case {
     }
 }
 
-/// What a token adds to one leaf of one output: the weights of its experts, their products, the shared one's last.
-fn leaf_sum(parts: &[(&Expert, &[f32], &[f32], f32)], leaf: usize, output: usize) -> f32 {
-    parts.iter().fold(0.0, |sum, (expert, inner, down, weight)| {
-        let columns = expert.leaves.columns(leaf);
-        let down = &down[output * inner.len()..][..inner.len()];
-        weight.mul_add(order::leaf(&inner[columns.clone()], &down[columns]), sum)
-    })
-}
-
 #[test]
 fn add_in_the_order_of_the_routers_ranking() {
-    for case in (0..CASES).map(case) {
+    for (case, arithmetic) in (0..CASES).flat_map(|n| [(case(n), Arithmetic::Exact), (case(n), Arithmetic::Fast)]) {
         let leaves = case.leaves().count();
-        let whole = case.whole(cpu());
+        let whole = case.whole(cpu_in(arithmetic));
         let every = || case.routed.iter().chain(&case.shared);
-        let inner: Vec<Tensor> = every().map(|expert| expert.inner(&case.x)).collect();
-        let down: Vec<Vec<f32>> = every().map(|expert| expert.down.widened()).collect();
+        let inner: Vec<Tensor> = every().map(|expert| expert.inner(&case.x, arithmetic)).collect();
+        let down: Vec<_> = every().map(|expert| expert.down(arithmetic)).collect();
         let mut gates = Tensor::from_vec(case.x.rows(), 1, vec![1.0; case.x.rows()]).unwrap();
         if let Some(weights) = &case.shared_weights {
             cpu().gate_sigmoid(&mut gates, weights);
         }
         for (token, whole) in whole.chunks(case.x.cols()).enumerate() {
             let routes = case.routes_of(&[token]);
+            // the weights of its experts and their products, the shared one's last
             let mut chosen: Vec<(usize, f32)> =
                 routes.experts().iter().map(|e| *e as usize).zip(routes.weights.data().iter().copied()).collect();
             chosen.extend(case.shared.iter().map(|_| (case.routed.len(), gates.row(token)[0])));
-            let every: Vec<&Expert> = every().collect();
-            let part = |(e, weight): (usize, f32)| (every[e], inner[e].row(token), &down[e][..], weight);
-            let parts: Vec<_> = chosen.into_iter().map(part).collect();
+            let leaf_sum = |leaf, output| {
+                let product = |e: usize| down[e](inner[e].row(token), leaf, output);
+                chosen.iter().fold(0.0, |sum, (e, weight)| weight.mul_add(product(*e), sum))
+            };
             let output = |output| {
-                let sums: Vec<f32> = (0..leaves).map(|leaf| leaf_sum(&parts, leaf, output)).collect();
+                let sums: Vec<f32> = (0..leaves).map(|leaf| leaf_sum(leaf, output)).collect();
                 order::tree(0..leaves, &sums)
             };
             let want: Vec<f32> = (0..case.x.cols()).map(output).collect();
-            same(&format!("{}: token {token}", case.what), whole, &want);
+            same(&format!("{}: token {token}, {arithmetic:?}", case.what), whole, &want);
         }
     }
 }
@@ -217,10 +228,10 @@ fn agree_with_candle() {
 
 #[test]
 fn have_the_same_bits_everywhere_and_alone() {
-    for case in (0..CASES).map(case) {
-        let whole = same_everywhere(&case.what, |cpu| case.whole(cpu));
+    for (case, arithmetic) in (0..CASES).flat_map(|n| [(case(n), Arithmetic::Exact), (case(n), Arithmetic::Fast)]) {
+        let whole = same_everywhere_in(arithmetic, &case.what, |cpu| case.whole(cpu));
         for (token, whole) in whole.chunks(case.x.cols()).enumerate() {
-            let (alone, _) = case.run(cpu(), 0..case.leaves().count(), &[token]);
+            let (alone, _) = case.run(cpu_in(arithmetic), 0..case.leaves().count(), &[token]);
             same(&format!("{}: token {token} alone", case.what), alone.data(), whole);
         }
     }

@@ -6,13 +6,14 @@ use std::ops::Range;
 use super::Cpu;
 use super::arithmetic::Xs;
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, block_products, leaf_products};
+use super::int8;
 use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{load_some, store_some, zip};
 use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
 use super::stream::Block;
-use crate::backend::{Experts, Routes, Tensor, check};
+use crate::backend::{Arithmetic, Experts, Routes, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves};
 use crate::weights::Matrix;
@@ -26,6 +27,40 @@ const AT_ONCE: usize = 1 << 15;
 
 thread_local! {
     static BUFFERS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Rows of activations, and the same in eight bits if some weights are multiplied so.
+#[derive(Default)]
+struct Operands<'a> {
+    exact: Vec<&'a [f32]>,
+    int8: Vec<&'a [f32]>,
+}
+
+impl<'a> Operands<'a> {
+    fn of(x: &'a Tensor, int8: Option<&'a Tensor>) -> Self {
+        let rows = |x: &'a Tensor| x.rows_iter().collect();
+        Self { exact: rows(x), int8: int8.map(rows).unwrap_or_default() }
+    }
+
+    /// The rows that `order` names.
+    fn chosen(&self, order: &[usize]) -> Self {
+        let chosen = |rows: &[&'a [f32]]| order.iter().filter_map(|row| rows.get(*row).copied()).collect();
+        Self { exact: chosen(&self.exact), int8: chosen(&self.int8) }
+    }
+
+    /// The rows `rows` as they meet `w`.
+    fn xs(&self, rows: Range<usize>, w: &Matrix) -> Xs<'_> {
+        if !self.int8.is_empty() && int8::takes(w) { Xs::Int8(&self.int8[rows]) } else { Xs::F32(&self.exact[rows]) }
+    }
+
+    fn len(&self) -> usize {
+        self.exact.len()
+    }
+}
+
+/// `x` in eight bits, if one of `ws` is multiplied so.
+fn quantised<'a>(cpu: &Cpu, x: &Tensor, mut ws: impl Iterator<Item = &'a Matrix>) -> Option<Tensor> {
+    (cpu.arithmetic == Arithmetic::Fast && ws.any(int8::takes)).then(|| int8::quantised(cpu, x))
 }
 
 /// A (token, rank) pair of the routing, grouped by expert.
@@ -62,35 +97,46 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     let grouped = Grouped::new(routes);
     check::routes(x, routes)?;
     check::experts(x, grouped.runs.iter().map(|(expert, _)| *expert), experts)?;
-    let tokens: Vec<&[f32]> = x.rows_iter().collect();
-    let pairs: Vec<&[f32]> = grouped.tokens.iter().map(|t| tokens[*t]).collect();
+    let shared = experts.shared.as_ref();
+    let chosen = || grouped.runs.iter().map(|(expert, _)| *expert);
+    let first = chosen().flat_map(|e| [&experts.routed.gate[e], &experts.routed.up[e]]);
+    let x_int8 = quantised(cpu, x, first.chain(shared.into_iter().flat_map(|shared| [shared.gate, shared.up])));
+    let tokens = Operands::of(x, x_int8.as_ref());
+    let pairs = tokens.chosen(&grouped.tokens);
     let mut inner = Tensor::scratch(pairs.len(), experts.fold.width());
-    let mut shared_inner = experts.shared.as_ref().map(|shared| Tensor::scratch(x.rows(), shared.fold.width()));
+    let mut shared_inner = shared.map(|shared| Tensor::scratch(x.rows(), shared.fold.width()));
     let to = Shared::new(inner.data_mut());
     let mut jobs: Vec<Inner<'_>> = Vec::with_capacity(grouped.runs.len() + 1);
-    if let (Some(shared), Some(inner)) = (&experts.shared, &mut shared_inner) {
+    if let (Some(shared), Some(inner)) = (shared, &mut shared_inner) {
         let to = Shared::new(inner.data_mut());
-        jobs.push(Inner { gate: shared.gate, up: shared.up, xs: &tokens, to, first: 0 });
+        jobs.push(Inner { gate: shared.gate, up: shared.up, xs: &tokens, rows: 0..x.rows(), to });
     }
     jobs.extend(grouped.runs.iter().map(|(e, run)| Inner {
         gate: &experts.routed.gate[*e],
         up: &experts.routed.up[*e],
-        xs: &pairs[run.clone()],
+        xs: &pairs,
+        rows: run.clone(),
         to,
-        first: run.start,
     }));
     hidden(cpu, &jobs);
     drop(jobs);
-    Ok(outer(cpu, x, routes, experts, &grouped, &inner, shared_inner.as_ref()))
+    let inner_int8 = quantised(cpu, &inner, chosen().map(|e| &experts.routed.down[e]));
+    let shared_int8 =
+        shared_inner.as_ref().and_then(|x| quantised(cpu, x, shared.into_iter().map(|shared| shared.down)));
+    let inner = [
+        Operands::of(&inner, inner_int8.as_ref()),
+        shared_inner.as_ref().map_or_else(Operands::default, |x| Operands::of(x, shared_int8.as_ref())),
+    ];
+    Ok(outer(cpu, x, routes, experts, &grouped, &inner))
 }
 
-/// One expert's first half: the activations of its tokens go to the rows from `first` on.
+/// One expert's first half: what becomes of the rows `rows` of `xs` goes to the same rows.
 struct Inner<'a> {
     gate: &'a Matrix,
     up: &'a Matrix,
-    xs: &'a [&'a [f32]],
+    xs: &'a Operands<'a>,
+    rows: Range<usize>,
     to: Shared,
-    first: usize,
 }
 
 /// Rows of one task among `rows` of all weights, of which a task has at most `most` tokens.
@@ -106,7 +152,7 @@ fn rows_each(cpu: &Cpu, rows: usize, most: usize) -> usize {
 /// silu(gate · x) · (up · x) of every job.
 fn hidden(cpu: &Cpu, jobs: &[Inner<'_>]) {
     let width = |job: &Inner<'_>| job.up.out_features();
-    let most = jobs.iter().map(|job| job.xs.len()).max().unwrap_or(0);
+    let most = jobs.iter().map(|job| job.rows.len()).max().unwrap_or(0);
     let each = rows_each(cpu, jobs.iter().map(width).sum(), most);
     let blocks = |job: usize| (0..width(&jobs[job])).step_by(each).map(move |start| (job, start));
     let tasks: Vec<(usize, usize)> = (0..jobs.len()).flat_map(blocks).collect();
@@ -118,15 +164,15 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>]) {
         let next = tasks.get(task + cpu.pool.threads()).map(|(job, start)| (jobs[*job].gate, *start));
         BUFFERS.with_borrow_mut(|(gate, up)| {
             for (matrix, next, buffer) in [(job.gate, Some((job.up, start)), &mut *gate), (job.up, next, &mut *up)] {
-                buffer.resize(rows.len() * job.xs.len(), 0.0);
+                buffer.resize(rows.len() * job.rows.len(), 0.0);
                 let block = Block { matrix, rows: rows.clone(), next };
-                block_products(cpu.isa, &block, Xs::F32(job.xs), fold.steps(0), buffer);
+                block_products(cpu.isa, &block, job.xs.xs(job.rows.clone(), matrix), fold.steps(0), buffer);
             }
             let (gate, up) = (&mut gate[..], &up[..]);
             // SAFETY: the instruction set is available, both slices have one length
             unsafe { dispatch!(cpu.isa, silu_mul(gate: &mut [f32], up: &[f32])) };
             for (t, values) in gate.chunks_exact(rows.len()).enumerate() {
-                let row = (job.first + t) * width;
+                let row = (job.rows.start + t) * width;
                 // SAFETY: every (pair, block of columns) belongs to one task
                 unsafe { job.to.part(row + rows.start..row + rows.end) }.copy_from_slice(values);
             }
@@ -141,14 +187,11 @@ fn outer(
     routes: &Routes,
     experts: &Experts<'_>,
     grouped: &Grouped,
-    inner: &Tensor,
-    shared_inner: Option<&Tensor>,
+    [pairs, shared_rows]: &[Operands<'_>; 2],
 ) -> Tensor {
     let (tokens, hidden, top_k) = (x.rows(), x.cols(), routes.top_k());
     let fold = experts.fold;
     let mut y = Tensor::zeros(fold.roots.len() * tokens, hidden);
-    let pairs: Vec<&[f32]> = inner.rows_iter().collect();
-    let shared_rows: Vec<&[f32]> = shared_inner.iter().flat_map(|inner| inner.rows_iter()).collect();
     let logits = experts.shared.as_ref().and_then(|shared| shared.weights.as_ref());
     let shared_weights = logits.map(|logits| sigmoids(cpu, logits.data()));
     let to = Shared::new(y.data_mut());
@@ -170,7 +213,8 @@ fn outer(
                         // an expert's rows are read through before the next one's
                         made = leaf..(leaf + at_once).min(node.end);
                         for (expert, run) in &grouped.runs {
-                            let (down, xs) = (&experts.routed.down[*expert], Xs::F32(&pairs[run.clone()]));
+                            let down = &experts.routed.down[*expert];
+                            let xs = pairs.xs(run.clone(), down);
                             for (i, leaf) in made.clone().enumerate() {
                                 let own = run.start * height..run.end * height;
                                 let products = &mut products[i * leaf_values..][own];
@@ -180,7 +224,8 @@ fn outer(
                         if let Some(shared) = &experts.shared {
                             for (i, leaf) in made.clone().enumerate() {
                                 let products = &mut products[i * leaf_values + pairs.len() * height..][..size];
-                                let (cols, xs) = (shared.fold.local_columns(leaf), Xs::F32(&shared_rows));
+                                let cols = shared.fold.local_columns(leaf);
+                                let xs = shared_rows.xs(0..tokens, shared.down);
                                 leaf_products(cpu.isa, shared.down, rows.clone(), xs, cols, products);
                             }
                         }
