@@ -34,9 +34,13 @@ fn digest(files: &[PathBuf]) -> u64 {
     hash
 }
 
-/// `kernels/*.metal` after the headers that they include, each once: a library compiled from source finds no files.
-fn kernels(files: &[PathBuf]) -> String {
-    let metal = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "metal");
+/// What is compiled apart from the other kernels, because a compiler may refuse it.
+const APART: &str = "kernels/fence.metal";
+
+/// Those of `kernels/*.metal` that are `chosen`, after the headers that they include, each once: a library compiled from source
+/// finds no files.
+fn kernels(files: &[PathBuf], chosen: impl Fn(&Path) -> bool) -> String {
+    let metal = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "metal") && chosen(file);
     let mut text = "#include <metal_stdlib>\n".to_owned();
     let mut done = Vec::new();
     files.iter().filter(metal).for_each(|file| append(file, &mut text, &mut done));
@@ -117,6 +121,7 @@ fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR can be written");
     let params = fs::read_to_string("kernels/params.h").expect("kernels/params.h is there");
-    write("kernels.metal", kernels(&files) + &sizes(&params));
+    write("kernels.metal", kernels(&files, |file| file != Path::new(APART)) + &sizes(&params));
+    write("fence.metal", kernels(&files, |file| file == Path::new(APART)));
     write("params.rs", structures(&params));
 }

@@ -174,3 +174,20 @@ struct LengthParams {
     uint scaled;
     float scale;
 };
+
+// `count` values between a kernel and the host.
+struct ShareParams {
+    uint count;
+};
+
+// The number of an exchange.
+struct SignalParams {
+    uint number;
+};
+
+// A wait for the sum of exchange `number`, of one look and `looks` more at most; `words` words of counts.
+struct WaitParams {
+    uint number;
+    uint looks;
+    uint words;
+};

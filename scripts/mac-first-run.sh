@@ -42,7 +42,10 @@ step "every kernel against the processor" "$binary" selftest --report "$json"
 step "the same in full" cat "$json"
 step "the demo on the GPU" "$binary" generate --max-tokens 64
 step "the demo on the processor" "$binary" generate --max-tokens 64 --device cpu
-step "two ranks on one GPU, every bit compared" "$binary" generate --local 2 --tp 2 --max-tokens 32 --verify
+for fence in drain event spin; do
+  step "two ranks on one GPU by --fence $fence, every bit compared" \
+    "$binary" generate --local 2 --tp 2 --max-tokens 32 --verify --fence "$fence"
+done
 step "speed of the demo" "$binary" bench tokens-per-sec
 step "speed of 8 layers of Qwen3.6-27B in bf16" \
   "$binary" bench tokens-per-sec --model qwen3.6-27b --weights random --layers 8

@@ -1,5 +1,7 @@
 //! The GPU of a Mac: all kernels compile for it, and it shares the host's memory. Where there is none that counts as passed.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tbshard::gpu::Device;
 use tbshard::gpu::apple::{Apple, system};
@@ -53,4 +55,25 @@ fn nothing_runs_at_once() {
     second.commit().unwrap().wait().unwrap();
     first.wait().unwrap();
     assert!(first.done());
+}
+
+#[test]
+fn kernels_that_meet_the_host_compile() {
+    let Some(gpu) = gpu() else { return };
+    for name in ["fence_publish", "fence_signal", "fence_wait", "fence_take"] {
+        gpu.kernel(name).unwrap();
+    }
+}
+
+#[test]
+fn commands_raise_an_event() {
+    let Some(gpu) = gpu() else { return };
+    let event = gpu.event().unwrap();
+    assert!(!event.wait(1, Duration::from_millis(10)));
+    let mut commands = gpu.commands().unwrap();
+    commands.signal(&event, 7).unwrap();
+    let pending = commands.commit().unwrap();
+    assert!(event.wait(7, Duration::from_secs(5)) && event.wait(3, Duration::ZERO));
+    assert!(!event.wait(8, Duration::from_millis(10)));
+    pending.wait().unwrap();
 }

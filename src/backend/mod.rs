@@ -3,6 +3,7 @@
 mod batch;
 mod check;
 pub mod cpu;
+mod exchange;
 
 mod lines;
 mod memory;
@@ -13,9 +14,10 @@ mod tensor;
 
 pub use batch::{Batch, Segment};
 pub use cpu::Cpu;
+pub use exchange::{Crossing, Exchange};
 pub use lines::Lines;
 pub use memory::{Constant, DeviceMemory, Memory};
-pub use metal::Metal;
+pub use metal::{Fence, Metal};
 
 pub use shapes::{
     AttentionShape, DeltaGates, DeltaShape, ExpertWeights, Experts, HeadGroups, LatentShape, RopeStyle, Router, Routes,
@@ -76,6 +78,14 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If the device has failed.
     fn finish(&self) -> Result<()>;
+
+    /// Takes `partial`, this rank's part of a sum over ranks, to the host. Where the device can go on meanwhile it comes with
+    /// a tensor of `shape` that the sum will be, and on which operations are asked for as on any other; nothing is read by the
+    /// host, and nothing finished, before the sum is there.
+    ///
+    /// # Errors
+    /// If the device has failed, or two sums are on their way already.
+    fn post(&self, partial: Tensor, shape: (usize, usize)) -> Result<Exchange>;
 
     /// `[rows, cols]` that `pieces` fill.
     fn arrange(&self, rows: usize, cols: usize, pieces: &[Piece<'_>]) -> Tensor;

@@ -1,4 +1,4 @@
-//! `--device`: what computes.
+//! `--device` and `--fence`: what computes, and how it meets the other ranks.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::ModelArgs;
 use super::numbers::Rounding;
-use crate::backend::{Arithmetic, Backend, Cpu, Metal};
+use crate::backend::{Arithmetic, Backend, Cpu, Fence, Metal};
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 
@@ -20,6 +20,27 @@ pub(super) enum Computing {
     Cpu,
     /// The GPU of a Mac.
     Metal,
+}
+
+/// How a GPU and this rank meet where ranks sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(super) enum Fencing {
+    /// This rank waits until the GPU has done everything.
+    Drain,
+    /// The GPU raises an event, and is given what comes next when the sum is there.
+    Event,
+    /// The GPU waits for the sum in shared memory, as long as it may.
+    Spin,
+}
+
+impl From<Fencing> for Fence {
+    fn from(fence: Fencing) -> Self {
+        match fence {
+            Fencing::Drain => Self::Drain,
+            Fencing::Event => Self::Event,
+            Fencing::Spin => Self::SPIN,
+        }
+    }
 }
 
 impl Computing {
@@ -57,22 +78,22 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    /// A backend of its own.
+    /// A backend of its own, which meets other ranks by `fence` if it is a GPU's.
     ///
     /// # Errors
     /// If the system refuses a thread.
-    pub(super) fn backend(&self) -> Result<Box<dyn Backend>> {
+    pub(super) fn backend(&self, fence: Fencing) -> Result<Box<dyn Backend>> {
         Ok(match self {
             Self::Processor(arithmetic, threads) => Box::new(Cpu::new(*threads)?.computing(*arithmetic)),
-            Self::Gpu(device) => Box::new(Metal::new(device.clone())),
+            Self::Gpu(device) => Box::new(Metal::with_fence(device.clone(), fence.into())),
         })
     }
 
     /// The GPU, if it is one.
-    pub(super) fn gpu(&self) -> Option<&dyn Device> {
+    pub(super) fn gpu(&self) -> Option<&Arc<dyn Device>> {
         match self {
             Self::Processor(..) => None,
-            Self::Gpu(device) => Some(&**device),
+            Self::Gpu(device) => Some(device),
         }
     }
 }

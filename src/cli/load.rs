@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::device::Computing;
+use super::device::{Computing, Fencing};
 use super::loading::{self, Means, Told};
 use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
@@ -54,6 +54,9 @@ pub(super) struct ModelArgs {
     /// What computes: cpu, metal (a Mac's GPU), or auto: the GPU on a Mac, else the processor
     #[arg(long, value_enum, default_value_t = Computing::Auto, help_heading = "Model")]
     pub(super) device: Computing,
+    /// How a GPU meets other ranks: event, spin (a kernel waits, within bounds), or drain (it does everything first)
+    #[arg(long, value_enum, default_value_t = Fencing::Event, help_heading = "Model")]
+    pub(super) fence: Fencing,
     /// Sequences that run at once
     #[arg(skip = 1usize)]
     pub(super) sequences: usize,
@@ -131,6 +134,7 @@ impl ModelArgs {
             ctx: None,
             arithmetic: Rounding::Exact,
             device: Computing::Auto,
+            fence: Fencing::Event,
             sequences: 1,
             cache_tokens: None,
             kept_states: 0,
@@ -346,13 +350,11 @@ impl Opened {
         let (context, room) = (self.context(args), self.room(args)?);
         let Self { blueprint, defaults, .. } = self;
         let model = loading::load(blueprint, (plan, &ranks), means, args.quiet, told)?;
-        if context > model.geometry.context && !args.quiet {
-            ui::whisper(format_args!(
-                "the model was made for {} positions, --ctx asks for more",
-                model.geometry.context
-            ));
+        let made_for = model.geometry.context;
+        if context > made_for && !args.quiet {
+            ui::whisper(format_args!("the model was made for {made_for} positions, --ctx asks for more"));
         }
-        let backend = args.device.open(args.arithmetic, means.threads)?.backend()?;
+        let backend = args.device.open(args.arithmetic, means.threads)?.backend(args.fence)?;
         let engine = Engine::with_ranks(model, backend, room, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
         let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());

@@ -7,13 +7,13 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::device::{Computing, Opened};
+use super::device::{Computing, Fencing, Opened};
 use super::load::{ModelArgs, all_cores};
 use super::numbers::Rounding;
 use super::table::scaled;
 use super::{Outcome, interrupt, ui};
-use crate::backend::Cpu;
 use crate::backend::cpu::Isa;
+use crate::backend::{Cpu, Metal};
 use crate::cluster::facts::Facts;
 use crate::engine::{Event, Request, Sampler, Sampling, generate};
 use crate::error::{Error, Result};
@@ -67,6 +67,17 @@ struct Kernels {
     refused: Vec<String>,
 }
 
+/// What became of a GPU's sums over ranks, by one fence.
+#[derive(Debug, Serialize)]
+struct Fenced {
+    fence: &'static str,
+    /// From one sum to the next; none if they failed.
+    seconds: Option<f64>,
+    /// Waits that gave up and were asked for again.
+    resubmissions: u64,
+    error: Option<String>,
+}
+
 /// Everything that was found. Nothing of networks and paths: it is for others.
 #[derive(Debug, Default, Serialize)]
 struct Report {
@@ -88,6 +99,7 @@ struct Report {
     demo: Option<std::result::Result<&'static str, String>>,
     bytes_per_second: Option<Measured>,
     crossing_seconds: Option<Measured>,
+    fences: Vec<Fenced>,
     /// What the RDMA devices say, and the layout of the C interface to them.
     rdma: Option<Examined>,
 }
@@ -128,7 +140,7 @@ impl Report {
     }
 
     fn fill(&mut self, args: &Args, opened: &Opened) -> Result<()> {
-        let device = opened.backend()?;
+        let device = opened.backend(Fencing::Event)?;
         self.device = device.name();
         self.kernels = compile(opened);
         self.cases = cases(args, opened)?;
@@ -138,6 +150,7 @@ impl Report {
             self.demo = Some(answers(args.device).map(|()| "same").map_err(|error| error.to_string()));
             self.bytes_per_second = Some(said(selftest::bandwidth(&*device)));
             self.crossing_seconds = Some(said(selftest::crossing(&*device)));
+            self.fences = fences(opened);
             self.rdma = Some(examine(None));
         }
         Ok(())
@@ -145,7 +158,9 @@ impl Report {
 
     fn is_right(&self) -> bool {
         let measured = [&self.bytes_per_second, &self.crossing_seconds];
-        let wrong = self.demo.as_ref().is_some_and(std::result::Result::is_err);
+        // a GPU that may not wait can still compute, by another fence
+        let fenced = self.fences.iter().all(|found| found.error.is_none() || found.fence == SPIN);
+        let wrong = self.demo.as_ref().is_some_and(std::result::Result::is_err) || !fenced;
         self.failed == 0 && !wrong && !measured.iter().any(|value| matches!(value, Some(Err(_))))
     }
 
@@ -175,10 +190,34 @@ impl Report {
         let time = |seconds: f64| format!("{:.1} µs", seconds * 1e6);
         let crossing = self.crossing_seconds.as_ref();
         lines.extend(crossing.map(|value| format!("from asking to having takes {}", told(value, &time))));
+        lines.extend(self.fences.iter().map(|found| match (&found.error, found.seconds) {
+            (None, Some(seconds)) => format!("--fence {}: {} a sum over ranks", found.fence, time(seconds)),
+            (error, _) => format!("--fence {}: {}", found.fence, error.as_deref().unwrap_or("nothing")),
+        }));
         lines.extend(self.rdma.as_ref().map(rdma));
         lines.extend(args.report.as_ref().map(|path| format!("report: {}", path.display())));
         lines
     }
+}
+
+/// The one fence that asks for what Apple does not document.
+const SPIN: &str = "spin";
+
+/// Sums over ranks as the GPU sees them, by every fence.
+fn fences(opened: &Opened) -> Vec<Fenced> {
+    let Some(gpu) = opened.gpu() else { return Vec::new() };
+    let ways = [("drain", Fencing::Drain), ("event", Fencing::Event), (SPIN, Fencing::Spin)];
+    let tried = ways.map(|(fence, way)| {
+        let metal = Metal::with_fence(gpu.clone(), way.into());
+        match selftest::crossings(&metal) {
+            Ok(found) => {
+                let (seconds, resubmissions) = (Some(found.seconds), found.resubmissions);
+                Fenced { fence, seconds, resubmissions, error: None }
+            }
+            Err(error) => Fenced { fence, seconds: None, resubmissions: 0, error: Some(error.to_string()) },
+        }
+    });
+    tried.into()
 }
 
 /// What there is of RDMA, in a line.
@@ -225,7 +264,7 @@ fn cases(args: &Args, opened: &Opened) -> Result<Vec<Found>> {
         answering.check()?;
         let start = Instant::now();
         // a backend of its own: a GPU's error stays
-        let compared = opened.backend().and_then(|device| case.compare(&*device, &reference));
+        let compared = opened.backend(Fencing::Event).and_then(|device| case.compare(&*device, &reference));
         let (difference, values) = compared.as_ref().map_or((None, 0), |found| (Some(found.largest), found.values));
         let error = compared.err().map(|error| error.to_string());
         let row = Found {

@@ -20,7 +20,7 @@ impl Communicator {
     /// # Errors
     /// If a rank is lost, or has another number of values.
     pub fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        let sum = self.reduce_tree(&self.fold, values.to_vec(), values.len())?;
+        let sum = self.reduce_tree(&self.fold, values, values.len())?;
         values.copy_from_slice(&sum);
         Ok(())
     }
@@ -32,15 +32,26 @@ impl Communicator {
     ///
     /// # Errors
     /// If `fold` is another group's, the sizes do not fit, or a rank is lost.
-    pub fn reduce_tree(&self, fold: &Fold, mut partial: Vec<f32>, len: usize) -> Result<Vec<f32>> {
+    pub fn reduce_tree(&self, fold: &Fold, partial: &[f32], len: usize) -> Result<Vec<f32>> {
+        let mut sum = vec![0.0; len];
+        self.reduce_tree_into(fold, partial, &mut sum)?;
+        Ok(sum)
+    }
+
+    /// As [`Communicator::reduce_tree`], of blocks as long as `sum`, which is written.
+    ///
+    /// # Errors
+    /// As [`Communicator::reduce_tree`].
+    pub fn reduce_tree_into(&self, fold: &Fold, partial: &[f32], sum: &mut [f32]) -> Result<()> {
+        let len = sum.len();
         if fold.ranks() != self.world_size() || fold.rank() != self.rank() || partial.len() != fold.roots.len() * len {
             let (rank, ranks, values) = (self.rank(), self.world_size(), partial.len());
             let tree = format!("{} subtrees of {len} for rank {} of {}", fold.roots.len(), fold.rank(), fold.ranks());
             return Err(Error::msg(format!("rank {rank} of {ranks} was given {values} values of a tree with {tree}")));
         }
         if self.world_size() == 1 {
-            partial.truncate(len);
-            return Ok(partial);
+            sum.copy_from_slice(partial);
+            return Ok(());
         }
         let scattered = match self.algorithm {
             Algorithm::Auto => self.world_size() > 2 && len >= SCATTER_FROM,
@@ -49,11 +60,12 @@ impl Communicator {
         };
         self.run(Operation::AllReduce, |wire| {
             if !scattered {
-                return self.sum_of_slice(wire, fold, &partial, len, &|_| 0..len);
+                return self.sum_of_slice(wire, fold, partial, len, &|_| 0..len, sum);
             }
             let slices = slices(len, self.world_size());
-            let own = self.sum_of_slice(wire, fold, &partial, len, &|rank| slices[rank].clone())?;
-            self.gather(wire, &own, &slices.iter().map(Range::len).collect::<Vec<_>>())
+            let mut own = vec![0.0; slices[self.rank()].len()];
+            self.sum_of_slice(wire, fold, partial, len, &|rank| slices[rank].clone(), &mut own)?;
+            self.gather(wire, &own, &slices.iter().map(Range::len).collect::<Vec<_>>(), sum)
         })
     }
 
@@ -67,9 +79,11 @@ impl Communicator {
             return Ok(values.to_vec());
         }
         let slices = slices(values.len(), self.world_size());
+        let mut own = vec![0.0; slices[self.rank()].len()];
         self.run(Operation::ReduceScatter, |wire| {
-            self.sum_of_slice(wire, &self.fold, values, values.len(), &|rank| slices[rank].clone())
-        })
+            self.sum_of_slice(wire, &self.fold, values, values.len(), &|rank| slices[rank].clone(), &mut own)
+        })?;
+        Ok(own)
     }
 
     /// Joins every rank's values in the order of the ranks; `counts` says how many each rank has.
@@ -84,7 +98,9 @@ impl Communicator {
         if self.world_size() == 1 {
             return Ok(values.to_vec());
         }
-        self.run(Operation::AllGather, |wire| self.gather(wire, values, counts))
+        let mut all = vec![0.0; counts.iter().sum()];
+        self.run(Operation::AllGather, |wire| self.gather(wire, values, counts, &mut all))?;
+        Ok(all)
     }
 
     /// Sends rank `root`'s values to all ranks, in place.
@@ -119,10 +135,10 @@ impl Communicator {
         if self.world_size() == 1 {
             return Ok(());
         }
-        self.run(Operation::Barrier, |wire| self.gather(wire, &[], &vec![0; self.world_size()]).map(|_| ()))
+        self.run(Operation::Barrier, |wire| self.gather(wire, &[], &vec![0; self.world_size()], &mut []))
     }
 
-    /// Sends every rank its slice of this rank's blocks; returns the tree's sum of this rank's own slice.
+    /// Sends every rank its slice of this rank's blocks; `out` becomes the tree's sum of this rank's own slice.
     fn sum_of_slice(
         &self,
         wire: &mut Wire,
@@ -130,7 +146,8 @@ impl Communicator {
         partial: &[f32],
         len: usize,
         slice_of: &dyn Fn(usize) -> Range<usize>,
-    ) -> Result<Vec<f32>> {
+        out: &mut [f32],
+    ) -> Result<()> {
         let me = self.rank();
         let others = || (0..self.world_size()).filter(move |rank| *rank != me);
         if !fold.roots.is_empty() {
@@ -162,14 +179,13 @@ impl Communicator {
                 parts.push(Part { node: node.clone(), vector });
             }
         }
-        let mut out = vec![0.0; own.len()];
-        finish(fold.leaves.count(), &parts, &mut out, &mut wire.scratch);
+        finish(fold.leaves.count(), &parts, out, &mut wire.scratch);
         drop(parts);
         messages.into_iter().for_each(|message| wire.recycle(message));
-        Ok(out)
+        Ok(())
     }
 
-    fn gather(&self, wire: &mut Wire, own: &[f32], counts: &[usize]) -> Result<Vec<f32>> {
+    fn gather(&self, wire: &mut Wire, own: &[f32], counts: &[usize], all: &mut [f32]) -> Result<()> {
         let me = self.rank();
         let others: Vec<usize> = (0..self.world_size()).filter(|rank| *rank != me).collect();
         for rank in &others {
@@ -179,7 +195,6 @@ impl Communicator {
         let from: Result<Vec<(usize, usize)>> =
             others.iter().map(|rank| Ok((self.peer(*rank)?, counts[*rank] * 4))).collect();
         let messages = wire.receive(&from?)?;
-        let mut all = vec![0.0; counts.iter().sum()];
         let mut incoming = messages.into_iter();
         let mut at = 0;
         for (rank, count) in counts.iter().enumerate() {
@@ -192,7 +207,7 @@ impl Communicator {
                 wire.recycle(message);
             }
         }
-        Ok(all)
+        Ok(())
     }
 }
 

@@ -8,13 +8,18 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::Result;
 
-/// Sources of all kernels as one text of the Metal Shading Language, made by the build from `kernels/`.
+/// Sources of all kernels but [`FENCES`] as one text of the Metal Shading Language, made by the build from `kernels/`.
 pub const SOURCE: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.metal"));
+
+/// The source of the kernels that meet the host while they run. Apart, because it asks for what Apple does not document: a
+/// compiler that refuses it takes nothing else away.
+pub const FENCES: &str = include_str!(concat!(env!("OUT_DIR"), "/fence.metal"));
 
 /// Structures that the host hands to kernels, made by the build from `kernels/params.h`, which kernels include.
 pub mod params {
@@ -24,7 +29,8 @@ pub mod params {
 
 /// Memory of a device that the host sees at `start`.
 ///
-/// What the device writes is there once the commands that write it have run; nobody but the host looks after that.
+/// What the device writes is there once the commands that write it have run, or, from kernels of [`FENCES`], once the number
+/// that says so is; nobody but the host looks after that.
 pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
@@ -113,6 +119,9 @@ pub struct Call<'a> {
     pub params: &'a [u8],
     /// Threadgroups of the grid.
     pub groups: [u32; 3],
+    /// Where the device finds, when the call's turn comes, how many threadgroups there are: three words, none of them more
+    /// than in `groups`. With a zero among them nothing runs.
+    pub counts: Option<&'a Argument<'a>>,
     /// Threads of a threadgroup.
     pub threads: [u32; 3],
 }
@@ -138,7 +147,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The names of all kernels.
     fn kernels(&self) -> Vec<String>;
 
-    /// The kernel called `name` in [`SOURCE`].
+    /// The kernel called `name` in [`SOURCE`] or [`FENCES`].
     ///
     /// # Errors
     /// If there is none, or it does not compile.
@@ -149,6 +158,18 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Errors
     /// If the device is gone.
     fn commands(&self) -> Result<Box<dyn Commands>>;
+
+    /// An event at 0.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    fn event(&self) -> Result<Arc<dyn Event>>;
+}
+
+/// A number that commands raise and the host waits for.
+pub trait Event: Any + Send + Sync + fmt::Debug {
+    /// Waits until it is `number` at least, but no longer than `patience`; whether it is.
+    fn wait(&self, number: u64, patience: Duration) -> bool;
 }
 
 /// Commands that run one after the other only where there is a barrier between them.
@@ -161,6 +182,12 @@ pub trait Commands: Send {
 
     /// What is appended after this sees what was written before it.
     fn barrier(&mut self);
+
+    /// Raises `event` to `number` when all of these commands have run, and what they wrote is there. Nothing is appended after.
+    ///
+    /// # Errors
+    /// If the event is another device's.
+    fn signal(&mut self, event: &Arc<dyn Event>, number: u64) -> Result<()>;
 
     /// Lets the commands run, after those that were committed before.
     ///

@@ -1,5 +1,6 @@
 //! The pre-norm residual stack that every architecture fills with its own layers.
 
+use super::exchange::Promised;
 use super::{Embedding, Head, RmsNorm, Rotary};
 use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
 use crate::comm::{Place, Ranks};
@@ -15,6 +16,10 @@ pub struct Context<'a> {
     pub batch: &'a Batch,
     /// The rotary angles of the batch, `[rows, cos | sin]`.
     pub rope: &'a Tensor,
+    /// Where in the model this rank is.
+    pub(super) place: Place,
+    /// A sum that the device was promised and the ranks have not begun.
+    pub(super) promised: Option<Promised>,
 }
 
 /// Mixes a sequence's positions: attention or a recurrent layer.
@@ -104,11 +109,11 @@ impl Decoder {
     ) -> Result<Pending> {
         let rope = backend.upload(self.rotary.table(batch));
         let (before, after) = self.neighbours;
-        let mut cx = Context { backend, ranks, batch, rope: &rope };
+        let mut cx = Context { backend, ranks, batch, rope: &rope, place: Place::default(), promised: None };
         let mut x = match (&self.embedding, before) {
             (Some(embedding), _) => embedding.forward(ids, &cx)?,
             (None, Some(before)) => {
-                cx.ranks.at(Place { layer: self.first_layer, part: "input" });
+                cx.at(Place { layer: self.first_layer, part: "input" });
                 let received = cx.ranks.world.recv(before, batch.rows() * self.hidden)?;
                 backend.upload(Tensor::from_vec(batch.rows(), self.hidden, received)?)
             }
@@ -117,30 +122,32 @@ impl Decoder {
         for (i, (block, state)) in self.blocks.iter().zip(states).enumerate() {
             let layer = self.first_layer + i;
             if let Some(observer) = &mut observer {
+                cx.finish()?;
                 observer(layer, &x);
             }
-            cx.ranks.at(Place { layer, part: "mixer" });
+            cx.at(Place { layer, part: "mixer" });
             let mixed = block.mixer.forward(&block.input_norm.forward(&x, &cx), state, &mut cx)?;
             backend.add(&mut x, &mixed);
-            cx.ranks.at(Place { layer, part: "mlp" });
+            cx.at(Place { layer, part: "mlp" });
             let fed = block.feed_forward.forward(&block.post_norm.forward(&x, &cx), &mut cx)?;
             backend.add(&mut x, &fed);
         }
         let layers = self.first_layer + self.blocks.len();
-        cx.ranks.at(Place { layer: layers, part: "output" });
+        cx.at(Place { layer: layers, part: "output" });
         if let Some(after) = after {
-            backend.finish()?;
+            cx.finish()?;
             cx.ranks.world.send(after, x.data())?;
         } else if let (Some(observer), Some(norm)) = (&mut observer, &self.norm) {
+            cx.finish()?;
             observer(layers, &norm.forward(&x, &cx));
         }
         let rows = wanted.len();
         if rows == 0 {
-            return backend.finish().map(|()| Pending { own: None, rows });
+            return cx.finish().map(|()| Pending { own: None, rows });
         }
         let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(backend, wanted), &cx));
         let own = self.head.launch(x.as_ref(), &mut cx)?;
-        backend.finish().map(|()| Pending { own, rows })
+        cx.finish().map(|()| Pending { own, rows })
     }
 
     /// The logits of a pass on rank 0: `[wanted, vocab]`; nothing on other ranks, or if none is wanted. In the order in which

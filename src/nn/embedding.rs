@@ -75,7 +75,7 @@ impl Head {
             return Ok(own);
         }
         let Some(own) = own else { return Ok(None) };
-        cx.backend.finish()?;
+        cx.finish()?;
         cx.ranks.world.send(0, own.data()).map(|()| None)
     }
 

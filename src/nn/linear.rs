@@ -1,7 +1,9 @@
 //! Linear layers cut by output features (column-parallel) or by input features (row-parallel).
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::exchange::all_reduce;
 use super::{Context, Loader};
 use crate::backend::{Constant, Tensor};
 use crate::error::{Error, Result};
@@ -106,7 +108,7 @@ fn joined(runs: &[Range<usize>]) -> Vec<Range<usize>> {
 #[derive(Debug)]
 pub struct RowLinear {
     weight: Matrix,
-    fold: Fold,
+    fold: Arc<Fold>,
 }
 
 impl RowLinear {
@@ -120,7 +122,7 @@ impl RowLinear {
     pub fn load(loader: &Loader<'_>, prefix: &str, out_features: usize, fold: Fold) -> Result<Self> {
         let shape = [out_features, fold.leaves.len()];
         let weight = loader.part(&format!("{prefix}.weight"), &shape, 0..out_features, fold.columns())?;
-        Ok(Self { weight, fold })
+        Ok(Self { weight, fold: fold.into() })
     }
 
     /// `[rows, in]` → `[rows, out]`, whole on every rank.
@@ -131,20 +133,4 @@ impl RowLinear {
         let partial = cx.backend.linear(x, &self.weight, &self.fold)?;
         all_reduce(partial, &self.fold, (x.rows(), self.weight.out_features()), cx)
     }
-}
-
-/// Finishes the tree over the subtrees in `partial`: `[rows, out]`.
-pub(super) fn all_reduce(
-    partial: Tensor,
-    fold: &Fold,
-    (rows, out): (usize, usize),
-    cx: &mut Context<'_>,
-) -> Result<Tensor> {
-    if fold.is_whole() {
-        // nothing is left to add
-        return Ok(partial);
-    }
-    cx.backend.finish()?;
-    let sum = cx.ranks.stage.reduce_tree(fold, partial.into_vec(), rows * out)?;
-    Ok(cx.backend.upload(Tensor::from_vec(rows, out, sum)?))
 }

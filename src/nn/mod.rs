@@ -7,6 +7,7 @@ mod attention;
 mod decoder;
 mod delta_net;
 mod embedding;
+mod exchange;
 mod kda;
 mod latent;
 mod linear;

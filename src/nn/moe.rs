@@ -1,8 +1,9 @@
 //! Mixture of SwiGLU experts, cut by columns like any feed-forward layer: every rank works on every chosen expert.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::linear::all_reduce;
+use super::exchange::all_reduce;
 use super::{ColumnLinear, Context, FeedForward, Loader, RowLinear};
 use crate::backend::{Constant, ExpertWeights, Experts, Router, Scores, SharedExpert, Tensor};
 use crate::error::Result;
@@ -80,7 +81,7 @@ pub struct Moe {
     // one an expert where the router has them
     bias: Constant,
     routed: ExpertWeights,
-    fold: Fold,
+    fold: Arc<Fold>,
     shared: Option<Shared>,
 }
 
@@ -114,7 +115,7 @@ impl Moe {
             router: ColumnLinear::replicated(loader, &format!("{prefix}.gate"), experts, hidden)?,
             bias,
             routed: load_experts(loader, prefix, &config, &fold)?,
-            fold,
+            fold: fold.into(),
             shared: shared.transpose()?,
         })
     }

@@ -1,10 +1,12 @@
 //! Every operation of a backend against the CPU's, on operands that are the same everywhere.
 
 mod cases;
+mod fence;
 mod measure;
 mod operands;
 
 pub use cases::{Case, all};
+pub use fence::{Crossings, crossings, exchanges};
 pub use measure::{bandwidth, crossing};
 
 use crate::backend::Backend;

@@ -67,9 +67,9 @@ fn uneven_shares_of_a_tree_sum_to_the_same_bits() {
             let fold: Fold = Group::new(comm.rank(), &weights).fold(Leaves::of_units(leaves, 1));
             for algorithm in [Algorithm::Direct, Algorithm::Scatter] {
                 for len in [5, 1000] {
-                    let partial = fold.roots.iter().flat_map(|root| tree(root, len)).collect();
+                    let partial: Vec<f32> = fold.roots.iter().flat_map(|root| tree(root, len)).collect();
                     let comm = comm.clone().with_algorithm(algorithm);
-                    let sum = comm.reduce_tree(&fold, partial, len).unwrap();
+                    let sum = comm.reduce_tree(&fold, &partial, len).unwrap();
                     assert_eq!(bits(&sum), bits(&tree(&(0..leaves), len)), "{leaves} leaves, {weights:?}");
                 }
             }

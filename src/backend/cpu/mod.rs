@@ -23,8 +23,8 @@ pub use pool::Pool;
 pub use simd::Isa;
 
 use super::{
-    Arithmetic, AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore,
-    LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
+    Arithmetic, AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Exchange, Experts,
+    KvStore, LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
@@ -77,6 +77,10 @@ impl Backend for Cpu {
 
     fn upload(&self, x: Tensor) -> Tensor {
         x
+    }
+
+    fn post(&self, partial: Tensor, _: (usize, usize)) -> Result<Exchange> {
+        Ok(Exchange::Here(partial))
     }
 
     fn finish(&self) -> Result<()> {

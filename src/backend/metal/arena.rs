@@ -28,10 +28,12 @@ impl Region {
 }
 
 /// Who writes a region first: that decides when it may be taken again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Writer {
     /// The device, which does so after everything that it was asked before.
     Device,
+    /// The device, for the host to read while it runs: never among what other kernels have in their caches.
+    Landing,
     /// The host, which must wait until the device no longer reads it.
     Host,
 }
@@ -40,16 +42,18 @@ pub(super) enum Writer {
 #[derive(Debug, Default)]
 pub(super) struct Arena {
     slab: Option<Region>,
-    free: HashMap<(usize, bool), Vec<Region>>,
-    // given back by the host, while the device may still read them
-    resting: Vec<Region>,
+    free: HashMap<(usize, Writer), Vec<Region>>,
+    // the newest exchange that was posted
+    posted: u64,
+    // given back by the host, while the device may still read them, and the newest exchange then
+    resting: Vec<(u64, Region)>,
 }
 
 impl Arena {
     /// A region of at least `bytes` bytes of unspecified values.
     pub(super) fn take(&mut self, device: &dyn Device, bytes: usize, writer: Writer) -> Result<Region> {
         let size = size_class(bytes);
-        if let Some(region) = self.free.get_mut(&(size, writer == Writer::Host)).and_then(Vec::pop) {
+        if let Some(region) = self.free.get_mut(&(size, writer)).and_then(Vec::pop) {
             return Ok(region);
         }
         if size > SLAB / 4 {
@@ -67,16 +71,28 @@ impl Arena {
     /// Takes a region back that [`Arena::take`] gave for the same writer.
     pub(super) fn give_back(&mut self, region: Region, writer: Writer) {
         match writer {
-            Writer::Device => self.free.entry((region.bytes.len(), false)).or_default().push(region),
-            Writer::Host => self.resting.push(region),
+            Writer::Device | Writer::Landing => {
+                self.free.entry((region.bytes.len(), writer)).or_default().push(region);
+            }
+            Writer::Host => self.resting.push((self.posted, region)),
+        }
+    }
+
+    /// The exchange `number` was asked for.
+    pub(super) fn posted(&mut self, number: u64) {
+        self.posted = number;
+    }
+
+    /// What the host had given back when the exchange `number` was asked for is free: the device has done what came before.
+    pub(super) fn passed(&mut self, number: u64) {
+        for (_, region) in self.resting.extract_if(.., |(posted, _)| *posted < number) {
+            self.free.entry((region.bytes.len(), Writer::Host)).or_default().push(region);
         }
     }
 
     /// What the host has given back is free: the device has done all that it was asked.
     pub(super) fn rested(&mut self) {
-        for region in self.resting.drain(..) {
-            self.free.entry((region.bytes.len(), true)).or_default().push(region);
-        }
+        self.passed(u64::MAX);
     }
 }
 

@@ -21,18 +21,18 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// `bytes` bytes of unspecified values, for the device to write.
-    pub(super) fn scratch(stream: &Arc<Stream>, bytes: usize) -> Result<Self> {
-        Ok(Self { region: stream.take(bytes, Writer::Device)?, stream: stream.clone(), writer: Writer::Device })
+    /// `bytes` bytes of unspecified values, for `writer` to write.
+    fn of(stream: &Arc<Stream>, bytes: usize, writer: Writer) -> Result<Self> {
+        Ok(Self { region: stream.take(bytes, writer)?, stream: stream.clone(), writer })
     }
 
     /// A copy of `bytes`.
     pub(super) fn upload(stream: &Arc<Stream>, bytes: &[u8]) -> Result<Self> {
-        let region = stream.take(bytes.len(), Writer::Host)?;
-        let start = region.buffer.start().as_ptr();
+        let taken = Self::of(stream, bytes.len(), Writer::Host)?;
+        let (start, at) = (taken.region.buffer.start().as_ptr(), taken.region.bytes.start);
         // SAFETY: the region has at least so many bytes, belongs to us alone, and the device is done with what it was before
-        unsafe { start.add(region.bytes.start).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        Ok(Self { stream: stream.clone(), region, writer: Writer::Host })
+        unsafe { start.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(taken)
     }
 
     pub(super) fn region(&self) -> &Region {
@@ -57,7 +57,12 @@ pub(super) struct Values {
 
 impl Values {
     pub(super) fn scratch(stream: &Arc<Stream>, len: usize) -> Result<Self> {
-        Ok(Self::of(stream, Taken::scratch(stream, len * 4)?, len))
+        Self::taken(stream, len, Writer::Device)
+    }
+
+    /// `len` unspecified values, for `writer` to write.
+    pub(super) fn taken(stream: &Arc<Stream>, len: usize, writer: Writer) -> Result<Self> {
+        Ok(Self::of(stream, Taken::of(stream, len * 4, writer)?, len))
     }
 
     pub(super) fn upload(stream: &Arc<Stream>, values: &[f32]) -> Result<Self> {

@@ -1,13 +1,15 @@
 //! The same operations as kernels of a GPU, encoded for a [`Device`]: twins of [`cpu`](super::cpu) by name.
 //!
-//! Nothing waits for the device but what reads its results. An operation that cannot be asked for is an error of the next
+//! Nothing waits for the device but what reads its results, and sums over ranks (`fence/`). An operation that cannot be asked for is an error of the next
 //! [`Backend::finish`]. Exact arithmetic only; sums are added in another order than on a CPU, which depends on the shapes of
 //! the operands alone.
 
 mod arena;
 mod attention;
 mod delta;
+mod fence;
 mod linear;
+mod list;
 mod memory;
 mod moe;
 mod rowwise;
@@ -16,13 +18,15 @@ mod tables;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::fence::Fence;
+
 use self::arena::Region;
 use self::memory::{Operand, Residents, Taken, Values, region_of, tensor};
 use self::stream::{Name, Stream, Work};
 use self::tables::Tables;
 use super::{
-    AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Experts, KvStore, LatentShape,
-    LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
+    AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Exchange, Experts, KvStore,
+    LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
 };
 use crate::error::Result;
 use crate::gpu::Device;
@@ -58,10 +62,25 @@ impl Metal {
     /// The name of its arithmetic, which changes when any bit of a result may.
     pub const ARITHMETIC: &str = "metal-exact-1";
 
-    /// Computes on `device`.
+    /// Computes on `device`, and meets it as [`Fence::default`] says.
     pub fn new(device: Arc<dyn Device>) -> Self {
-        let stream = Arc::new(Stream::new(device));
+        Self::with_fence(device, Fence::default())
+    }
+
+    /// Computes on `device`, and meets it by `fence` where ranks sum.
+    pub fn with_fence(device: Arc<dyn Device>, fence: Fence) -> Self {
+        let stream = Arc::new(Stream::new(device, fence));
         Self { stream, residents: Residents::default(), tables: Tables::default(), batch: Mutex::default() }
+    }
+
+    /// How it meets its device where ranks sum.
+    pub fn fence(&self) -> Fence {
+        self.stream.fence
+    }
+
+    /// How often a wait of the device gave up, and was asked for again with all that came after it.
+    pub fn resubmissions(&self) -> u64 {
+        self.stream.asked().resubmissions
     }
 
     fn run(
@@ -164,6 +183,13 @@ impl Backend for Metal {
 
     fn finish(&self) -> Result<()> {
         self.stream.finish()
+    }
+
+    fn post(&self, partial: Tensor, shape: (usize, usize)) -> Result<Exchange> {
+        if self.stream.fence == Fence::Drain {
+            return self.finish().map(|()| Exchange::Here(partial));
+        }
+        fence::crossing::post(self, partial, shape)
     }
 
     fn arrange(&self, rows: usize, cols: usize, pieces: &[Piece<'_>]) -> Tensor {

@@ -1,6 +1,8 @@
 //! A list of commands as one concurrent compute pass, and how it went.
 
+use std::any::Any;
 use std::ffi::c_void;
+use std::fmt::Display;
 use std::mem;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -9,19 +11,22 @@ use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{
     MTLBarrierScope, MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue,
-    MTLComputeCommandEncoder, MTLDispatchType, MTLSize,
+    MTLComputeCommandEncoder, MTLDispatchType, MTLEvent, MTLSize,
 };
 
 use super::memory::Pages;
-use super::{Compiled, Inner, said};
+use super::{Compiled, Inner, SharedEvent, said};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Call, Commands, Pending};
+use crate::gpu::{Argument, Buffer, Call, Commands, Event, Pending};
 
 /// Buffers of a call: Metal has 31 indices, of which the last is for params.
 const BUFFERS: usize = 30;
 
 /// Bytes that can be handed over without a buffer.
 const PARAMS: usize = 4096;
+
+/// Bytes of the three counts of an indirect dispatch.
+const COUNTS: usize = 12;
 
 /// Kernels that an error names.
 const NAMED: usize = 8;
@@ -61,15 +66,20 @@ impl Encoding {
         }
     }
 
+    /// The pages of the buffer `what` of a call of `name`, which has the bytes that it is said to.
+    fn pages<'b>(&self, argument: &'b Argument<'_>, name: &str, what: impl Display) -> Result<&'b Pages> {
+        let pages = argument.buffer.handle::<Pages>().filter(|pages| pages.is_of(&self.device.residency));
+        let pages = pages.ok_or_else(|| Error::msg(format_args!("`{name}`: buffer {what} is of another device")))?;
+        let (bytes, len) = (&argument.bytes, argument.buffer.len());
+        if bytes.start > bytes.end || bytes.end > len {
+            return Err(Error::msg(format_args!("`{name}`: buffer {what} has {len} bytes, not {bytes:?}")));
+        }
+        Ok(pages)
+    }
+
     fn bind(&self, call: &Call<'_>, name: &str) -> Result<()> {
         for (index, argument) in call.arguments.iter().enumerate() {
-            let pages = argument.buffer.handle::<Pages>().filter(|pages| pages.is_of(&self.device.residency));
-            let pages =
-                pages.ok_or_else(|| Error::msg(format_args!("`{name}`: buffer {index} is of another device")))?;
-            let (bytes, len) = (&argument.bytes, argument.buffer.len());
-            if bytes.start > bytes.end || bytes.end > len {
-                return Err(Error::msg(format_args!("`{name}`: buffer {index} has {len} bytes, not {bytes:?}")));
-            }
+            let (pages, bytes) = (self.pages(argument, name, index)?, &argument.bytes);
             // SAFETY: the offset is inside the buffer; that the kernel stays in the range is its contract with the caller
             unsafe { self.encoder.setBuffer_offset_atIndex(Some(pages.buffer()), bytes.start, index) };
         }
@@ -109,14 +119,40 @@ impl Commands for Encoding {
         }
         self.bind(call, &kernel.name)?;
         self.encoder.setComputePipelineState(&kernel.pipeline);
-        self.encoder.dispatchThreadgroups_threadsPerThreadgroup(size(call.groups), size(call.threads));
-        self.used.buffers.extend(call.arguments.iter().map(|argument| argument.buffer.clone()));
+        match call.counts {
+            None => self.encoder.dispatchThreadgroups_threadsPerThreadgroup(size(call.groups), size(call.threads)),
+            Some(counts) => {
+                let pages = self.pages(counts, &kernel.name, "of counts")?;
+                let at = counts.bytes.start;
+                if counts.bytes.len() != COUNTS || !at.is_multiple_of(4) {
+                    return Err(Error::msg(format_args!("`{}`: bytes {:?} for counts", kernel.name, counts.bytes)));
+                }
+                // SAFETY: the three words are in the buffer, which lives as long as the commands
+                unsafe {
+                    self.encoder.dispatchThreadgroupsWithIndirectBuffer_indirectBufferOffset_threadsPerThreadgroup(
+                        pages.buffer(),
+                        at,
+                        size(call.threads),
+                    );
+                }
+            }
+        }
+        self.used.buffers.extend(call.arguments.iter().chain(call.counts).map(|argument| argument.buffer.clone()));
         self.used.kernels.push(kernel);
         Ok(())
     }
 
     fn barrier(&mut self) {
         self.encoder.memoryBarrierWithScope(MTLBarrierScope::Buffers);
+    }
+
+    fn signal(&mut self, event: &Arc<dyn Event>, number: u64) -> Result<()> {
+        let event = (&**event as &dyn Any).downcast_ref::<SharedEvent>();
+        let event = event.ok_or_else(|| Error::msg("an event of another device"))?;
+        self.end();
+        let event: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(event.metal());
+        self.commands.encodeSignalEvent_value(event, number);
+        Ok(())
     }
 
     fn commit(mut self: Box<Self>) -> Result<Box<dyn Pending>> {

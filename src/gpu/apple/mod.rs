@@ -2,6 +2,7 @@
 //! Metal's own memory.
 
 mod commands;
+mod event;
 mod memory;
 
 use std::fmt;
@@ -16,8 +17,9 @@ use objc2_metal::{
     MTLGPUFamily, MTLLanguageVersion, MTLLibrary, MTLMathFloatingPointFunctions, MTLMathMode,
 };
 
+use self::event::SharedEvent;
 use self::memory::Residency;
-use super::{Buffer, Commands, Device, Kernel, SOURCE};
+use super::{Buffer, Commands, Device, Event, FENCES, Kernel, SOURCE};
 use crate::error::{Error, Result};
 
 // without it a command-line program has no default device
@@ -39,6 +41,8 @@ struct Inner {
     /// Passed on from each list of commands to the next, because nothing else orders untracked buffers.
     fence: Retained<ProtocolObject<dyn MTLFence>>,
     library: Retained<ProtocolObject<dyn MTLLibrary>>,
+    /// [`FENCES`], or what Metal says against them.
+    fences: std::result::Result<Retained<ProtocolObject<dyn MTLLibrary>>, String>,
     residency: Arc<Residency>,
     kernels: RwLock<Vec<Compiled>>,
 }
@@ -75,10 +79,13 @@ pub fn system() -> Result<Apple> {
         let queue = device.newCommandQueue().ok_or_else(|| gone("command queue"))?;
         let fence = device.newFence().ok_or_else(|| gone("fence"))?;
         let residency = Arc::new(Residency::new(&device, &queue)?);
-        let library = device
-            .newLibraryWithSource_options_error(&NSString::from_str(SOURCE), Some(&options()))
-            .map_err(|error| said("Metal does not compile the kernels", &error))?;
-        Ok(Apple(Arc::new(Inner { device, queue, fence, library, residency, kernels: RwLock::default() })))
+        let library = |source| {
+            let library = device.newLibraryWithSource_options_error(&NSString::from_str(source), Some(&options()));
+            library.map_err(|error| said("Metal does not compile the kernels", &error))
+        };
+        let fences = library(FENCES).map_err(|error| error.to_string());
+        let library = library(SOURCE)?;
+        Ok(Apple(Arc::new(Inner { device, queue, fence, library, fences, residency, kernels: RwLock::default() })))
     })
 }
 
@@ -124,7 +131,11 @@ impl Device for Apple {
     }
 
     fn kernels(&self) -> Vec<String> {
-        autoreleasepool(|_| self.0.library.functionNames().iter().map(|name| name.to_string()).collect())
+        autoreleasepool(|_| {
+            let libraries = [Some(&self.0.library), self.0.fences.as_ref().ok()];
+            let names = libraries.into_iter().flatten().map(|library| library.functionNames());
+            names.flat_map(|names| names.iter().map(|name| name.to_string()).collect::<Vec<_>>()).collect()
+        })
     }
 
     fn kernel(&self, name: &str) -> Result<Kernel> {
@@ -139,12 +150,20 @@ impl Device for Apple {
     fn commands(&self) -> Result<Box<dyn Commands>> {
         autoreleasepool(|_| Ok(Box::new(commands::Encoding::start(&self.0)?) as Box<dyn Commands>))
     }
+
+    fn event(&self) -> Result<Arc<dyn Event>> {
+        autoreleasepool(|_| Ok(Arc::new(SharedEvent::new(&self.0.device)?) as Arc<dyn Event>))
+    }
 }
 
 impl Inner {
     fn compile(&self, name: &str) -> Result<Compiled> {
-        let function = self.library.newFunctionWithName(&NSString::from_str(name));
-        let function = function.ok_or_else(|| Error::msg(format_args!("there is no kernel `{name}`")))?;
+        let absent = || Error::msg(format_args!("there is no kernel `{name}`"));
+        let library = match name.starts_with("fence_") {
+            false => &self.library,
+            true => self.fences.as_ref().map_err(|why| absent().context(why))?,
+        };
+        let function = library.newFunctionWithName(&NSString::from_str(name)).ok_or_else(absent)?;
         let pipeline = self
             .device
             .newComputePipelineStateWithFunction_error(&function)

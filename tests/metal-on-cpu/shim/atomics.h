@@ -5,7 +5,14 @@
 namespace metal {
 
 enum memory_order { memory_order_relaxed, memory_order_seq_cst };
-enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device, thread_scope_system };
+// by Apple's numbers
+enum thread_scope {
+    thread_scope_thread = 0,
+    thread_scope_threadgroup = 1,
+    thread_scope_device = 2,
+    thread_scope_system = 3,
+    thread_scope_simdgroup = 4
+};
 
 template <typename T> struct atomic {
     T value;
@@ -16,8 +23,9 @@ typedef atomic<ulong> atomic_ulong;
 typedef atomic<bool> atomic_bool;
 typedef atomic<float> atomic_float;
 
-inline void atomic_thread_fence(mem_flags, memory_order, thread_scope = thread_scope_device) {
+inline void atomic_thread_fence(mem_flags, memory_order, thread_scope scope = thread_scope_device) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (scope == thread_scope_system) emulator_host.fence();
 }
 
 // With address spaces they are only looked at, not compiled.

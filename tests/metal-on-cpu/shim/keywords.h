@@ -12,7 +12,11 @@
 #define constant const
 #define threadgroup
 #endif
-#define coherent(scope)
+// what is coherent with the host is what the sanitizer tells apart, which Metal's volatile alone is not
+#define coherent(scope) COHERENT_##scope
+#define COHERENT_system __volatile__
+#define COHERENT_device
+#define volatile
 
 #define float2(...) (::emulator::make<float, 2>(__VA_ARGS__))
 #define float3(...) (::emulator::make<float, 3>(__VA_ARGS__))

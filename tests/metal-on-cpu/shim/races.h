@@ -17,6 +17,15 @@
     extern "C" void __tsan_unaligned_read_write##size(void *at) { \
         emulator_host.access(at, size, true, __builtin_return_address(0)); \
     }
+#define COHERENT(size) \
+    extern "C" void __tsan_volatile_read##size(void *at) { \
+        emulator_host.coherent(at, size, false, __builtin_return_address(0)); \
+    } \
+    extern "C" void __tsan_volatile_write##size(void *at) { \
+        emulator_host.coherent(at, size, true, __builtin_return_address(0)); \
+    }
+COHERENT(4)
+#undef COHERENT
 ACCESSES(1)
 ACCESSES(2)
 ACCESSES(4)

@@ -35,6 +35,10 @@ struct Host {
     uint (*lane)();
     // where races are looked for: `code` reads or writes
     void (*access)(const void *at, uint size, bool writes, const void *code);
+    // as `access`, of what is coherent with the host
+    void (*coherent)(void *at, uint size, bool writes, const void *code);
+    // a fence that reaches the host
+    void (*fence)();
 };
 } // namespace emulator
 extern "C" __attribute__((visibility("default"))) emulator::Host emulator_host;

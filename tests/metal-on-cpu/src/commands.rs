@@ -1,15 +1,16 @@
 //! Lists of calls, and what is wrong with a call before it runs.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
 use tbshard::error::{Error, Result};
-use tbshard::gpu::{Access, Argument, Call, Commands, Pending};
+use tbshard::gpu::{Access, Argument, Call, Commands, Event, Pending};
 
 use crate::emulator::Shared;
 use crate::library::Entry;
 use crate::memory::Memory;
-use crate::queue::Queue;
+use crate::queue::{Queue, Raised, Work};
 
 /// Bytes of a call's params at most.
 const PARAMS: usize = 4096;
@@ -42,7 +43,16 @@ pub(crate) struct Recorded {
     pub(crate) arguments: Vec<Bound>,
     pub(crate) params: Vec<u8>,
     pub(crate) groups: [u32; 3],
+    /// Where their counts are found, if they are not these.
+    pub(crate) counts: Option<Bound>,
     pub(crate) threads: [u32; 3],
+}
+
+impl Recorded {
+    /// What it touches.
+    fn touched(&self) -> impl Iterator<Item = &Bound> {
+        self.arguments.iter().chain(&self.counts)
+    }
 }
 
 /// Calls, the last ones after the last barrier.
@@ -50,11 +60,12 @@ pub(crate) struct List {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
     runs: Vec<Vec<Recorded>>,
+    raises: Option<(Arc<dyn Event>, u64)>,
 }
 
 impl List {
     pub(crate) fn new(shared: Arc<Shared>, queue: Arc<Queue>) -> Self {
-        Self { shared, queue, runs: vec![Vec::new()] }
+        Self { shared, queue, runs: vec![Vec::new()], raises: None }
     }
 }
 
@@ -98,33 +109,38 @@ impl Commands for List {
     fn dispatch(&mut self, call: &Call<'_>) -> Result<()> {
         let entry = self.shared.library.entries.get(call.kernel.0);
         let entry = entry.ok_or_else(|| Error::msg("a kernel is another device's"))?.clone();
-        let context = |error: Error| error.context(format!("kernel `{}`", entry.name));
+        let name = entry.name.clone();
+        let context = |error: Error| error.context(format!("kernel `{name}`"));
         check(&entry, call).map_err(context)?;
+        if self.raises.is_some() {
+            return Err(context(Error::msg("it comes after an event")));
+        }
         let arguments = call.arguments.iter().map(bound).collect::<Result<Vec<_>>>().map_err(context)?;
+        let counts = call.counts.map(bound).transpose().map_err(context)?;
+        if counts.as_ref().is_some_and(|counts| counts.bytes.len() != 12 || counts.bytes.start % 4 != 0) {
+            return Err(context(Error::msg("counts are three words")));
+        }
+        let (params, groups, threads) = (call.params.to_vec(), call.groups, call.threads);
+        let new = Recorded { entry, arguments, params, groups, counts, threads };
         for other in self.runs.last().into_iter().flatten() {
-            let pairs = other
-                .arguments
-                .iter()
-                .enumerate()
-                .flat_map(|old| arguments.iter().enumerate().map(move |new| (old, new)));
-            for ((old_index, old), (new_index, new)) in pairs {
-                if old.conflicts(new) {
+            let pairs =
+                other.touched().enumerate().flat_map(|old| new.touched().enumerate().map(move |new| (old, new)));
+            for ((old_index, old), (new_index, argument)) in pairs {
+                if old.conflicts(argument) {
                     let verb = |bound: &Bound| if bound.writes { "written" } else { "read" };
                     return Err(Error::msg(format!(
                         "no barrier between kernel `{}`, whose argument {old_index} is {}, and kernel `{}`, whose argument \
                          {new_index} is {} and overlaps it",
                         other.entry.name,
                         verb(old),
-                        entry.name,
-                        verb(new)
+                        new.entry.name,
+                        verb(argument)
                     )));
                 }
             }
         }
-        let (params, groups, threads) = (call.params.to_vec(), call.groups, call.threads);
-        let recorded = Recorded { entry, arguments, params, groups, threads };
         if let Some(run) = self.runs.last_mut() {
-            run.push(recorded);
+            run.push(new);
         }
         Ok(())
     }
@@ -133,7 +149,13 @@ impl Commands for List {
         self.runs.push(Vec::new());
     }
 
+    fn signal(&mut self, event: &Arc<dyn Event>, number: u64) -> Result<()> {
+        let known = (&**event as &dyn Any).is::<Raised>();
+        self.raises = known.then(|| (event.clone(), number));
+        known.then_some(()).ok_or_else(|| Error::msg("an event is another device's"))
+    }
+
     fn commit(self: Box<Self>) -> Result<Box<dyn Pending>> {
-        self.queue.commit(self.runs)
+        self.queue.commit(&self.shared, Work { runs: self.runs, raises: self.raises })
     }
 }

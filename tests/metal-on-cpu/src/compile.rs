@@ -100,6 +100,8 @@ pub fn compile(text: &str, build: Build, shim: &Path, out: &Path, name: &str) ->
             "-fsanitize=thread",
             "-mllvm",
             "-tsan-instrument-atomics=0",
+            "-mllvm",
+            "-tsan-distinguish-volatile=1",
         ]),
     };
     if cfg!(target_arch = "x86_64") {

@@ -1,17 +1,19 @@
 //! The device.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tbshard::error::{Error, Result};
-use tbshard::gpu::{Buffer, Commands, Device, Kernel};
+use tbshard::gpu::{Buffer, Commands, Device, Event, Kernel};
 
 use crate::commands::List;
 use crate::compile::Build;
 use crate::library::Library;
 use crate::memory::Memory;
 use crate::order::Order;
-use crate::queue::Queue;
+use crate::queue::{Queue, Raised};
 
 /// How an emulator does what is left to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +35,10 @@ pub struct Options {
     /// Whether threads that touch the same bytes without a barrier between them are an error. [`Emulator::with`] needs a
     /// library that was built for it, and only the threadgroups that one thread of the host runs are seen together.
     pub races: bool,
+    /// Whether kernels and the host see each other's memory only where Metal promises that they do. Needs such a library, too.
+    pub caches: bool,
+    /// How long a list of commands may run that waits for the host: 0 is five seconds, as a Mac's patience is.
+    pub watchdog: Duration,
     /// Threads of the host that run threadgroups; 0 is one.
     pub workers: usize,
 }
@@ -42,6 +48,8 @@ pub struct Options {
 pub(crate) struct Shared {
     pub(crate) library: Library,
     pub(crate) options: Options,
+    /// Calls that did nothing, because a count was zero.
+    pub(crate) skipped: AtomicUsize,
     memories: Mutex<Vec<Weak<Memory>>>,
 }
 
@@ -49,6 +57,13 @@ impl Shared {
     /// All memory that is there.
     pub(crate) fn memories(&self) -> Vec<Arc<Memory>> {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The host is shown what kernels have written.
+    pub(crate) fn show_host(&self) {
+        if self.options.caches {
+            self.memories().iter().filter_map(|memory| memory.apart()).for_each(|(unseen, sides)| unseen.show(&sides));
+        }
     }
 
     fn keep(&self, memory: Memory) -> Buffer {
@@ -76,14 +91,19 @@ impl Emulator {
     /// # Errors
     /// If they cannot be loaded.
     pub fn new(options: Options) -> Result<Self> {
-        let build = if options.races { Build::Races } else { Build::Fast };
+        let build = if options.races || options.caches { Build::Races } else { Build::Fast };
         Ok(Self::with(Library::kernels(build)?, options))
     }
 
     /// A device with these kernels.
     pub fn with(library: Library, options: Options) -> Self {
-        let shared = Arc::new(Shared { library, options, memories: Mutex::default() });
+        let shared = Arc::new(Shared { library, options, skipped: AtomicUsize::new(0), memories: Mutex::default() });
         Self { queue: Arc::new(Queue::start(&shared)), shared }
+    }
+
+    /// Calls that did nothing, because the device found a count of zero.
+    pub fn skipped(&self) -> usize {
+        self.shared.skipped.load(Ordering::Relaxed)
     }
 }
 
@@ -97,7 +117,8 @@ impl Device for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        let memory = Memory::allocate(bytes, self.shared.options.strict).map_err(out_of_memory(bytes))?;
+        let Options { strict, caches, .. } = self.shared.options;
+        let memory = Memory::allocate(bytes, strict, caches).map_err(out_of_memory(bytes))?;
         if self.shared.options.poison {
             // SAFETY: nobody else knows of it yet
             unsafe { memory.host().write_bytes(0xff, bytes) };
@@ -124,5 +145,9 @@ impl Device for Emulator {
 
     fn commands(&self) -> Result<Box<dyn Commands>> {
         Ok(Box::new(List::new(self.shared.clone(), self.queue.clone())))
+    }
+
+    fn event(&self) -> Result<Arc<dyn Event>> {
+        Ok(Arc::new(Raised::new(self.shared.clone())))
     }
 }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::ptr::null_mut;
 
 use crate::Order;
+use crate::caches::{Caches, Patience};
 use crate::fiber::{self, Stacks};
 use crate::host::{Exchange, Function, Grid, Site, Thread, text};
 use crate::memory::{release_guarded, reserve_guarded};
@@ -57,6 +58,10 @@ pub(crate) struct Runner {
     flags: u32,
     /// Accesses of the call, where races are looked for.
     pub(crate) races: Option<Races>,
+    /// What stands between kernels and the host, if something does.
+    pub(crate) caches: Option<Caches>,
+    /// For waits for the host.
+    pub(crate) patience: Patience,
     /// What address the processor stopped a thread at, in what code, and whether it was writing.
     pub(crate) fault: Option<(usize, usize, Option<bool>)>,
 }
@@ -89,6 +94,8 @@ impl Runner {
             error: None,
             flags: 0,
             races: None,
+            caches: None,
+            patience: Patience::default(),
             fault: None,
         }
     }
@@ -234,7 +241,7 @@ impl Runner {
         }
     }
 
-    fn fail(&mut self, problem: String) -> ! {
+    pub(crate) fn fail(&mut self, problem: String) -> ! {
         self.error.get_or_insert(problem);
         // SAFETY: the main stack waits for a fiber to end
         unsafe { fiber::resume(self.main) };
@@ -303,16 +310,12 @@ impl Runner {
         self.wait();
     }
 
-    /// The current fiber reads or writes.
-    pub(crate) fn access(&mut self, at: usize, size: usize, writes: bool, code: usize) {
-        let thread = self.current;
-        if let Some(problem) = self.races.as_mut().and_then(|races| races.access(thread, at..at + size, writes, code)) {
-            self.fail(problem);
-        }
-    }
-
     fn end(&mut self) {
         let own = self.current / LANES;
+        self.patience.fences = 0;
+        if let Some(problem) = self.caches.as_mut().and_then(|caches| caches.unfenced(self.current)) {
+            self.error.get_or_insert(problem);
+        }
         self.simds[own].ended |= 1 << (self.current % LANES);
         self.live -= 1;
         self.meet(own);

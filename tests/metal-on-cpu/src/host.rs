@@ -39,9 +39,11 @@ pub(crate) struct Host {
     memory: unsafe extern "C" fn(*const c_void, u32, u32, *const c_char) -> *mut u8,
     lane: unsafe extern "C" fn() -> u32,
     access: unsafe extern "C" fn(*const u8, u32, bool, *const c_void),
+    coherent: unsafe extern "C" fn(*mut u8, u32, bool, *const c_void),
+    fence: unsafe extern "C" fn(),
 }
 
-pub(crate) const HOST: Host = Host { exchange, barrier, memory, lane, access };
+pub(crate) const HOST: Host = Host { exchange, barrier, memory, lane, access, coherent, fence };
 
 /// A kernel's function.
 pub(crate) type Function = unsafe extern "C" fn(*const Thread);
@@ -119,4 +121,14 @@ unsafe extern "C" fn lane() -> u32 {
 unsafe extern "C" fn access(at: *const u8, size: u32, writes: bool, code: *const c_void) {
     // SAFETY: as above
     unsafe { (*RUNNING.get()).access(at as usize, size as usize, writes, code as usize) }
+}
+
+unsafe extern "C" fn coherent(at: *mut u8, size: u32, writes: bool, code: *const c_void) {
+    // SAFETY: as above
+    unsafe { (*RUNNING.get()).coherent(at as usize, size as usize, writes, code as usize) }
+}
+
+unsafe extern "C" fn fence() {
+    // SAFETY: as above
+    unsafe { (*RUNNING.get()).fence() }
 }

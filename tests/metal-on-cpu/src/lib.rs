@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod caches;
 mod commands;
 pub mod compile;
 mod emulator;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use crate::caches::{Sides, Unseen};
 use bytes::Bytes;
 use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 
@@ -43,7 +44,7 @@ pub(crate) fn release_guarded(start: *mut u8, bytes: usize) {
     unsafe { libc::munmap(start.wrapping_sub(GUARD).cast::<c_void>(), bytes + 2 * GUARD) };
 }
 
-/// Pages mapped twice.
+/// Pages mapped twice, or two copies of them.
 #[derive(Debug)]
 struct Shared {
     host: *mut u8,
@@ -67,6 +68,14 @@ impl Shared {
         // SAFETY: mappings outlive it
         unsafe { libc::close(file) };
         mapped
+    }
+}
+
+impl Shared {
+    /// Two copies instead of one.
+    fn apart(bytes: usize) -> io::Result<Self> {
+        let copy = || try_reserve(bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+        Ok(Self { host: copy()?, kernels: copy()?, bytes })
     }
 }
 
@@ -94,6 +103,8 @@ pub(crate) struct Own {
     len: usize,
     /// Kernels may read it whatever they are given.
     pub(crate) resident: bool,
+    /// Where host and kernels have a copy each.
+    unseen: Option<Unseen>,
     access: AtomicI32,
 }
 
@@ -104,17 +115,21 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     /// `len` zeros that start a page, or end one (but for what 16 bytes of alignment ask for).
-    pub(crate) fn allocate(len: usize, at_the_end: bool) -> io::Result<Self> {
+    pub(crate) fn allocate(len: usize, at_the_end: bool, apart: bool) -> io::Result<Self> {
         let bytes = len.max(1).next_multiple_of(page());
         let offset = if at_the_end { bytes - len.max(1).next_multiple_of(16) } else { 0 };
-        let (pages, access) = (Shared::new(bytes)?, AtomicI32::new(PROT_READ | PROT_WRITE));
-        Ok(Self::Own(Own { pages, offset, len, resident: false, access }))
+        let (pages, unseen) = match apart {
+            false => (Shared::new(bytes)?, None),
+            true => (Shared::apart(bytes)?, Some(Unseen::new(bytes))),
+        };
+        let access = AtomicI32::new(PROT_READ | PROT_WRITE);
+        Ok(Self::Own(Own { pages, offset, len, resident: false, unseen, access }))
     }
 
     /// A copy of `bytes`, which nobody writes, and where it starts.
     pub(crate) fn copy(bytes: &Bytes) -> io::Result<(Self, usize)> {
         let before = bytes.as_ptr() as usize % 16;
-        let memory = Self::allocate(before + bytes.len(), true)?;
+        let memory = Self::allocate(before + bytes.len(), true, false)?;
         // SAFETY: there is room for them, and nobody else knows of it yet
         unsafe { memory.host().add(before).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         let Self::Own(mut own) = memory else { unreachable!("it was allocated") };
@@ -143,6 +158,13 @@ impl Memory {
             Self::Own(own) => own.pages.kernels.wrapping_add(own.offset),
             Self::Adopted { start, .. } => *start,
         }
+    }
+
+    /// What kernels have written and the host was not shown, and both copies; nothing where there is one.
+    pub(crate) fn apart(&self) -> Option<(&Unseen, Sides)> {
+        let Self::Own(own) = self else { return None };
+        let unseen = own.unseen.as_ref()?;
+        Some((unseen, Sides { host: own.pages.host, kernels: own.pages.kernels }))
     }
 
     /// Bytes.

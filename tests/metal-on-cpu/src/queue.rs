@@ -1,13 +1,16 @@
 //! The thread that runs what is committed, in the order of the commits.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tbshard::error::{Error, Result};
-use tbshard::gpu::Pending;
+use tbshard::gpu::{Event, Pending};
 
+use crate::caches::Caches;
 use crate::commands::{Bound, Recorded};
 use crate::emulator::Shared;
 use crate::fault;
@@ -17,8 +20,49 @@ use crate::memory::{Memory, page, release_guarded, reserve_guarded};
 use crate::order::Random;
 use crate::races::Races;
 
+/// How long a Mac lets commands wait, about.
+const WATCHDOG: Duration = Duration::from_secs(5);
+
 /// Calls between barriers, in their order.
 type Runs = Vec<Vec<Recorded>>;
+
+/// What is committed: calls, and what is raised when they have run.
+pub(crate) struct Work {
+    pub(crate) runs: Runs,
+    pub(crate) raises: Option<(Arc<dyn Event>, u64)>,
+}
+
+/// An event.
+#[derive(Debug)]
+pub(crate) struct Raised {
+    shared: Arc<Shared>,
+    number: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Raised {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, number: Mutex::new(0), changed: Condvar::new() }
+    }
+
+    fn raise(&self, number: u64) {
+        let mut now = self.number.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = number.max(*now);
+        self.changed.notify_all();
+    }
+}
+
+impl Event for Raised {
+    fn wait(&self, number: u64, patience: Duration) -> bool {
+        let now = self.number.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(now, patience, |now| *now < number);
+        let there = *waited.unwrap_or_else(PoisonError::into_inner).0 >= number;
+        if there {
+            self.shared.show_host();
+        }
+        there
+    }
+}
 
 /// How commands have ended, once they have.
 #[derive(Debug, Default)]
@@ -28,18 +72,25 @@ struct Ending {
 }
 
 /// Commands whose ending is waited for.
-struct Sent(Arc<Ending>);
+struct Sent(Arc<Ending>, Arc<Shared>);
 
 impl Pending for Sent {
     fn done(&self) -> bool {
-        self.0.result.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        let done = self.0.result.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if done {
+            self.1.show_host();
+        }
+        done
     }
 
     fn wait(&self) -> Result<()> {
         let mut result = self.0.result.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match &*result {
-                Some(Ok(())) => return Ok(()),
+                Some(Ok(())) => {
+                    self.1.show_host();
+                    return Ok(());
+                }
                 Some(Err(problem)) => return Err(Error::msg(problem)),
                 None => result = self.0.known.wait(result).unwrap_or_else(PoisonError::into_inner),
             }
@@ -50,20 +101,26 @@ impl Pending for Sent {
 /// Where commands are sent.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    sender: Option<Sender<(Runs, Arc<Ending>)>>,
+    sender: Option<Sender<(Work, Arc<Ending>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Queue {
     pub(crate) fn start(shared: &Arc<Shared>) -> Self {
-        let (sender, receiver) = channel::<(Runs, Arc<Ending>)>();
+        let (sender, receiver) = channel::<(Work, Arc<Ending>)>();
         let shared = shared.clone();
         let thread = std::thread::spawn(move || {
             let mut processor = Processor::new(&shared);
-            for (runs, ending) in receiver {
-                let result = processor.run(&runs);
+            for (work, ending) in receiver {
+                let result = processor.run(&work.runs);
+                let raised = work.raises.as_ref().filter(|_| result.is_ok());
+                if let Some((event, number)) = raised
+                    && let Some(event) = (&**event as &dyn Any).downcast_ref::<Raised>()
+                {
+                    event.raise(*number);
+                }
                 // buffers are given back before anybody hears that they are not needed
-                drop(runs);
+                drop(work);
                 *ending.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 ending.known.notify_all();
             }
@@ -71,10 +128,10 @@ impl Queue {
         Self { sender: Some(sender), thread: Some(thread) }
     }
 
-    pub(crate) fn commit(&self, runs: Runs) -> Result<Box<dyn Pending>> {
+    pub(crate) fn commit(&self, shared: &Arc<Shared>, work: Work) -> Result<Box<dyn Pending>> {
         let ending = Arc::new(Ending::default());
-        let sent = self.sender.as_ref().is_some_and(|sender| sender.send((runs, ending.clone())).is_ok());
-        if sent { Ok(Box::new(Sent(ending))) } else { Err(Error::msg("the emulator has ended")) }
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send((work, ending.clone())).is_ok());
+        if sent { Ok(Box::new(Sent(ending, shared.clone()))) } else { Err(Error::msg("the emulator has ended")) }
     }
 }
 
@@ -106,6 +163,23 @@ impl<'a> Processor<'a> {
     }
 
     fn run(&mut self, runs: &Runs) -> std::result::Result<(), String> {
+        let options = self.shared.options;
+        let memories = self.shared.memories();
+        if options.caches {
+            memories.iter().filter_map(|memory| memory.apart()).for_each(|(unseen, sides)| unseen.begin(&sides));
+        }
+        let patience = if options.watchdog.is_zero() { WATCHDOG } else { options.watchdog };
+        for runner in &mut self.runners {
+            runner.patience.deadline = Instant::now().checked_add(patience);
+            runner.caches = options.caches.then(|| Caches::new(&memories));
+        }
+        let result = self.calls(runs);
+        self.runners.iter_mut().for_each(|runner| runner.caches = None);
+        memories.iter().filter_map(|memory| memory.apart()).for_each(|(unseen, _)| unseen.end());
+        result
+    }
+
+    fn calls(&mut self, runs: &Runs) -> std::result::Result<(), String> {
         for run in runs {
             for index in self.shared.options.calls.of(run.len(), &mut self.random) {
                 let call = &run[index];
@@ -116,6 +190,15 @@ impl<'a> Processor<'a> {
     }
 
     fn call(&mut self, call: &Recorded) -> std::result::Result<(), String> {
+        if self.shared.options.strict
+            && let Some(Memory::Own(own)) = call.counts.as_ref().map(|counts| &*counts.memory)
+        {
+            own.protect(Some(false));
+        }
+        let Some(groups) = groups(call)? else {
+            self.shared.skipped.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
         let memories = self.shared.memories();
         if self.shared.options.strict {
             protect(&memories, call);
@@ -133,8 +216,8 @@ impl<'a> Processor<'a> {
             unsafe { at.copy_from_nonoverlapping(call.params.as_ptr(), call.params.len()) };
             bound.push(at);
         }
-        let grid = Grid { function: call.entry.call, bound: &bound, groups: call.groups, threads: call.threads };
-        let [wide, high, deep] = call.groups.map(|count| count as usize);
+        let grid = Grid { function: call.entry.call, bound: &bound, groups, threads: call.threads };
+        let [wide, high, deep] = groups.map(|count| count as usize);
         let order = self.shared.options.groups.of(wide * high * deep, &mut self.random);
         if self.shared.options.races {
             let buffers: Vec<_> = call.arguments.iter().filter(|bound| bound.writes).map(Bound::addresses).collect();
@@ -170,6 +253,17 @@ impl<'a> Processor<'a> {
             .enumerate()
             .try_for_each(|(index, (copy, bound))| copy.give_back(index, bound))
     }
+}
+
+/// The threadgroups of a call, none if a count is zero.
+fn groups(call: &Recorded) -> std::result::Result<Option<[u32; 3]>, String> {
+    let Some(counts) = &call.counts else { return Ok(Some(call.groups)) };
+    // SAFETY: three words of a buffer, at a multiple of four, and no kernel runs
+    let found = unsafe { (counts.addresses().start as *const [u32; 3]).read() };
+    if found.iter().zip(call.groups).any(|(found, most)| *found > most) {
+        return Err(format!("{found:?} threadgroups are counted, at most {:?} were told", call.groups));
+    }
+    Ok((!found.contains(&0)).then_some(found))
 }
 
 impl Drop for Processor<'_> {

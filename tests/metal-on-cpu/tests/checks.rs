@@ -93,7 +93,8 @@ fn an_address_in_a_table_leads_to_what_is_named_or_adopted() {
         let arguments = [argument(&table, Access::Read), argument(&y, Access::Write)];
         let kernel = device.kernel("goes_elsewhere").unwrap();
         let mut commands = device.commands().unwrap();
-        let call = Call { kernel, arguments: &arguments, params: &[], groups: [1; 3], threads: [64, 1, 1] };
+        let call =
+            Call { kernel, arguments: &arguments, params: &[], groups: [1; 3], counts: None, threads: [64, 1, 1] };
         commands.dispatch(&call).unwrap();
         commands.commit().unwrap().wait()
     };
@@ -131,7 +132,8 @@ fn calls_that_touch_the_same_bytes_need_a_barrier() {
         let mut commands = device.commands().unwrap();
         for (from, from_start, to, to_start) in pairs {
             let arguments = [part(from, Access::Read, from_start), part(to, Access::Write, to_start)];
-            let call = Call { kernel, arguments: &arguments, params: &[], groups: [1; 3], threads: [64, 1, 1] };
+            let call =
+                Call { kernel, arguments: &arguments, params: &[], groups: [1; 3], counts: None, threads: [64, 1, 1] };
             commands.dispatch(&call)?;
             if barrier {
                 commands.barrier();
@@ -159,7 +161,14 @@ fn a_call_fits_its_kernel() {
     let kernel = device.kernel("copy").unwrap();
     let call = |access, params: &[u8], groups: u32, threads: u32| {
         let arguments = [argument(&x, Access::Read), argument(&y, access)];
-        let call = Call { kernel, arguments: &arguments, params, groups: [groups, 1, 1], threads: [threads, 1, 1] };
+        let call = Call {
+            kernel,
+            arguments: &arguments,
+            params,
+            groups: [groups, 1, 1],
+            counts: None,
+            threads: [threads, 1, 1],
+        };
         device.commands().unwrap().dispatch(&call).map_err(|error| error.to_string())
     };
     call(Access::Write, &[], 1, 64).unwrap();
@@ -182,7 +191,8 @@ fn calls_threadgroups_and_threads_come_in_the_order_that_is_asked_for() {
         for call in 0_u32..3 {
             let arguments = [argument(&table, Access::Read)];
             let params = bytes(std::slice::from_ref(&call));
-            let call = Call { kernel, arguments: &arguments, params, groups: [2, 1, 1], threads: [40, 1, 1] };
+            let call =
+                Call { kernel, arguments: &arguments, params, groups: [2, 1, 1], counts: None, threads: [40, 1, 1] };
             commands.dispatch(&call).unwrap();
         }
         commands.commit().unwrap().wait().unwrap();

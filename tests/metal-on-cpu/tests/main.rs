@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod checks;
+mod fence;
 mod formats;
 mod linear;
 mod models;

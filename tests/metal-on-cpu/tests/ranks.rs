@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metal_on_cpu::{Emulator, Options};
-use tbshard::backend::Metal;
+use tbshard::backend::{Fence, Metal};
 use tbshard::comm::{Communicator, Ranks};
 use tbshard::engine::{Engine, Room, Wanted};
+use tbshard::error::Result;
 use tbshard::models::Blueprint;
 use tbshard::partition::{Layout, Plan};
-use tbshard::transport::loopback;
+use tbshard::transport::Endpoint;
+use tbshard::transport::loopback::{self, Loopback};
 
 use crate::models::checkpoints;
 
@@ -17,56 +19,80 @@ use crate::models::checkpoints;
 const PROMPT: usize = 33;
 const AFTER: usize = 2;
 
-fn logits(engine: &mut Engine) -> Vec<u32> {
-    let vocab = engine.model().geometry.vocab.min(290);
-    let tokens: Vec<u32> = (0..PROMPT + AFTER).map(|i| ((i * i * 7 + 3 * i + 1) % vocab) as u32).collect();
-    let mut sequence = engine.start().unwrap();
-    let mut bits = Vec::new();
-    let mut run = |tokens: &[u32]| {
-        let logits = engine.forward(&mut [(&mut sequence, tokens)], Wanted::All, None).unwrap();
-        bits.extend(logits.data().iter().map(|logit| logit.to_bits()));
-    };
-    run(&tokens[..PROMPT]);
-    tokens[PROMPT..].chunks(1).for_each(&mut run);
-    engine.end(sequence);
-    bits
+/// What ranks are made of, as threads of this process.
+pub struct Parts<'a> {
+    pub fence: Fence,
+    pub emulator: &'a (dyn Fn() -> Arc<Emulator> + Sync),
+    pub endpoint: &'a (dyn Fn(Loopback) -> Box<dyn Endpoint> + Sync),
 }
 
-/// The logits of rank 0, with the ranks as threads of this process.
-fn run(dir: &Path, layout: &Layout) -> Vec<u32> {
+impl Parts<'_> {
+    /// What is usual, with an emulator of these options.
+    pub fn usual<T>(fence: Fence, options: Options, then: impl FnOnce(&Parts<'_>) -> T) -> T {
+        let emulator = || Arc::new(Emulator::new(options).unwrap());
+        then(&Parts { fence, emulator: &emulator, endpoint: &|endpoint| Box::new(endpoint) })
+    }
+}
+
+fn logits(engine: &mut Engine) -> Result<Vec<u32>> {
+    let vocab = engine.model().geometry.vocab.min(290);
+    let tokens: Vec<u32> = (0..PROMPT + AFTER).map(|i| ((i * i * 7 + 3 * i + 1) % vocab) as u32).collect();
+    let mut sequence = engine.start()?;
+    let mut bits = Vec::new();
+    let mut run = |tokens: &[u32]| -> Result<()> {
+        let logits = engine.forward(&mut [(&mut sequence, tokens)], Wanted::All, None)?;
+        bits.extend(logits.data().iter().map(|logit| logit.to_bits()));
+        Ok(())
+    };
+    run(&tokens[..PROMPT])?;
+    tokens[PROMPT..].chunks(1).try_for_each(&mut run)?;
+    engine.end(sequence);
+    Ok(bits)
+}
+
+/// One rank of a model: the logits, on rank 0.
+fn rank(dir: &Path, layout: &Layout, parts: &Parts<'_>, endpoint: Loopback) -> Result<Vec<u32>> {
+    let blueprint = Blueprint::open(dir)?;
+    let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout)?;
+    let ranks = Ranks::new(Communicator::new((parts.endpoint)(endpoint), None), &plan)?;
+    let rank = ranks.world.rank();
+    let model = blueprint.load(&plan, rank, &|_, _| ())?;
+    let backend = Box::new(Metal::with_fence((parts.emulator)(), parts.fence));
+    let mut engine = Engine::with_ranks(model, backend, Room::of(64, 1)?, ranks)?;
+    if rank > 0 {
+        return engine.follow().map(|()| Vec::new());
+    }
+    let logits = logits(&mut engine)?;
+    engine.stop()?;
+    Ok(logits)
+}
+
+/// What each rank says in the end.
+pub fn try_run(dir: &Path, layout: &Layout, parts: &Parts<'_>) -> Vec<Result<Vec<u32>>> {
     let mesh = loopback::mesh(layout.world_size);
     std::thread::scope(|scope| {
-        let ranks: Vec<_> = mesh
-            .into_iter()
-            .map(|endpoint| {
-                scope.spawn(move || {
-                    let blueprint = Blueprint::open(dir).unwrap();
-                    let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout).unwrap();
-                    let ranks = Ranks::new(Communicator::new(Box::new(endpoint), None), &plan).unwrap();
-                    let rank = ranks.world.rank();
-                    let model = blueprint.load(&plan, rank, &|_, _| ()).unwrap();
-                    let backend = Box::new(Metal::new(Arc::new(Emulator::new(Options::default()).unwrap())));
-                    let mut engine = Engine::with_ranks(model, backend, Room::of(64, 1).unwrap(), ranks).unwrap();
-                    if rank > 0 {
-                        engine.follow().unwrap();
-                        return Vec::new();
-                    }
-                    let logits = logits(&mut engine);
-                    engine.stop().unwrap();
-                    logits
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).next().unwrap()
+        let start = |endpoint| scope.spawn(move || rank(dir, layout, parts, endpoint));
+        let ranks: Vec<_> = mesh.into_iter().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
 
-fn layout(tp: usize, pp: usize) -> Layout {
+/// The logits of rank 0.
+pub fn run(dir: &Path, layout: &Layout, parts: &Parts<'_>) -> Vec<u32> {
+    let mut ended = try_run(dir, layout, parts);
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    ended.swap_remove(0).unwrap()
+}
+
+pub fn layout(tp: usize, pp: usize) -> Layout {
     Layout { world_size: tp * pp, tp: Some(tp), pp: Some(pp), ..Layout::default() }
 }
 
 #[test]
 fn no_layout_changes_a_bit() {
+    let run = |dir: &Path, layout: &Layout| {
+        Parts::usual(Fence::default(), Options::default(), |parts| run(dir, layout, parts))
+    };
     for dir in checkpoints() {
         let one = run(&dir, &layout(1, 1));
         assert!(one.iter().all(|bits| f32::from_bits(*bits).is_finite()));

@@ -86,7 +86,14 @@ fn a_kernel_and_the_host_run_at_the_same_time() {
         let mut commands = device.commands().unwrap();
         let arguments = [argument(&flags, Access::Write)];
         commands
-            .dispatch(&Call { kernel, arguments: &arguments, params: &[], groups: [1; 3], threads: [32, 1, 1] })
+            .dispatch(&Call {
+                kernel,
+                arguments: &arguments,
+                params: &[],
+                groups: [1; 3],
+                counts: None,
+                threads: [32, 1, 1],
+            })
             .unwrap();
         let pending = commands.commit().unwrap();
         // SAFETY: the buffer has two words, which host and kernel use atomically

@@ -47,7 +47,14 @@ impl Work<'_> {
         let (groups, threads) = (self.groups, [self.threads, 1, 1]);
         let kernel = device.kernel(self.name)?;
         let mut commands = device.commands()?;
-        commands.dispatch(&Call { kernel, arguments: &arguments, params: self.params, groups, threads })?;
+        commands.dispatch(&Call {
+            kernel,
+            arguments: &arguments,
+            params: self.params,
+            groups,
+            counts: None,
+            threads,
+        })?;
         commands.commit()?.wait()?;
         Ok(contents(&written))
     }
@@ -73,9 +80,8 @@ pub fn schedules() -> impl Iterator<Item = Options> {
         calls: order,
         strict: true,
         poison: true,
-        races: false,
-        isolated: false,
         workers: if order == Order::Reverse { 2 } else { 1 },
+        ..Options::default()
     })
 }
 
