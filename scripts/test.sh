@@ -103,7 +103,7 @@ browser() { # Chromium for the built-in page; where it cannot be had the page is
 }
 export -f need hosts arm neon metal verbs rdma browser
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-# an incremental build from nothing takes twice as long: 256 units have their own copies of what is inlined
+# sources do not change between the suites
 export CARGO_INCREMENTAL=0
 
 suite tools 900 bash -c 'need cargo-nextest cargo-nextest 0.9.143; hosts'
