@@ -179,7 +179,8 @@ fn what_cannot_be_is_refused_with_a_hint() {
 
 #[test]
 fn usage_errors_of_the_parser_end_with_2_and_help_with_0() {
-    for args in [&["generate", "--no-such-flag"][..], &["nonsense"], &["score"], &[]] {
+    for args in [&["generate", "--no-such-flag"][..], &["generate", "--fence", "wall"], &["nonsense"], &["score"], &[]]
+    {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }
     for args in [&["--help"][..], &["generate", "--help"], &["--version"]] {
