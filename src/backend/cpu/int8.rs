@@ -17,7 +17,7 @@ use super::dot::LINE;
 use super::linear::Shared;
 use super::packed::Groups;
 use super::scales::{Bf16, Number, Other};
-use super::simd::dots::{BLOCK, Dots, QUADS};
+use super::simd::dots::{BLOCK, Dots, QUADS, Sixteen};
 use super::simd::{LANES, Simd, dispatch};
 use super::stream::{Block, DEPTH};
 use crate::backend::Tensor;
@@ -131,38 +131,57 @@ struct Codes<'a> {
 }
 
 impl Codes<'_> {
-    /// Writes the scales and biases of sixteen rows from the group of column `col` on: `[groups, 16]` each.
-    unsafe fn numbers(self, rows: &[usize; LANES], col: usize, scales: &mut [f32], biases: &mut [f32]) {
-        let firsts = rows.map(|row| self.groups.index(row, col));
+    /// Writes the scales and biases of the sixteen rows from `row` on, or as many as there are, from the group of column `col`
+    /// on: `[groups, 16]` each.
+    #[inline(always)]
+    unsafe fn numbers<S: Simd, D: Dots<S>>(self, (row, rows): (usize, usize), col: usize, to: [&mut [f32]; 2]) {
+        let [scales, biases] = to;
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
         unsafe {
-            gather(&self.packed.scales, &firsts, scales);
+            let at = (self.groups.index(row, col), self.groups.index(row + 1, col), rows);
+            gather::<S, D>(&self.packed.scales, at, scales);
             match &self.packed.biases {
-                Some(numbers) => gather(numbers, &firsts, biases),
+                Some(numbers) => gather::<S, D>(numbers, at, biases),
                 None => biases.iter_mut().zip(scales).for_each(|(bias, scale)| *bias = -8.0 * *scale),
             }
         }
     }
 }
 
-/// Consecutive numbers from each of sixteen on: `[numbers, 16]`.
+/// Consecutive numbers of `rows` rows, which start at `first`, `next` and so on: `[numbers, 16]`.
 #[inline(always)]
-unsafe fn gather(numbers: &Numbers, firsts: &[usize; LANES], to: &mut [f32]) {
+unsafe fn gather<S: Simd, D: Dots<S>>(numbers: &Numbers, at: (usize, usize, usize), to: &mut [f32]) {
     #[inline(always)]
-    unsafe fn all<N: Number>(numbers: N, firsts: &[usize; LANES], to: &mut [f32]) {
-        for (i, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            for lane in 0..LANES {
+    unsafe fn each<N: Number>(numbers: N, (first, next, rows): (usize, usize, usize), start: usize, to: &mut [f32]) {
+        for (i, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate().skip(start) {
+            for (lane, to) in to.iter_mut().enumerate().take(rows) {
                 // SAFETY: the caller's promise
-                to[lane] = unsafe { numbers.at(firsts[lane] + i) };
+                *to = unsafe { numbers.at(first + lane * (next - first) + i) };
             }
         }
     }
     // SAFETY: the caller's promise
     unsafe {
-        match numbers.dtype {
-            Dtype::Bf16 => all(Bf16::of(numbers), firsts, to),
-            _ => all(Other::of(numbers), firsts, to),
+        if numbers.dtype != Dtype::Bf16 {
+            return each(Other::of(numbers), at, 0, to);
         }
+        let (numbers, (first, next, rows)) = (Bf16::of(numbers), at);
+        let mut done = 0;
+        if rows == LANES {
+            let from = Sixteen { start: numbers.address(first), stride: (next - first) * 2 };
+            // eight at a time
+            while (done + 8) * LANES <= to.len() {
+                let words = D::words(from, done * 2);
+                for i in 0..4 {
+                    let [even, odd] = D::bf16(words[i]);
+                    let to = to.as_mut_ptr().add((done + 2 * i) * LANES);
+                    S::store(to, even);
+                    S::store(to.add(LANES), odd);
+                }
+                done += 8;
+            }
+        }
+        each(numbers, at, done, to);
     }
 }
 
@@ -176,21 +195,31 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
 ) {
     let group = codes.packed.coding.group();
     let size = xs.len() * LANES;
-    let widest = steps.iter().map(|step| step.columns.len() / group * LANES).max().unwrap_or(0);
+    let widest = steps.iter().map(|step| step.columns.len()).max().unwrap_or(0);
     let mut stack = Tensor::scratch(DEPTH, size);
-    let mut numbers = Tensor::scratch(2, widest);
+    let mut numbers = Tensor::scratch(2, widest / group * LANES);
+    // rows of a matrix that has fewer than sixteen, and stand-ins for the others
+    let few = block.matrix.out_features() < LANES;
+    let mut copies = few.then(|| Tensor::zeros(LANES, widest * BITS / 32));
     for first in block.rows.clone().step_by(LANES) {
         let tall = LANES.min(block.rows.end - first);
-        // the last row stands in for those after it
-        let rows = std::array::from_fn(|i| first + i.min(tall - 1));
+        // the last sixteen rows of the matrix are read whole, whoever has those before
+        let start = first.min(block.matrix.out_features().saturating_sub(LANES));
+        let rows = LANES.min(block.matrix.out_features());
         let mut height = 0;
         for Step { columns, merges } in steps {
-            let (scales, biases) = numbers.data_mut().split_at_mut(widest);
+            let (scales, biases) = numbers.data_mut().split_at_mut(widest / group * LANES);
             let count = columns.len() / group * LANES;
+            let stored = codes.groups.sixteen(start, columns.start);
+            let ahead = ahead(block, first + LANES, columns.start);
             // SAFETY: the ranges were checked by `stream`
             unsafe {
-                codes.numbers(&rows, columns.start, &mut scales[..count], &mut biases[..count]);
-                leaf::<S, D, BITS>(codes.groups, &rows, xs, columns, (scales, biases), stack.row_mut(height));
+                let stored = match &mut copies {
+                    Some(copies) => copied(stored, rows, columns.len() * BITS / 8, copies),
+                    None => stored,
+                };
+                codes.numbers::<S, D>((start, rows), columns.start, [&mut scales[..count], &mut biases[..count]]);
+                leaf::<S, D, BITS>([stored, ahead], xs, (columns, group), [scales, biases], stack.row_mut(height));
             }
             for _ in 0..*merges {
                 height -= 1;
@@ -203,20 +232,38 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
             // SAFETY: the caller's promise
             unsafe {
                 let to = out.add(t * stride + first - block.rows.start);
-                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, tall);
+                std::ptr::copy_nonoverlapping(sums[first - start..].as_ptr(), to, tall);
             }
         }
     }
 }
 
+/// The sixteen rows that come next, if they are packed too.
+fn ahead(block: &Block<'_>, row: usize, col: usize) -> Sixteen {
+    let next = block.ahead(row).and_then(|(matrix, row)| Some((matrix, row, packed(matrix)?)));
+    next.map_or(Sixteen { start: std::ptr::null(), stride: 0 }, |(matrix, row, packed)| {
+        Groups::of(packed, matrix.stride(), matrix.origin()).sixteen(row, col)
+    })
+}
+
+/// Copies `bytes` bytes of `rows` rows.
+unsafe fn copied(from: Sixteen, rows: usize, bytes: usize, to: &mut Tensor) -> Sixteen {
+    let stride = to.cols() * 4;
+    let start = to.data_mut().as_mut_ptr().cast::<u8>();
+    for row in 0..rows {
+        // SAFETY: the caller's promise; rows of `to` have at least as many bytes
+        unsafe { std::ptr::copy_nonoverlapping(from.row(row), start.add(row * stride), bytes) };
+    }
+    Sixteen { start, stride }
+}
+
 /// The products of sixteen rows over one leaf: `[xs, 16]`.
 #[inline(always)]
 unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize>(
-    groups: Groups,
-    rows: &[usize; LANES],
+    [rows, ahead]: [Sixteen; 2],
     xs: &[&[f32]],
-    columns: &Range<usize>,
-    (scales, biases): (&[f32], &[f32]),
+    (columns, group): (&Range<usize>, usize),
+    [scales, biases]: [&[f32]; 2],
     sums: &mut [f32],
 ) {
     let all = xs.first().map_or(0, |x| self::columns(x.len()));
@@ -224,30 +271,35 @@ unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize>(
     for start in columns.clone().step_by(BLOCK) {
         // SAFETY: the ranges were checked by `stream`
         unsafe {
-            let mut addresses = [std::ptr::null(); LANES];
-            for lane in 0..LANES {
-                addresses[lane] = groups.address(rows[lane], start);
-            }
-            if ((start - columns.start) * BITS / 8).is_multiple_of(LINE) {
-                // rows lie one after the other: sixteen further down is what comes next
+            let at = (start - columns.start) * BITS / 8;
+            if at.is_multiple_of(LINE) {
                 for lane in 0..LANES {
-                    S::prefetch(addresses[lane].wrapping_add(groups.row_bytes * LANES));
+                    S::prefetch(ahead.row(lane).wrapping_add(at));
                 }
             }
-            let quads: [D::I; QUADS] = if BITS == 4 { D::nibbles(&addresses) } else { D::bytes(&addresses) };
-            let group = (start - columns.start) / groups.columns() * LANES;
-            let (scale, bias) = (S::load(scales.as_ptr().add(group)), S::load(biases.as_ptr().add(group)));
+            let [a, b, c, d] = D::words(rows, at);
+            let quads: [D::I; QUADS] = if BITS == 4 {
+                let ([a, e], [b, f], [c, g], [d, h]) = (D::nibbles(a), D::nibbles(b), D::nibbles(c), D::nibbles(d));
+                [a, e, b, f, c, g, d, h]
+            } else {
+                let [e, f, g, h] = D::words(rows, at + 16);
+                [a, b, c, d, e, f, g, h]
+            };
+            let number = (start - columns.start) / group * LANES;
+            let (scale, bias) = (S::load(scales.as_ptr().add(number)), S::load(biases.as_ptr().add(number)));
             for t in 0..xs.len() {
                 let x = xs.get_unchecked(t);
                 let code = x.as_ptr().cast::<i8>().add(start + if BITS == 4 { all } else { 0 });
                 let numbers = x.as_ptr().add(all / 2 + start / BLOCK);
-                let mut dot = D::zero();
-                for quad in 0..QUADS {
-                    dot = D::dot::<BITS>(dot, quads[quad], code.add(quad * 4));
+                // two chains, because each product waits for the sum before it
+                let (mut even, mut odd) = (D::zero(), D::zero());
+                for i in 0..QUADS / 2 {
+                    even = D::dot::<BITS>(even, quads[2 * i], code.add(i * 8));
+                    odd = D::dot::<BITS>(odd, quads[2 * i + 1], code.add(i * 8 + 4));
                 }
                 let (scale_x, sum_x) = (S::splat(*numbers), S::splat(*numbers.add(all / BLOCK)));
                 let sum = sums.as_mut_ptr().add(t * LANES);
-                let acc = S::fma(D::values(dot), S::mul(scale, scale_x), S::load(sum));
+                let acc = S::fma(D::sums(even, odd), S::mul(scale, scale_x), S::load(sum));
                 S::store(sum, S::fma(bias, sum_x, acc));
             }
         }

@@ -4,6 +4,7 @@
 
 use super::rows::Rows;
 use super::scales::{E8m0, Number};
+use super::simd::dots::Sixteen;
 use super::simd::{LANES, Simd};
 use crate::weights::{Numbers, Packed};
 
@@ -20,7 +21,7 @@ static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -
 #[derive(Clone, Copy)]
 pub(super) struct Groups {
     start: *const u8,
-    pub(super) row_bytes: usize,
+    row_bytes: usize,
     bits: usize,
     // the logarithm of a group's columns
     log_columns: u32,
@@ -42,21 +43,22 @@ impl Groups {
         }
     }
 
-    /// Columns of a group.
+    /// Sixteen rows at column `col`.
     #[inline(always)]
-    pub(super) fn columns(self) -> usize {
-        1 << self.log_columns
+    pub(super) fn sixteen(self, row: usize, col: usize) -> Sixteen {
+        Sixteen { start: self.address(row, col), stride: self.row_bytes }
     }
 
     #[inline(always)]
-    pub(super) fn address(self, row: usize, col: usize) -> *const u8 {
+    fn address(self, row: usize, col: usize) -> *const u8 {
         let (row, col) = (row + self.origin.0, col + self.origin.1);
         self.start.wrapping_add(row * self.row_bytes + col * self.bits / 8)
     }
 
     #[inline(always)]
     fn left(self, col: usize) -> usize {
-        self.columns() - (col + self.origin.1) % self.columns()
+        let columns = 1 << self.log_columns;
+        columns - (col + self.origin.1) % columns
     }
 
     /// Asks for the line of codes at this column, and for those of `numbers` that begin at its group.

@@ -10,23 +10,38 @@ pub(in crate::backend::cpu) const BLOCK: usize = 32;
 /// Registers of codes in a block of sixteen rows: each has four columns of every row.
 pub(in crate::backend::cpu) const QUADS: usize = BLOCK / 4;
 
+/// Where sixteen rows start, as many bytes apart.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Sixteen {
+    pub(in crate::backend::cpu) start: *const u8,
+    pub(in crate::backend::cpu) stride: usize,
+}
+
+impl Sixteen {
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn row(self, row: usize) -> *const u8 {
+        self.start.wrapping_add(row * self.stride)
+    }
+}
+
 /// Operations on whole numbers of sixteen rows, beside the f32 lanes of `S`: lane i belongs to row i.
 ///
 /// # Safety
-/// As [`Simd`]; pointers are valid for as many bytes as a method says.
+/// As [`Simd`]; pointers, and those to all rows, are valid for as many bytes as a method says.
 pub(in crate::backend::cpu) trait Dots<S: Simd>: Copy {
-    /// An i32 a lane, or four codes of eight bits.
+    /// An i32 a lane, or four bytes.
     type I: Copy;
     fn zero() -> Self::I;
-    /// Thirty-two codes of four bits from each of sixteen addresses (16 bytes). Of every eight columns the even ones come
-    /// first, then the odd ones.
-    unsafe fn nibbles(rows: &[*const u8; LANES]) -> [Self::I; QUADS];
-    /// Thirty-two codes of eight bits from each of sixteen addresses.
-    unsafe fn bytes(rows: &[*const u8; LANES]) -> [Self::I; QUADS];
+    /// Sixteen bytes, `at` bytes after the start of every row: the first four of all rows, then the next.
+    unsafe fn words(rows: Sixteen, at: usize) -> [Self::I; 4];
+    /// The lower and the upper four bits of every byte.
+    unsafe fn nibbles(bytes: Self::I) -> [Self::I; 2];
+    /// The two bf16 of every lane.
+    unsafe fn bf16(pairs: Self::I) -> [S::V; 2];
     /// Adds the products of four codes of `BITS` bits a lane with the four activations at `x`, which are at least -127.
     unsafe fn dot<const BITS: usize>(acc: Self::I, codes: Self::I, x: *const i8) -> Self::I;
-    /// The lanes as f32, which are exact up to 2²⁴.
-    unsafe fn values(lanes: Self::I) -> S::V;
+    /// The sums of lanes as f32, which are exact up to 2²⁴.
+    unsafe fn sums(a: Self::I, b: Self::I) -> S::V;
 }
 
 impl Dots<Self> for Scalar {
@@ -37,19 +52,19 @@ impl Dots<Self> for Scalar {
         [0; LANES]
     }
     #[inline(always)]
-    unsafe fn nibbles(rows: &[*const u8; LANES]) -> [[i32; LANES]; QUADS] {
-        std::array::from_fn(|quad| {
-            // SAFETY: sixteen bytes are readable at every address
-            let words = rows.map(|row| unsafe { row.add(quad / 2 * 4).cast::<u32>().read_unaligned() });
-            words.map(|word| (u32::from_le(word) >> (quad % 2 * 4) & 0x0f0f_0f0f) as i32)
-        })
+    unsafe fn words(rows: Sixteen, at: usize) -> [[i32; LANES]; 4] {
+        // SAFETY: sixteen bytes are readable there in every row
+        let word = |row, i| unsafe { rows.row(row).add(at + i * 4).cast::<u32>().read_unaligned() };
+        std::array::from_fn(|i| std::array::from_fn(|row| u32::from_le(word(row, i)) as i32))
     }
     #[inline(always)]
-    unsafe fn bytes(rows: &[*const u8; LANES]) -> [[i32; LANES]; QUADS] {
-        std::array::from_fn(|quad| {
-            // SAFETY: thirty-two bytes are readable at every address
-            rows.map(|row| u32::from_le(unsafe { row.add(quad * 4).cast::<u32>().read_unaligned() }) as i32)
-        })
+    unsafe fn nibbles(bytes: [i32; LANES]) -> [[i32; LANES]; 2] {
+        [bytes.map(|word| word & 0x0f0f_0f0f), bytes.map(|word| word >> 4 & 0x0f0f_0f0f)]
+    }
+    #[inline(always)]
+    unsafe fn bf16(pairs: [i32; LANES]) -> [[f32; LANES]; 2] {
+        let value = |bits| f32::from_bits(bits);
+        [pairs.map(|pair| value((pair as u32) << 16)), pairs.map(|pair| value(pair as u32 & 0xffff_0000))]
     }
     #[inline(always)]
     unsafe fn dot<const BITS: usize>(acc: [i32; LANES], codes: [i32; LANES], x: *const i8) -> [i32; LANES] {
@@ -61,8 +76,8 @@ impl Dots<Self> for Scalar {
         })
     }
     #[inline(always)]
-    unsafe fn values(lanes: [i32; LANES]) -> [f32; LANES] {
-        lanes.map(|lane| lane as f32)
+    unsafe fn sums(a: [i32; LANES], b: [i32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|lane| (a[lane] + b[lane]) as f32)
     }
 }
 
@@ -71,22 +86,21 @@ impl Dots<Self> for Scalar {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::LANES;
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
-    use super::{Dots, QUADS};
+    use super::{Dots, Sixteen};
 
     // Everything is inlined into functions compiled for the instruction set, which closures would not be.
 
     /// Four columns of a register each: the sixteen bytes at `at` of the eight rows from `first` on.
     #[inline(always)]
-    unsafe fn eight_rows(rows: &[*const u8; LANES], first: usize, at: usize) -> [__m256i; 4] {
+    unsafe fn eight_rows(rows: Sixteen, first: usize, at: usize) -> [__m256i; 4] {
         // SAFETY: callers are compiled for AVX2 and have sixteen bytes there in every row
         unsafe {
             let mut two = [_mm256_setzero_si256(); 4];
             for i in 0..4 {
-                let low = _mm_loadu_si128(rows[first + i].add(at).cast());
-                let high = _mm_loadu_si128(rows[first + i + 4].add(at).cast());
+                let low = _mm_loadu_si128(rows.row(first + i).add(at).cast());
+                let high = _mm_loadu_si128(rows.row(first + i + 4).add(at).cast());
                 two[i] = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
             }
             let (low, low_next) = (_mm256_unpacklo_epi32(two[0], two[1]), _mm256_unpacklo_epi32(two[2], two[3]));
@@ -102,15 +116,15 @@ mod x86 {
 
     /// As [`eight_rows`], of sixteen.
     #[inline(always)]
-    unsafe fn sixteen_rows(rows: &[*const u8; LANES], at: usize) -> [__m512i; 4] {
+    unsafe fn sixteen_rows(rows: Sixteen, at: usize) -> [__m512i; 4] {
         // SAFETY: callers are compiled for AVX-512 and have sixteen bytes there in every row
         unsafe {
             let mut four = [_mm512_setzero_si512(); 4];
             for i in 0..4 {
-                four[i] = _mm512_castsi128_si512(_mm_loadu_si128(rows[i].add(at).cast()));
-                four[i] = _mm512_inserti32x4::<1>(four[i], _mm_loadu_si128(rows[i + 4].add(at).cast()));
-                four[i] = _mm512_inserti32x4::<2>(four[i], _mm_loadu_si128(rows[i + 8].add(at).cast()));
-                four[i] = _mm512_inserti32x4::<3>(four[i], _mm_loadu_si128(rows[i + 12].add(at).cast()));
+                four[i] = _mm512_castsi128_si512(_mm_loadu_si128(rows.row(i).add(at).cast()));
+                four[i] = _mm512_inserti32x4::<1>(four[i], _mm_loadu_si128(rows.row(i + 4).add(at).cast()));
+                four[i] = _mm512_inserti32x4::<2>(four[i], _mm_loadu_si128(rows.row(i + 8).add(at).cast()));
+                four[i] = _mm512_inserti32x4::<3>(four[i], _mm_loadu_si128(rows.row(i + 12).add(at).cast()));
             }
             let (low, low_next) = (_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpacklo_epi32(four[2], four[3]));
             let (high, high_next) = (_mm512_unpackhi_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[2], four[3]));
@@ -133,34 +147,34 @@ mod x86 {
             unsafe { [_mm256_setzero_si256(); 2] }
         }
         #[inline(always)]
-        unsafe fn nibbles(rows: &[*const u8; LANES]) -> [[__m256i; 2]; QUADS] {
+        unsafe fn words(rows: Sixteen, at: usize) -> [[__m256i; 2]; 4] {
             // SAFETY: see above
             unsafe {
-                let mask = _mm256_set1_epi8(15);
-                let mut quads = [[_mm256_setzero_si256(); 2]; QUADS];
-                for half in 0..2 {
-                    let words = eight_rows(rows, half * 8, 0);
-                    for i in 0..4 {
-                        quads[2 * i][half] = _mm256_and_si256(words[i], mask);
-                        quads[2 * i + 1][half] = _mm256_and_si256(_mm256_srli_epi16::<4>(words[i]), mask);
-                    }
-                }
-                quads
+                let (upper, lower) = (eight_rows(rows, 0, at), eight_rows(rows, 8, at));
+                [[upper[0], lower[0]], [upper[1], lower[1]], [upper[2], lower[2]], [upper[3], lower[3]]]
             }
         }
         #[inline(always)]
-        unsafe fn bytes(rows: &[*const u8; LANES]) -> [[__m256i; 2]; QUADS] {
+        unsafe fn nibbles(bytes: [__m256i; 2]) -> [[__m256i; 2]; 2] {
             // SAFETY: see above
             unsafe {
-                let mut quads = [[_mm256_setzero_si256(); 2]; QUADS];
-                for half in 0..2 {
-                    let (upper, lower) = (eight_rows(rows, half * 8, 0), eight_rows(rows, half * 8, 16));
-                    for i in 0..4 {
-                        quads[i][half] = upper[i];
-                        quads[i + 4][half] = lower[i];
-                    }
-                }
-                quads
+                let mask = _mm256_set1_epi8(15);
+                let [a, b] = bytes;
+                let (low_a, low_b) = (_mm256_and_si256(a, mask), _mm256_and_si256(b, mask));
+                let (a, b) = (_mm256_srli_epi16::<4>(a), _mm256_srli_epi16::<4>(b));
+                [[low_a, low_b], [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)]]
+            }
+        }
+        #[inline(always)]
+        unsafe fn bf16(pairs: [__m256i; 2]) -> [[__m256; 2]; 2] {
+            // SAFETY: see above
+            unsafe {
+                let [a, b] = pairs;
+                let (low_a, low_b) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
+                let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let (a, b) = (_mm256_and_si256(a, mask), _mm256_and_si256(b, mask));
+                let low = [_mm256_castsi256_ps(low_a), _mm256_castsi256_ps(low_b)];
+                [low, [_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)]]
             }
         }
         #[inline(always)]
@@ -185,9 +199,12 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn values(lanes: [__m256i; 2]) -> [__m256; 2] {
+        unsafe fn sums(a: [__m256i; 2], b: [__m256i; 2]) -> [__m256; 2] {
             // SAFETY: see above
-            unsafe { [_mm256_cvtepi32_ps(lanes[0]), _mm256_cvtepi32_ps(lanes[1])] }
+            unsafe {
+                let (first, second) = (_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1]));
+                [_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(second)]
+            }
         }
     }
 
@@ -201,25 +218,24 @@ mod x86 {
             unsafe { _mm512_setzero_si512() }
         }
         #[inline(always)]
-        unsafe fn nibbles(rows: &[*const u8; LANES]) -> [__m512i; QUADS] {
+        unsafe fn words(rows: Sixteen, at: usize) -> [__m512i; 4] {
+            // SAFETY: see above
+            unsafe { sixteen_rows(rows, at) }
+        }
+        #[inline(always)]
+        unsafe fn nibbles(bytes: __m512i) -> [__m512i; 2] {
             // SAFETY: see above
             unsafe {
                 let mask = _mm512_set1_epi8(15);
-                let words = sixteen_rows(rows, 0);
-                let mut quads = [_mm512_setzero_si512(); QUADS];
-                for i in 0..4 {
-                    quads[2 * i] = _mm512_and_si512(words[i], mask);
-                    quads[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16::<4>(words[i]), mask);
-                }
-                quads
+                [_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask)]
             }
         }
         #[inline(always)]
-        unsafe fn bytes(rows: &[*const u8; LANES]) -> [__m512i; QUADS] {
+        unsafe fn bf16(pairs: __m512i) -> [__m512; 2] {
             // SAFETY: see above
             unsafe {
-                let (upper, lower) = (sixteen_rows(rows, 0), sixteen_rows(rows, 16));
-                [upper[0], upper[1], upper[2], upper[3], lower[0], lower[1], lower[2], lower[3]]
+                let high = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(high)]
             }
         }
         #[inline(always)]
@@ -228,9 +244,9 @@ mod x86 {
             unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
         }
         #[inline(always)]
-        unsafe fn values(lanes: __m512i) -> __m512 {
+        unsafe fn sums(a: __m512i, b: __m512i) -> __m512 {
             // SAFETY: see above
-            unsafe { _mm512_cvtepi32_ps(lanes) }
+            unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(a, b)) }
         }
     }
 }
