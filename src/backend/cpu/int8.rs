@@ -19,8 +19,8 @@ use super::packed::Groups;
 use super::scales::{Bf16, Number, Other};
 use super::simd::dots::{BLOCK, Dots, QUADS, Sixteen};
 use super::simd::{LANES, Simd, dispatch};
-use super::stream::{Block, DEPTH};
-use crate::backend::Tensor;
+use super::stream::{Block, DEPTH, merge};
+use crate::backend::{Arithmetic, Tensor};
 use crate::partition::Step;
 use crate::weights::{Coding, Dtype, Matrix, Numbers, Packed, Values};
 
@@ -51,8 +51,12 @@ pub(super) fn columns(values: usize) -> usize {
     values / (BLOCK / 2 + 2) * BLOCK
 }
 
-/// Quantises activations, whose columns are whole blocks: a row of [`row_values`] a token.
-pub(super) fn quantised(cpu: &Cpu, x: &Tensor) -> Tensor {
+/// `x` as those of `ws` take it that are multiplied so, if the arithmetic has it and one is: a row of [`row_values`] a token.
+pub(super) fn quantised<'a>(cpu: &Cpu, x: &Tensor, mut ws: impl Iterator<Item = &'a Matrix>) -> Option<Tensor> {
+    (cpu.arithmetic == Arithmetic::Fast && ws.any(takes)).then(|| quantise_all(cpu, x))
+}
+
+fn quantise_all(cpu: &Cpu, x: &Tensor) -> Tensor {
     let mut codes = Tensor::scratch(x.rows(), row_values(x.cols()));
     let each = codes.cols();
     let to = Shared::new(codes.data_mut());
@@ -198,14 +202,13 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
     let widest = steps.iter().map(|step| step.columns.len()).max().unwrap_or(0);
     let mut stack = Tensor::scratch(DEPTH, size);
     let mut numbers = Tensor::scratch(2, widest / group * LANES);
+    let rows = LANES.min(block.matrix.out_features());
     // rows of a matrix that has fewer than sixteen, and stand-ins for the others
-    let few = block.matrix.out_features() < LANES;
-    let mut copies = few.then(|| Tensor::zeros(LANES, widest * BITS / 32));
+    let mut copies = (rows < LANES).then(|| Tensor::zeros(LANES, widest * BITS / 32));
     for first in block.rows.clone().step_by(LANES) {
         let tall = LANES.min(block.rows.end - first);
         // the last sixteen rows of the matrix are read whole, whoever has those before
-        let start = first.min(block.matrix.out_features().saturating_sub(LANES));
-        let rows = LANES.min(block.matrix.out_features());
+        let start = first.min(block.matrix.out_features() - rows);
         let mut height = 0;
         for Step { columns, merges } in steps {
             let (scales, biases) = numbers.data_mut().split_at_mut(widest / group * LANES);
@@ -221,12 +224,7 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
                 codes.numbers::<S, D>((start, rows), columns.start, [&mut scales[..count], &mut biases[..count]]);
                 leaf::<S, D, BITS>([stored, ahead], xs, (columns, group), [scales, biases], stack.row_mut(height));
             }
-            for _ in 0..*merges {
-                height -= 1;
-                let (sums, rest) = stack.data_mut()[height * size..].split_at_mut(size);
-                sums.iter_mut().zip(&rest[..size]).for_each(|(sum, value)| *sum += value);
-            }
-            height += 1;
+            height = merge(&mut stack, height, *merges, size);
         }
         for (t, sums) in stack.data()[..size].chunks_exact(LANES).enumerate() {
             // SAFETY: the caller's promise

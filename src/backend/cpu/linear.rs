@@ -67,7 +67,7 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
     let blocks: Vec<(usize, usize)> = (0..ws.len()).flat_map(starts).collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
     let fast = cpu.arithmetic == Arithmetic::Fast;
-    let quantised = (fast && ws.iter().any(|w| int8::takes(w))).then(|| int8::quantised(cpu, x));
+    let quantised = int8::quantised(cpu, x, ws.iter().copied());
     let rounded = (fast && !ws.iter().all(|w| int8::takes(w))).then(|| rounded(cpu, x));
     let rows_f32: Vec<&[f32]> = quantised.as_ref().unwrap_or(x).rows_iter().collect();
     let rows_bf16: Vec<&[u16]> =

@@ -13,7 +13,7 @@ use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
 use super::stream::Block;
-use crate::backend::{Arithmetic, Experts, Routes, Tensor, check};
+use crate::backend::{Experts, Routes, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves};
 use crate::weights::Matrix;
@@ -58,11 +58,6 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// `x` in eight bits, if one of `ws` is multiplied so.
-fn quantised<'a>(cpu: &Cpu, x: &Tensor, mut ws: impl Iterator<Item = &'a Matrix>) -> Option<Tensor> {
-    (cpu.arithmetic == Arithmetic::Fast && ws.any(int8::takes)).then(|| int8::quantised(cpu, x))
-}
-
 /// A (token, rank) pair of the routing, grouped by expert.
 struct Grouped {
     /// Expert, and its run of the grouped pairs.
@@ -100,7 +95,7 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     let shared = experts.shared.as_ref();
     let chosen = || grouped.runs.iter().map(|(expert, _)| *expert);
     let first = chosen().flat_map(|e| [&experts.routed.gate[e], &experts.routed.up[e]]);
-    let x_int8 = quantised(cpu, x, first.chain(shared.into_iter().flat_map(|shared| [shared.gate, shared.up])));
+    let x_int8 = int8::quantised(cpu, x, first.chain(shared.into_iter().flat_map(|shared| [shared.gate, shared.up])));
     let tokens = Operands::of(x, x_int8.as_ref());
     let pairs = tokens.chosen(&grouped.tokens);
     let mut inner = Tensor::scratch(pairs.len(), experts.fold.width());
@@ -120,9 +115,9 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     }));
     hidden(cpu, &jobs);
     drop(jobs);
-    let inner_int8 = quantised(cpu, &inner, chosen().map(|e| &experts.routed.down[e]));
+    let inner_int8 = int8::quantised(cpu, &inner, chosen().map(|e| &experts.routed.down[e]));
     let shared_int8 =
-        shared_inner.as_ref().and_then(|x| quantised(cpu, x, shared.into_iter().map(|shared| shared.down)));
+        shared_inner.as_ref().and_then(|x| int8::quantised(cpu, x, shared.into_iter().map(|shared| shared.down)));
     let inner = [
         Operands::of(&inner, inner_int8.as_ref()),
         shared_inner.as_ref().map_or_else(Operands::default, |x| Operands::of(x, shared_int8.as_ref())),

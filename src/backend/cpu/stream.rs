@@ -8,6 +8,7 @@ use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::wide::{Ahead, widened};
+use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
@@ -66,7 +67,7 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
         Xs::Bf16(xs) => unsafe {
             dispatch_fast!(
                 isa,
-                all_widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
+                widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
             );
         },
         // SAFETY: see above
@@ -83,19 +84,18 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
 #[inline(always)]
 unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize) {
     // SAFETY: the ranges were checked by `stream`
-    unsafe { widened::<S, Exact>(block, xs, steps, (out, stride)) }
+    unsafe { widened::<S, Exact>(block, xs, steps, out, stride) }
 }
 
-#[inline(always)]
-unsafe fn all_widened<S: Simd, K: Products<S>>(
-    block: &Block<'_>,
-    xs: &[&[K::X]],
-    steps: &[Step],
-    out: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the ranges were checked by `stream`
-    unsafe { widened::<S, K>(block, xs, steps, (out, stride)) }
+/// Adds vectors of `size` sums that are complete, from the one at `height` on, each to the one below it, `merges` times; returns
+/// how high the stack is then.
+pub(super) fn merge(stack: &mut Tensor, mut height: usize, merges: usize, size: usize) -> usize {
+    for _ in 0..merges {
+        height -= 1;
+        let (sums, rest) = stack.data_mut()[height * size..].split_at_mut(size);
+        sums.iter_mut().zip(&rest[..size]).for_each(|(sum, value)| *sum += value);
+    }
+    height + 1
 }
 
 /// Reads the weights as they are stored, if rows of `R` can be read so.

@@ -6,7 +6,7 @@ use super::arithmetic::Products;
 use super::dot::{LINE, tile, widen};
 use super::rows::{Rows, with_rows};
 use super::simd::Simd;
-use super::stream::{Block, DEPTH};
+use super::stream::{Block, DEPTH, merge};
 use crate::backend::Tensor;
 use crate::partition::Step;
 
@@ -19,7 +19,8 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
     block: &Block<'_>,
     xs: &[&[K::X]],
     steps: &[Step],
-    (out, stride): (*mut f32, usize),
+    out: *mut f32,
+    stride: usize,
 ) {
     let widest = steps.iter().map(|step| step.columns.len().next_multiple_of(K::STEP)).max().unwrap_or(0);
     let mut memory = Tensor::scratch(TALL, widest);
@@ -40,12 +41,7 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
                 let ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
                 all_tokens::<S, K>(K::wide(scratch, width), tall, xs, columns, stack.row_mut(height), ahead);
             }
-            for _ in 0..*merges {
-                height -= 1;
-                let (sums, rest) = stack.data_mut()[height * size..].split_at_mut(size);
-                sums.iter_mut().zip(&rest[..size]).for_each(|(sum, value)| *sum += value);
-            }
-            height += 1;
+            height = merge(&mut stack, height, *merges, size);
         }
         for (t, sums) in stack.data()[..size].chunks_exact(TALL).enumerate() {
             // SAFETY: the caller's promise
