@@ -8,7 +8,7 @@ use super::linear::Shared;
 use super::math::load_some;
 use super::rows::Rows;
 use super::simd::{Isa, LANES, Simd};
-use super::stream::{Block, stream};
+use super::stream::{Block, DEPTH, Out, stream};
 use crate::partition::Step;
 use crate::weights::Matrix;
 
@@ -35,17 +35,19 @@ pub(super) fn leaf_products(
 ) {
     assert!(rows.end <= matrix.out_features() && cols.end <= matrix.in_features());
     assert!(xs.reach(cols.end) && out.len() == xs.len() * rows.len());
-    block_products(isa, &Block { matrix, rows, next: None }, xs, &[Step { columns: cols, merges: 0 }], out);
+    block_products(isa, &Block { matrix, rows, next: None }, xs, &[Step { columns: cols, merges: 0 }], out, 0);
 }
 
-/// Writes the products of the rows of `block` with every `x`, summed over `steps`: `[xs, rows]`.
-pub(super) fn block_products(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: &mut [f32]) {
+/// Writes the products of the rows of `block` with every `x`, summed over `steps`: `[xs, rows]`, and as much for each further sum
+/// that is left, `apart` values on.
+pub(super) fn block_products(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: &mut [f32], apart: usize) {
     let stride = block.rows.len();
-    assert!(out.len() == xs.len() * stride);
+    let further = steps.len() - 1 - steps.iter().map(|step| step.merges).sum::<usize>();
+    assert!(out.len() >= further * apart + xs.len() * stride && further < DEPTH);
     let to = Shared::new(out);
     xs.chunks(BLOCK_TOKENS, |first, xs| {
-        // SAFETY: `out` is `[xs, rows]` by the assertion, and this function's own
-        unsafe { stream(isa, block, xs, steps, (to.pointer(first * stride), stride)) };
+        // SAFETY: `out` is as large as that by the assertion, and this function's own
+        unsafe { stream(isa, block, xs, steps, Out { start: to.pointer(first * stride), stride, apart }) };
     });
 }
 

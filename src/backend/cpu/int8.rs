@@ -19,7 +19,7 @@ use super::packed::Groups;
 use super::scales::{Bf16, Number, Other};
 use super::simd::dots::{BLOCK, Dots, QUADS, Sixteen};
 use super::simd::{LANES, Simd, dispatch};
-use super::stream::{Block, DEPTH, merge};
+use super::stream::{Block, DEPTH, Out, merge};
 use crate::backend::{Arithmetic, Tensor};
 use crate::partition::Step;
 use crate::weights::{Coding, Dtype, Matrix, Numbers, Packed, Values};
@@ -109,20 +109,14 @@ unsafe fn quantise<S: Simd>(from: &[f32], to: &mut [f32]) {
 
 /// As [`super::stream::stream`]'s products: rows of a packed matrix, sixteen at a time, with quantised activations.
 #[inline(always)]
-pub(super) unsafe fn products<S: Simd, D: Dots<S>>(
-    block: &Block<'_>,
-    xs: &[&[f32]],
-    steps: &[Step],
-    out: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn products<S: Simd, D: Dots<S>>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out) {
     let Some(packed) = packed(block.matrix) else { return };
     let rows = Codes { packed, groups: Groups::of(packed, block.matrix.stride(), block.matrix.origin()) };
     // SAFETY: the ranges were checked by `stream`
     unsafe {
         match packed.coding.bits() {
-            4 => all_rows::<S, D, 4>(rows, block, xs, steps, (out, stride)),
-            _ => all_rows::<S, D, 8>(rows, block, xs, steps, (out, stride)),
+            4 => all_rows::<S, D, 4>(rows, block, xs, steps, out),
+            _ => all_rows::<S, D, 8>(rows, block, xs, steps, out),
         }
     }
 }
@@ -156,8 +150,8 @@ impl Codes<'_> {
 #[inline(always)]
 unsafe fn gather<S: Simd, D: Dots<S>>(numbers: &Numbers, at: (usize, usize, usize), to: &mut [f32]) {
     #[inline(always)]
-    unsafe fn each<N: Number>(numbers: N, (first, next, rows): (usize, usize, usize), start: usize, to: &mut [f32]) {
-        for (i, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate().skip(start) {
+    unsafe fn each<N: Number>(numbers: N, (first, next, rows): (usize, usize, usize), to: &mut [f32]) {
+        for (i, to) in to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             for (lane, to) in to.iter_mut().enumerate().take(rows) {
                 // SAFETY: the caller's promise
                 *to = unsafe { numbers.at(first + lane * (next - first) + i) };
@@ -167,25 +161,66 @@ unsafe fn gather<S: Simd, D: Dots<S>>(numbers: &Numbers, at: (usize, usize, usiz
     // SAFETY: the caller's promise
     unsafe {
         if numbers.dtype != Dtype::Bf16 {
-            return each(Other::of(numbers), at, 0, to);
+            return each(Other::of(numbers), at, to);
         }
-        let (numbers, (first, next, rows)) = (Bf16::of(numbers), at);
+        let (numbers, (first, next, rows), count) = (Bf16::of(numbers), at, to.len() / LANES);
+        if rows < LANES || count < 8 {
+            return each(numbers, at, to);
+        }
+        let from = Sixteen { start: numbers.address(first), stride: (next - first) * 2 };
+        // eight at a time; the last eight are whole, whichever of them were read before
         let mut done = 0;
-        if rows == LANES {
-            let from = Sixteen { start: numbers.address(first), stride: (next - first) * 2 };
-            // eight at a time
-            while (done + 8) * LANES <= to.len() {
-                let words = D::words(from, done * 2);
-                for i in 0..4 {
-                    let [even, odd] = D::bf16(words[i]);
-                    let to = to.as_mut_ptr().add((done + 2 * i) * LANES);
-                    S::store(to, even);
-                    S::store(to.add(LANES), odd);
-                }
-                done += 8;
+        while done < count {
+            let start = done.min(count - 8);
+            Sixteen { start: from.row(LANES), ..from }.prefetch::<S>(start * 2);
+            let words = D::words(from, start * 2);
+            for i in 0..4 {
+                let [even, odd] = D::bf16(words[i]);
+                let to = to.as_mut_ptr().add((start + 2 * i) * LANES);
+                S::store(to, even);
+                S::store(to.add(LANES), odd);
             }
+            done += 8;
         }
-        each(numbers, at, done, to);
+    }
+}
+
+/// Scales and biases of sixteen rows: those of a run of groups, because leaves may have one group and loads like eight.
+struct Window {
+    // [2, groups, 16]
+    numbers: Tensor,
+    // groups that fit, and that are there
+    room: usize,
+    there: Range<usize>,
+}
+
+impl Window {
+    /// For leaves of up to `widest` groups.
+    fn new(widest: usize) -> Self {
+        let room = widest.max(16);
+        Self { numbers: Tensor::scratch(2, room * LANES), room, there: 0..0 }
+    }
+
+    /// The scales and biases of `groups`, `[groups, 16]` each, of the `rows` rows from `start` on.
+    #[inline(always)]
+    unsafe fn at<S: Simd, D: Dots<S>>(
+        &mut self,
+        codes: Codes<'_>,
+        (start, rows): (usize, usize),
+        groups: Range<usize>,
+        all: usize,
+    ) -> [&[f32]; 2] {
+        let (scales, biases) = self.numbers.data_mut().split_at_mut(self.room * LANES);
+        if groups.start < self.there.start || groups.end > self.there.end {
+            let first = groups.start.min(all.saturating_sub(self.room));
+            self.there = first..all.min(first + self.room);
+            let count = self.there.len() * LANES;
+            let col = first * codes.packed.coding.group();
+            // SAFETY: the caller's promise
+            unsafe { codes.numbers::<S, D>((start, rows), col, [&mut scales[..count], &mut biases[..count]]) };
+        }
+        let first = (groups.start - self.there.start) * LANES;
+        [&scales[first..], &biases[first..]]
     }
 }
 
@@ -195,13 +230,14 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
     block: &Block<'_>,
     xs: &[&[f32]],
     steps: &[Step],
-    (out, stride): (*mut f32, usize),
+    out: Out,
 ) {
     let group = codes.packed.coding.group();
     let size = xs.len() * LANES;
     let widest = steps.iter().map(|step| step.columns.len()).max().unwrap_or(0);
     let mut stack = Tensor::scratch(DEPTH, size);
-    let mut numbers = Tensor::scratch(2, widest / group * LANES);
+    let mut window = Window::new(widest / group);
+    let groups = block.matrix.in_features() / group;
     let rows = LANES.min(block.matrix.out_features());
     // rows of a matrix that has fewer than sixteen, and stand-ins for the others
     let mut copies = (rows < LANES).then(|| Tensor::zeros(LANES, widest * BITS / 32));
@@ -210,9 +246,8 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
         // the last sixteen rows of the matrix are read whole, whoever has those before
         let start = first.min(block.matrix.out_features() - rows);
         let mut height = 0;
+        window.there = 0..0;
         for Step { columns, merges } in steps {
-            let (scales, biases) = numbers.data_mut().split_at_mut(widest / group * LANES);
-            let count = columns.len() / group * LANES;
             let stored = codes.groups.sixteen(start, columns.start);
             let ahead = ahead(block, first + LANES, columns.start);
             // SAFETY: the ranges were checked by `stream`
@@ -221,16 +256,21 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
                     Some(copies) => copied(stored, rows, columns.len() * BITS / 8, copies),
                     None => stored,
                 };
-                codes.numbers::<S, D>((start, rows), columns.start, [&mut scales[..count], &mut biases[..count]]);
-                leaf::<S, D, BITS>([stored, ahead], xs, (columns, group), [scales, biases], stack.row_mut(height));
+                let numbers =
+                    window.at::<S, D>(codes, (start, rows), columns.start / group..columns.end / group, groups);
+                let sums = stack.row_mut(height);
+                match xs {
+                    [x] => leaf::<S, D, BITS, true>([stored, ahead], &[x], (columns, group), numbers, sums),
+                    _ => leaf::<S, D, BITS, false>([stored, ahead], xs, (columns, group), numbers, sums),
+                }
             }
             height = merge(&mut stack, height, *merges, size);
         }
-        for (t, sums) in stack.data()[..size].chunks_exact(LANES).enumerate() {
-            // SAFETY: the caller's promise
-            unsafe {
-                let to = out.add(t * stride + first - block.rows.start);
-                std::ptr::copy_nonoverlapping(sums[first - start..].as_ptr(), to, tall);
+        let out = out.from(0, first - block.rows.start);
+        for (i, sums) in stack.data()[..height * size].chunks_exact(size).enumerate() {
+            for (t, sums) in sums.chunks_exact(LANES).enumerate() {
+                // SAFETY: the caller's promise
+                unsafe { out.put(i, t, &sums[first - start..], tall) };
             }
         }
     }
@@ -255,9 +295,9 @@ unsafe fn copied(from: Sixteen, rows: usize, bytes: usize, to: &mut Tensor) -> S
     Sixteen { start, stride }
 }
 
-/// The products of sixteen rows over one leaf: `[xs, 16]`.
+/// The products of sixteen rows over one leaf: `[xs, 16]`. The sums of a single `x` stay in a register.
 #[inline(always)]
-unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize>(
+unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize, const SINGLE: bool>(
     [rows, ahead]: [Sixteen; 2],
     xs: &[&[f32]],
     (columns, group): (&Range<usize>, usize),
@@ -265,15 +305,18 @@ unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize>(
     sums: &mut [f32],
 ) {
     let all = xs.first().map_or(0, |x| self::columns(x.len()));
-    sums.fill(0.0);
+    let turned = if BITS == 4 { all } else { 0 };
+    if !SINGLE {
+        sums.fill(0.0);
+    }
+    // SAFETY: the instruction set is available
+    let mut single = unsafe { S::splat(0.0) };
     for start in columns.clone().step_by(BLOCK) {
         // SAFETY: the ranges were checked by `stream`
         unsafe {
             let at = (start - columns.start) * BITS / 8;
             if at.is_multiple_of(LINE) {
-                for lane in 0..LANES {
-                    S::prefetch(ahead.row(lane).wrapping_add(at));
-                }
+                ahead.prefetch::<S>(at);
             }
             let [a, b, c, d] = D::words(rows, at);
             let quads: [D::I; QUADS] = if BITS == 4 {
@@ -284,22 +327,44 @@ unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize>(
                 [a, b, c, d, e, f, g, h]
             };
             let number = (start - columns.start) / group * LANES;
-            let (scale, bias) = (S::load(scales.as_ptr().add(number)), S::load(biases.as_ptr().add(number)));
+            let numbers = [S::load(scales.as_ptr().add(number)), S::load(biases.as_ptr().add(number))];
+            if SINGLE {
+                single = block_sum::<S, D, BITS>(single, &quads, xs.get_unchecked(0), (start, turned, all), numbers);
+                continue;
+            }
             for t in 0..xs.len() {
-                let x = xs.get_unchecked(t);
-                let code = x.as_ptr().cast::<i8>().add(start + if BITS == 4 { all } else { 0 });
-                let numbers = x.as_ptr().add(all / 2 + start / BLOCK);
-                // two chains, because each product waits for the sum before it
-                let (mut even, mut odd) = (D::zero(), D::zero());
-                for i in 0..QUADS / 2 {
-                    even = D::dot::<BITS>(even, quads[2 * i], code.add(i * 8));
-                    odd = D::dot::<BITS>(odd, quads[2 * i + 1], code.add(i * 8 + 4));
-                }
-                let (scale_x, sum_x) = (S::splat(*numbers), S::splat(*numbers.add(all / BLOCK)));
                 let sum = sums.as_mut_ptr().add(t * LANES);
-                let acc = S::fma(D::sums(even, odd), S::mul(scale, scale_x), S::load(sum));
-                S::store(sum, S::fma(bias, sum_x, acc));
+                let x = xs.get_unchecked(t);
+                S::store(sum, block_sum::<S, D, BITS>(S::load(sum), &quads, x, (start, turned, all), numbers));
             }
         }
+    }
+    if SINGLE {
+        // SAFETY: there are sums for one `x`
+        unsafe { S::store(sums.as_mut_ptr(), single) };
+    }
+}
+
+/// Adds the products of a block, the columns from `start` on, to `sum`.
+#[inline(always)]
+unsafe fn block_sum<S: Simd, D: Dots<S>, const BITS: usize>(
+    sum: S::V,
+    quads: &[D::I; QUADS],
+    x: &[f32],
+    (start, turned, all): (usize, usize, usize),
+    [scale, bias]: [S::V; 2],
+) -> S::V {
+    // SAFETY: the caller's promise
+    unsafe {
+        let code = x.as_ptr().cast::<i8>().add(start + turned);
+        let numbers = x.as_ptr().add(all / 2 + start / BLOCK);
+        // two chains, because each product waits for the sum before it
+        let (mut even, mut odd) = (D::zero(), D::zero());
+        for i in 0..QUADS / 2 {
+            even = D::dot::<BITS>(even, quads[2 * i], code.add(i * 8));
+            odd = D::dot::<BITS>(odd, quads[2 * i + 1], code.add(i * 8 + 4));
+        }
+        let (scale_x, sum_x) = (S::splat(*numbers), S::splat(*numbers.add(all / BLOCK)));
+        S::fma(bias, sum_x, S::fma(D::sums(even, odd), S::mul(scale, scale_x), sum))
     }
 }

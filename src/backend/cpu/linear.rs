@@ -9,7 +9,7 @@ use super::int8;
 use super::rows::F32Rows;
 use super::simd::pairs::PAIRED;
 use super::simd::{LANES, Simd, dispatch_fast};
-use super::stream::{Block, stream};
+use super::stream::{Block, Out, stream};
 use crate::backend::{Arithmetic, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, halves};
@@ -88,7 +88,7 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
                 // SAFETY: every task owns its output rows, that is, columns of `y`
                 let to = unsafe { to.pointer((root * tokens + first) * out + start) };
                 // SAFETY: as above
-                unsafe { stream(cpu.isa, &block, xs, fold.steps(root), (to, out)) };
+                unsafe { stream(cpu.isa, &block, xs, fold.steps(root), Out { start: to, stride: out, apart: 0 }) };
             });
         }
     });

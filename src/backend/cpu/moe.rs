@@ -5,17 +5,17 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::arithmetic::Xs;
-use super::dot::{BLOCK_TOKENS, WIDEN_FROM, block_products, leaf_products};
+use super::dot::{BLOCK_TOKENS, WIDEN_FROM, block_products};
 use super::int8;
 use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{load_some, store_some, zip};
 use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
-use super::stream::Block;
+use super::stream::{Block, DEPTH};
 use crate::backend::{Experts, Routes, Tensor, check};
 use crate::error::Result;
-use crate::partition::{Fold, Leaves};
+use crate::partition::{Fold, Leaves, Step};
 use crate::weights::Matrix;
 
 /// Rows of a weight in one task: many where they are streamed for a few tokens, few where many tokens share them.
@@ -161,7 +161,7 @@ fn hidden(cpu: &Cpu, jobs: &[Inner<'_>]) {
             for (matrix, next, buffer) in [(job.gate, Some((job.up, start)), &mut *gate), (job.up, next, &mut *up)] {
                 buffer.resize(rows.len() * job.rows.len(), 0.0);
                 let block = Block { matrix, rows: rows.clone(), next };
-                block_products(cpu.isa, &block, job.xs.xs(job.rows.clone(), matrix), fold.steps(0), buffer);
+                block_products(cpu.isa, &block, job.xs.xs(job.rows.clone(), matrix), fold.steps(0), buffer, 0);
             }
             let (gate, up) = (&mut gate[..], &up[..]);
             // SAFETY: the instruction set is available, both slices have one length
@@ -197,32 +197,34 @@ fn outer(
         let (height, size) = (rows.len(), rows.len() * tokens);
         // the products of a leaf: those of all pairs, then those of the shared expert
         let leaf_values = (pairs.len() + shared_rows.len()) * height;
-        let at_once = (AT_ONCE / leaf_values.max(1)).clamp(1, fold.leaves.count());
+        let at_once = (AT_ONCE / leaf_values.max(1)).clamp(1, DEPTH);
         BUFFERS.with_borrow_mut(|(products, sums)| {
             products.resize(at_once * leaf_values, 0.0);
             sums.resize(tree_values(fold.leaves.count(), size), 0.0);
             for (root, node) in fold.roots.iter().enumerate() {
                 let mut made = node.start..node.start;
+                // as many each time
+                let at_once = node.len().div_ceil(node.len().div_ceil(at_once));
                 fold_tree(node, sums, size, &mut |leaf, out| {
                     if !made.contains(&leaf) {
                         // an expert's rows are read through before the next one's
                         made = leaf..(leaf + at_once).min(node.end);
-                        for (expert, run) in &grouped.runs {
-                            let down = &experts.routed.down[*expert];
-                            let xs = pairs.xs(run.clone(), down);
-                            for (i, leaf) in made.clone().enumerate() {
-                                let own = run.start * height..run.end * height;
-                                let products = &mut products[i * leaf_values..][own];
-                                leaf_products(cpu.isa, down, rows.clone(), xs, fold.local_columns(leaf), products);
-                            }
+                        let steps = leaf_steps(fold, &made);
+                        for (i, (expert, run)) in grouped.runs.iter().enumerate() {
+                            let matrix = &experts.routed.down[*expert];
+                            let next = grouped.runs.get(i + 1).map(|(next, _)| &experts.routed.down[*next]);
+                            let next = next.or(experts.shared.as_ref().map(|shared| shared.down));
+                            let block = Block { matrix, rows: rows.clone(), next: next.map(|next| (next, rows.start)) };
+                            let xs = pairs.xs(run.clone(), matrix);
+                            let to = &mut products[run.start * height..];
+                            block_products(cpu.isa, &block, xs, &steps[..made.len()], to, leaf_values);
                         }
                         if let Some(shared) = &experts.shared {
-                            for (i, leaf) in made.clone().enumerate() {
-                                let products = &mut products[i * leaf_values + pairs.len() * height..][..size];
-                                let cols = shared.fold.local_columns(leaf);
-                                let xs = shared_rows.xs(0..tokens, shared.down);
-                                leaf_products(cpu.isa, shared.down, rows.clone(), xs, cols, products);
-                            }
+                            let block = Block { matrix: shared.down, rows: rows.clone(), next: None };
+                            let xs = shared_rows.xs(0..tokens, shared.down);
+                            let to = &mut products[pairs.len() * height..];
+                            let steps = leaf_steps(shared.fold, &made);
+                            block_products(cpu.isa, &block, xs, &steps[..made.len()], to, leaf_values);
                         }
                     }
                     let products = &products[(leaf - made.start) * leaf_values..][..leaf_values];
@@ -248,6 +250,15 @@ fn outer(
         });
     });
     y
+}
+
+/// The leaves `leaves`, of which none is merged with another.
+fn leaf_steps(fold: &Fold, leaves: &Range<usize>) -> [Step; DEPTH] {
+    std::array::from_fn(|i| {
+        let leaf = leaves.start + i;
+        let columns = if leaf < leaves.end { fold.local_columns(leaf) } else { 0..0 };
+        Step { columns, merges: 0 }
+    })
 }
 
 #[inline(always)]

@@ -12,8 +12,8 @@ use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
-/// Sums that wait for their sibling, and the one being made: a tree of [`MAX_LEAVES`] leaves.
-pub(super) const DEPTH: usize = MAX_LEAVES.ilog2() as usize + 2;
+/// Sums that wait for their sibling, and the one being made: a tree of [`MAX_LEAVES`] leaves, or as many leaves on their own.
+pub(super) const DEPTH: usize = MAX_LEAVES.ilog2() as usize + 3;
 
 /// How many rows ahead weights are asked for: with rows this apart, streams are too short for the hardware.
 const AHEAD: usize = 8;
@@ -37,20 +37,43 @@ impl<'a> Block<'a> {
     }
 }
 
+/// Where products go: `[xs, stride]`, of which the first columns are written, one a row; and as much, `apart` values on, for each
+/// further sum that is left when all steps are merged.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub(super) start: *mut f32,
+    pub(super) stride: usize,
+    pub(super) apart: usize,
+}
+
+impl Out {
+    #[inline(always)]
+    pub(super) fn from(self, x: usize, row: usize) -> Self {
+        Self { start: self.start.wrapping_add(x * self.stride + row), ..self }
+    }
+
+    /// Writes the first `count` of the sums of a few rows with `x`, the `sum`th that is left.
+    #[inline(always)]
+    pub(super) unsafe fn put(self, sum: usize, x: usize, sums: &[f32], count: usize) {
+        // SAFETY: the caller's promise
+        unsafe {
+            let to = self.start.add(sum * self.apart + x * self.stride);
+            std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count);
+        }
+    }
+}
+
 /// Writes the products of the rows of `block` with every `x`, summed over `steps`.
-///
-/// `out` is `[xs, stride]`, of which the first columns are written, one a row.
 ///
 /// # Safety
 /// `out` is valid for that, and nobody else reads or writes those values.
-pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], (out, stride): (*mut f32, usize)) {
+pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: Out) {
     let reach = steps.iter().map(|step| step.columns.end).max().unwrap_or(0);
     assert!(block.rows.end <= block.matrix.out_features() && reach <= block.matrix.in_features());
     assert!(xs.reach(reach) && xs.len() <= BLOCK_TOKENS);
     if xs.len() < WIDEN_FROM {
         // SAFETY: the instruction set is one of `Isa::available`; all ranges were checked just above
-        let done =
-            unsafe { with_rows!(block.matrix, stored => stored_rows(isa, stored, block, xs, steps, (out, stride))) };
+        let done = unsafe { with_rows!(block.matrix, stored => stored_rows(isa, stored, block, xs, steps, out)) };
         if done {
             return;
         }
@@ -60,14 +83,14 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
         Xs::F32(xs) => unsafe {
             dispatch!(
                 isa,
-                exact_widened(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
+                exact_widened(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out)
             );
         },
         // SAFETY: see above
         Xs::Bf16(xs) => unsafe {
             dispatch_fast!(
                 isa,
-                widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
+                widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: Out)
             );
         },
         // SAFETY: see above
@@ -75,16 +98,16 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
             use super::int8::products;
             dispatch_dots!(
                 isa,
-                products(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
+                products(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out)
             );
         },
     }
 }
 
 #[inline(always)]
-unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize) {
+unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out) {
     // SAFETY: the ranges were checked by `stream`
-    unsafe { widened::<S, Exact>(block, xs, steps, out, stride) }
+    unsafe { widened::<S, Exact>(block, xs, steps, out) }
 }
 
 /// Adds vectors of `size` sums that are complete, from the one at `height` on, each to the one below it, `merges` times; returns
@@ -102,27 +125,20 @@ pub(super) fn merge(stack: &mut Tensor, mut height: usize, merges: usize, size: 
 ///
 /// A function for each format, because one of a megabyte takes a compiler minutes.
 #[inline(never)]
-unsafe fn stored_rows<R: Rows>(
-    isa: Isa,
-    w: R,
-    block: &Block<'_>,
-    xs: Xs<'_>,
-    steps: &[Step],
-    (out, stride): (*mut f32, usize),
-) -> bool {
+unsafe fn stored_rows<R: Rows>(isa: Isa, w: R, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: Out) -> bool {
     match xs {
         // SAFETY: the caller's promise
         Xs::F32(xs) if R::DIRECT => unsafe {
             dispatch!(
                 isa,
-                exact[R: Rows](w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: *mut f32, stride: usize)
+                exact[R: Rows](w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out)
             );
         },
         // SAFETY: the caller's promise
         Xs::Bf16(xs) if R::DIRECT_PAIRS => unsafe {
             dispatch_fast!(
                 isa,
-                direct[R: Rows](w: R, block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: *mut f32, stride: usize)
+                direct[R: Rows](w: R, block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: Out)
             );
         },
         _ => return false,
@@ -131,28 +147,14 @@ unsafe fn stored_rows<R: Rows>(
 }
 
 #[inline(always)]
-unsafe fn exact<S: Simd, R: Rows>(
-    w: R,
-    block: &Block<'_>,
-    xs: &[&[f32]],
-    steps: &[Step],
-    out: *mut f32,
-    stride: usize,
-) {
+unsafe fn exact<S: Simd, R: Rows>(w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out) {
     // SAFETY: the ranges were checked by `stream`
-    unsafe { direct::<S, Exact, R>(w, block, xs, steps, out, stride) }
+    unsafe { direct::<S, Exact, R>(w, block, xs, steps, out) }
 }
 
 /// Four rows at a time. What is not read so is not compiled either.
 #[inline(always)]
-unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
-    w: R,
-    block: &Block<'_>,
-    xs: &[&[K::X]],
-    steps: &[Step],
-    out: *mut f32,
-    stride: usize,
-) {
+unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(w: R, block: &Block<'_>, xs: &[&[K::X]], steps: &[Step], out: Out) {
     if const { if K::PAIRS { R::DIRECT_PAIRS } else { R::DIRECT } } {
         let rows = &block.rows;
         let mut row = rows.start;
@@ -168,12 +170,12 @@ unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
             };
             // SAFETY: the ranges were checked by `stream`
             unsafe {
-                let out = out.add(row - rows.start);
+                let out = out.from(0, row - rows.start);
                 if row + 4 <= rows.end {
-                    all::<S, K, R, 4>(w, (row, ahead), xs, steps, (out, stride));
+                    all::<S, K, R, 4>(w, (row, ahead), xs, steps, out);
                     row += 4;
                 } else {
-                    all::<S, K, R, 1>(w, (row, ahead), xs, steps, (out, stride));
+                    all::<S, K, R, 1>(w, (row, ahead), xs, steps, out);
                     row += 1;
                 }
             }
@@ -188,18 +190,18 @@ unsafe fn all<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
     at: (usize, usize),
     xs: &[&[K::X]],
     steps: &[Step],
-    (out, stride): (*mut f32, usize),
+    out: Out,
 ) {
     let mut t = 0;
     while t < xs.len() {
         // SAFETY: the ranges were checked by `stream`
         unsafe {
-            let (xs, out) = (&xs[t..], out.add(t * stride));
+            let (xs, out) = (&xs[t..], out.from(t, 0));
             t += match xs.len() {
-                4.. => tree::<S, K, R, ROWS, 4>(w, at, xs, steps, (out, stride)),
-                3 => tree::<S, K, R, ROWS, 3>(w, at, xs, steps, (out, stride)),
-                2 => tree::<S, K, R, ROWS, 2>(w, at, xs, steps, (out, stride)),
-                _ => tree::<S, K, R, ROWS, 1>(w, at, xs, steps, (out, stride)),
+                4.. => tree::<S, K, R, ROWS, 4>(w, at, xs, steps, out),
+                3 => tree::<S, K, R, ROWS, 3>(w, at, xs, steps, out),
+                2 => tree::<S, K, R, ROWS, 2>(w, at, xs, steps, out),
+                _ => tree::<S, K, R, ROWS, 1>(w, at, xs, steps, out),
             };
         }
     }
@@ -212,7 +214,7 @@ unsafe fn tree<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
     (row, ahead): (usize, usize),
     xs: &[&[K::X]],
     steps: &[Step],
-    (out, stride): (*mut f32, usize),
+    out: Out,
 ) -> usize {
     let mut stack = [[[0.0f32; ROWS]; TOKENS]; DEPTH];
     let mut height = 0;
@@ -229,10 +231,10 @@ unsafe fn tree<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
         }
         height += 1;
     }
-    for t in 0..TOKENS {
-        for r in 0..ROWS {
+    for (i, sums) in stack[..height].iter().enumerate() {
+        for t in 0..TOKENS {
             // SAFETY: the caller's promise
-            unsafe { *out.add(t * stride + r) = stack[0][t][r] };
+            unsafe { out.put(i, t, &sums[t], ROWS) };
         }
     }
     TOKENS

@@ -6,22 +6,16 @@ use super::arithmetic::Products;
 use super::dot::{LINE, tile, widen};
 use super::rows::{Rows, with_rows};
 use super::simd::Simd;
-use super::stream::{Block, DEPTH, merge};
+use super::stream::{Block, DEPTH, Out, merge};
 use crate::backend::Tensor;
 use crate::partition::Step;
 
 /// Rows that are widened at once: with the activations of four tokens they fit the first-level cache.
 const TALL: usize = 8;
 
-/// Writes the products of the rows of `block` with every `x` to `out`, `stride` values from `x` to `x`.
+/// As [`super::stream::stream`].
 #[inline(always)]
-pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
-    block: &Block<'_>,
-    xs: &[&[K::X]],
-    steps: &[Step],
-    out: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn widened<S: Simd, K: Products<S>>(block: &Block<'_>, xs: &[&[K::X]], steps: &[Step], out: Out) {
     let widest = steps.iter().map(|step| step.columns.len().next_multiple_of(K::STEP)).max().unwrap_or(0);
     let mut memory = Tensor::scratch(TALL, widest);
     let scratch = memory.data_mut().as_mut_ptr().cast::<K::X>();
@@ -43,11 +37,11 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
             }
             height = merge(&mut stack, height, *merges, size);
         }
-        for (t, sums) in stack.data()[..size].chunks_exact(TALL).enumerate() {
-            // SAFETY: the caller's promise
-            unsafe {
-                let to = out.add(t * stride + row - block.rows.start);
-                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, tall);
+        let out = out.from(0, row - block.rows.start);
+        for (i, sums) in stack.data()[..height * size].chunks_exact(size).enumerate() {
+            for (t, sums) in sums.chunks_exact(TALL).enumerate() {
+                // SAFETY: the caller's promise
+                unsafe { out.put(i, t, sums, tall) };
             }
         }
         row += tall;

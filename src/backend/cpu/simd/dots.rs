@@ -22,6 +22,22 @@ impl Sixteen {
     pub(in crate::backend::cpu) fn row(self, row: usize) -> *const u8 {
         self.start.wrapping_add(row * self.stride)
     }
+
+    /// Asks for the cache line `at` bytes after the start of every row.
+    #[inline(always)]
+    pub(in crate::backend::cpu) unsafe fn prefetch<S: Simd>(self, at: usize) {
+        let mut quad = self.start.wrapping_add(at);
+        for _ in 0..4 {
+            // SAFETY: a prefetch of any address is harmless
+            unsafe {
+                S::prefetch(quad);
+                S::prefetch(quad.wrapping_add(self.stride));
+                S::prefetch(quad.wrapping_add(2 * self.stride));
+                S::prefetch(quad.wrapping_add(3 * self.stride));
+            }
+            quad = quad.wrapping_add(4 * self.stride);
+        }
+    }
 }
 
 /// Operations on whole numbers of sixteen rows, beside the f32 lanes of `S`: lane i belongs to row i.
@@ -247,6 +263,110 @@ mod x86 {
         unsafe fn sums(a: __m512i, b: __m512i) -> __m512 {
             // SAFETY: see above
             unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(a, b)) }
+        }
+    }
+}
+
+/// NEON with the dot products of ARMv8.2.
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use super::super::neon::Neon;
+    use super::{Dots, Sixteen};
+
+    /// Adds the products of four signed bytes a lane. The intrinsic is not stable yet.
+    #[inline(always)]
+    unsafe fn sdot(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        let mut sums = acc;
+        // SAFETY: one instruction between registers, which the processor has by `Dots`' contract
+        unsafe {
+            asm!("sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b", sums = inout(vreg) sums, a = in(vreg) a, b = in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        sums
+    }
+
+    /// The sixteen bytes at `at` of the four rows from `first` on, four columns a register.
+    #[inline(always)]
+    unsafe fn four_rows(rows: Sixteen, first: usize, at: usize) -> [uint8x16_t; 4] {
+        // SAFETY: sixteen bytes are readable there in every row
+        unsafe {
+            let row = |i: usize| vreinterpretq_u32_u8(vld1q_u8(rows.row(first + i).add(at)));
+            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+            let (even, odd) = ([vtrn1q_u32(a, b), vtrn1q_u32(c, d)], [vtrn2q_u32(a, b), vtrn2q_u32(c, d)]);
+            let low = |[x, y]: [uint32x4_t; 2]| vtrn1q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y));
+            let high = |[x, y]: [uint32x4_t; 2]| vtrn2q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y));
+            [low(even), low(odd), high(even), high(odd)].map(|columns| vreinterpretq_u8_u64(columns))
+        }
+    }
+
+    // SAFETY (all blocks below): `Dots`' contract; callers are compiled for the dot products
+    impl Dots<Self> for Neon {
+        type I = [uint8x16_t; 4];
+
+        #[inline(always)]
+        fn zero() -> [uint8x16_t; 4] {
+            // SAFETY: every aarch64 processor has NEON
+            unsafe { [vdupq_n_u8(0); 4] }
+        }
+        #[inline(always)]
+        unsafe fn words(rows: Sixteen, at: usize) -> [[uint8x16_t; 4]; 4] {
+            // SAFETY: see above
+            unsafe {
+                let (a, b) = (four_rows(rows, 0, at), four_rows(rows, 4, at));
+                let (c, d) = (four_rows(rows, 8, at), four_rows(rows, 12, at));
+                [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]], [a[2], b[2], c[2], d[2]], [a[3], b[3], c[3], d[3]]]
+            }
+        }
+        #[inline(always)]
+        unsafe fn nibbles(bytes: [uint8x16_t; 4]) -> [[uint8x16_t; 4]; 2] {
+            // SAFETY: see above
+            unsafe { [bytes.map(|four| vandq_u8(four, vdupq_n_u8(15))), bytes.map(|four| vshrq_n_u8::<4>(four))] }
+        }
+        #[inline(always)]
+        unsafe fn bf16(pairs: [uint8x16_t; 4]) -> [[float32x4_t; 4]; 2] {
+            // SAFETY: see above
+            unsafe {
+                let pairs = pairs.map(|four| vreinterpretq_u32_u8(four));
+                [
+                    pairs.map(|four| vreinterpretq_f32_u32(vshlq_n_u32::<16>(four))),
+                    pairs.map(|four| vreinterpretq_f32_u32(vandq_u32(four, vdupq_n_u32(0xffff_0000)))),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot<const BITS: usize>(
+            acc: [uint8x16_t; 4],
+            codes: [uint8x16_t; 4],
+            x: *const i8,
+        ) -> [uint8x16_t; 4] {
+            // SAFETY: see above
+            unsafe {
+                let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+                let mut sums = acc;
+                for i in 0..4 {
+                    let sum = vreinterpretq_s32_u8(acc[i]);
+                    let sum = if BITS == 4 {
+                        sdot(sum, vreinterpretq_s8_u8(codes[i]), x)
+                    } else {
+                        // both factors have signs, so a code is itself less 128, and twice 64
+                        let less = vreinterpretq_s8_u8(veorq_u8(codes[i], vdupq_n_u8(128)));
+                        sdot(sdot(sdot(sum, less, x), vdupq_n_s8(64), x), vdupq_n_s8(64), x)
+                    };
+                    sums[i] = vreinterpretq_u8_s32(sum);
+                }
+                sums
+            }
+        }
+        #[inline(always)]
+        unsafe fn sums(a: [uint8x16_t; 4], b: [uint8x16_t; 4]) -> [float32x4_t; 4] {
+            // SAFETY: see above
+            unsafe {
+                let sum = |i: usize| vaddq_s32(vreinterpretq_s32_u8(a[i]), vreinterpretq_s32_u8(b[i]));
+                [vcvtq_f32_s32(sum(0)), vcvtq_f32_s32(sum(1)), vcvtq_f32_s32(sum(2)), vcvtq_f32_s32(sum(3))]
+            }
         }
     }
 }

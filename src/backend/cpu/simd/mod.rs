@@ -160,6 +160,8 @@ macro_rules! dispatch_fast {
         use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
         #[cfg(target_arch = "x86_64")]
         use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "aarch64")]
+        use $crate::backend::cpu::simd::neon::Neon;
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn on_avx2$(<$generic: $bound>)?($($arg: $type),*) {
@@ -173,12 +175,13 @@ macro_rules! dispatch_fast {
             unsafe { $kernel::<Avx512, Fast<Avx512> $(, $generic)?>($($arg),*) }
         }
         match $isa {
-            Isa::Scalar => $kernel::<Scalar, Fast<Scalar> $(, $generic)?>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => on_avx512($($arg),*),
             #[cfg(target_arch = "x86_64")]
-            _ => on_avx2($($arg),*),
-            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512 | Isa::Avx2 => on_avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => $kernel::<Neon, Fast<Neon> $(, $generic)?>($($arg),*),
+            // the others are not of this architecture
             _ => $kernel::<Scalar, Fast<Scalar> $(, $generic)?>($($arg),*),
         }
     }};
@@ -191,6 +194,8 @@ macro_rules! dispatch_dots {
         use $crate::backend::cpu::simd::{Isa, scalar::Scalar};
         #[cfg(target_arch = "x86_64")]
         use $crate::backend::cpu::simd::{avx2::Avx2, avx512::Avx512};
+        #[cfg(target_arch = "aarch64")]
+        use $crate::backend::cpu::simd::neon::Neon;
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn on_avx2($($arg: $type),*) {
@@ -203,13 +208,20 @@ macro_rules! dispatch_dots {
             // SAFETY: as above
             unsafe { $kernel::<Avx512, Avx512>($($arg),*) }
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,dotprod")]
+        unsafe fn on_neon($($arg: $type),*) {
+            // SAFETY: as above
+            unsafe { $kernel::<Neon, Neon>($($arg),*) }
+        }
         match $isa {
-            Isa::Scalar => $kernel::<Scalar, Scalar>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => on_avx512($($arg),*),
             #[cfg(target_arch = "x86_64")]
-            _ => on_avx2($($arg),*),
-            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512 | Isa::Avx2 => on_avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => on_neon($($arg),*),
+            // and without dot products, what defines them
             _ => $kernel::<Scalar, Scalar>($($arg),*),
         }
     }};

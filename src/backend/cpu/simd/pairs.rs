@@ -163,3 +163,73 @@ mod x86 {
         }
     }
 }
+
+/// NEON, whose own products of bf16 round otherwise: widened, multiplied and flushed step by step.
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::mem::transmute;
+
+    use super::super::LANES;
+    use super::super::neon::Neon;
+    use super::super::scalar::Scalar;
+    use super::{PAIRED, Pairs};
+
+    /// Zeros, with their signs, for subnormals.
+    #[inline(always)]
+    unsafe fn flush(x: float32x4_t) -> float32x4_t {
+        // SAFETY: every aarch64 processor has NEON
+        unsafe {
+            let subnormal = vcltq_f32(vabsq_f32(x), vdupq_n_f32(f32::MIN_POSITIVE));
+            let magnitude = vandq_u32(subnormal, vdupq_n_u32(0x7fff_ffff));
+            vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), magnitude))
+        }
+    }
+
+    /// The even and the odd ones of eight bf16.
+    #[inline(always)]
+    unsafe fn split(x: uint32x4_t) -> [float32x4_t; 2] {
+        // SAFETY: as above
+        unsafe {
+            let odd = vandq_u32(x, vdupq_n_u32(0xffff_0000));
+            [flush(vreinterpretq_f32_u32(vshlq_n_u32::<16>(x))), flush(vreinterpretq_f32_u32(odd))]
+        }
+    }
+
+    // SAFETY (all blocks below): `Simd`'s contract: pointers are valid; every aarch64 processor has NEON
+    impl Pairs<Self> for Neon {
+        type P = [uint32x4_t; 4];
+
+        #[inline(always)]
+        unsafe fn load(from: *const u16) -> Self::P {
+            // SAFETY: see above
+            unsafe { from.cast::<Self::P>().read_unaligned() }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut u16, values: Self::P) {
+            // SAFETY: see above
+            unsafe { to.cast::<Self::P>().write_unaligned(values) }
+        }
+        #[inline(always)]
+        unsafe fn round(low: [float32x4_t; 4], high: [float32x4_t; 4]) -> Self::P {
+            // SAFETY: see above; arrays of the same size
+            unsafe {
+                let lanes = |v| transmute::<[float32x4_t; 4], [f32; LANES]>(v);
+                transmute::<[u16; PAIRED], Self::P>(Scalar::round(lanes(low), lanes(high)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot(acc: [float32x4_t; 4], a: Self::P, b: Self::P) -> [float32x4_t; 4] {
+            let mut sums = acc;
+            for i in 0..4 {
+                // SAFETY: see above
+                unsafe {
+                    let ([even_a, odd_a], [even_b, odd_b]) = (split(a[i]), split(b[i]));
+                    let odd = flush(vfmaq_f32(flush(acc[i]), odd_a, odd_b));
+                    sums[i] = flush(vfmaq_f32(odd, even_a, even_b));
+                }
+            }
+            sums
+        }
+    }
+}
