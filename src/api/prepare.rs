@@ -7,7 +7,7 @@ use super::grammar::{Shape, Start, Thinking};
 use super::reply::{Head, Voice};
 use super::request::{Chat, Completions, MOST, Prompt, SWITCHES, Shared};
 use super::{Endpoint, Refusal, Reply, Stamp, Texts};
-use crate::engine::Job;
+use crate::engine::{Constraint, Job};
 use crate::text::{CallForm, Reasoning, RenderOptions, Template};
 
 /// A request that can be run.
@@ -60,12 +60,12 @@ fn chat(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<O
     let head = Head::new(Endpoint::Chat, shared, texts, stamp);
     let shape = Shape::of(&chat.format, calls);
     let thinking = Thinking::new(start(template, &rendered), &texts.tokenizer);
+    let grammar =
+        shape.map(|shape| texts.grammars.constraint(&shape, texts, &eos(shared, texts), &thinking)).transpose()?;
     let mut jobs = Vec::new();
     for choice in 0..shared.n {
         let mut job = job(choice, choice, &tokens, max_tokens, chat.logprobs, shared, texts);
-        if let Some(shape) = &shape {
-            job.constraint = Some(Box::new(texts.grammars.constraint(shape, texts, &job.eos, &thinking)?));
-        }
+        job.constraint = grammar.as_ref().map(|grammar| Box::new(grammar.twin()) as Box<dyn Constraint>);
         jobs.push(job);
     }
     Ok(Order { jobs, reply: Reply::new(head, &texts.tokenizer, &voice, &[(tokens.len(), String::new())]) })
@@ -149,6 +149,11 @@ fn room(prompt: &[u32], asked: Option<usize>, texts: &Texts, param: &str) -> Res
     Err(Refusal::of(param, message).code("context_length_exceeded"))
 }
 
+/// Tokens that end an answer.
+fn eos(shared: &Shared, texts: &Texts) -> Vec<u32> {
+    if shared.ignore_eos { Vec::new() } else { texts.defaults.eos.clone() }
+}
+
 fn job(
     id: usize,
     choice: usize,
@@ -162,7 +167,7 @@ fn job(
         id: id as u64,
         prompt: prompt.to_vec(),
         max_tokens,
-        eos: if shared.ignore_eos { Vec::new() } else { texts.defaults.eos.clone() },
+        eos: eos(shared, texts),
         sampling: shared.sampling.clone(),
         choice: choice as u64,
         logprobs,

@@ -81,6 +81,16 @@ impl Grammar {
         Self { matcher, phase, ends: ends.to_vec(), thinking: thinking.clone() }
     }
 
+    /// The same for another answer.
+    pub(in crate::api) fn twin(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            phase: self.phase,
+            ends: self.ends.clone(),
+            thinking: self.thinking.clone(),
+        }
+    }
+
     fn answer(&mut self, token: u32) -> Result<()> {
         self.phase = Phase::Answer;
         if self.ends.contains(&token) {
