@@ -156,7 +156,7 @@ impl ModelArgs {
 
     /// The model and what is not usual about its weights, for a table.
     pub(super) fn label(&self) -> String {
-        let name = self.model.clone().unwrap_or_else(|| demo::NAME.to_owned());
+        let name = self.short_name();
         let layers = self.layers.map(|layers| format!("{layers} layers"));
         let random = (self.weights == Weights::Random).then(|| "random".to_owned());
         let notes: Vec<String> = [random, layers, self.quantize.map(coding_name)].into_iter().flatten().collect();
