@@ -103,6 +103,11 @@ pub enum Update {
 }
 
 impl Update {
+    /// Whether it is the last word about its job.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Failed { .. })
+    }
+
     /// The job that it is about.
     pub fn id(&self) -> u64 {
         match self {

@@ -21,7 +21,7 @@ pub use generate::{Event, Finish, Generated, Request, Timings, generate};
 pub use job::{Chosen, Constraint, Job, Logprobs, Update};
 pub use pages::pages;
 pub use sampler::{Sampler, Sampling};
-pub use scheduler::{Counts, Limits, Scheduler};
+pub use scheduler::{Counts, Groups, Limits, Scheduler};
 pub use score::{Score, score};
 pub use sequence::{Room, Sequence};
 pub use session::{Engine, Wanted};

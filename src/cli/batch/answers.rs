@@ -1,6 +1,5 @@
 //! The loop of a run: lines in, steps of the scheduler, rows out.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::feed::{Item, Items};
@@ -9,7 +8,7 @@ use super::row::{Head, Maker, refusal};
 use super::rows::{HELD, Rows};
 use crate::api::{Order, Reply};
 use crate::cli::interrupt::Answering;
-use crate::engine::{Engine, Scheduler, Update};
+use crate::engine::{Engine, Groups, Limits, Update};
 use crate::error::{Error, Result};
 
 /// How long an idle run waits for a line until it looks whether the user wants to end it.
@@ -28,37 +27,31 @@ pub(super) enum End {
 
 /// A line that is being answered.
 struct Active {
-    seq: u64,
     head: Head,
     reply: Reply,
-    jobs: Vec<u64>,
 }
 
 /// A run.
 pub(super) struct Answers<'a> {
-    pub(super) engine: &'a mut Engine,
-    pub(super) scheduler: Scheduler,
-    pub(super) maker: Maker,
-    pub(super) rows: &'a mut Rows,
-    pub(super) watch: &'a mut Watch,
-    pub(super) concurrency: usize,
-    active: HashMap<u64, Active>,
-    // whose job it is, and which of its choices
-    jobs: HashMap<u64, (u64, usize)>,
-    next: u64,
+    engine: &'a mut Engine,
+    maker: Maker,
+    rows: &'a mut Rows,
+    watch: &'a mut Watch,
+    concurrency: usize,
+    // by the line's number
+    active: Groups<Active>,
 }
 
 impl<'a> Answers<'a> {
     pub(super) fn new(
         engine: &'a mut Engine,
-        scheduler: Scheduler,
+        limits: Limits,
         maker: Maker,
         rows: &'a mut Rows,
         watch: &'a mut Watch,
         concurrency: usize,
     ) -> Self {
-        let (active, jobs) = (HashMap::new(), HashMap::new());
-        Self { engine, scheduler, maker, rows, watch, concurrency, active, jobs, next: 0 }
+        Self { engine, maker, rows, watch, concurrency, active: Groups::new(limits) }
     }
 
     /// Answers all lines.
@@ -75,24 +68,23 @@ impl<'a> Answers<'a> {
                 return self.leave(End::Interrupted);
             }
             while over.is_none() && self.has_room() {
-                let idle = self.scheduler.is_idle() && self.active.is_empty();
-                match items.next(if idle { LOOK } else { Duration::ZERO }) {
+                match items.next(if self.active.is_idle() { LOOK } else { Duration::ZERO }) {
                     Some(Item::Order { seq, head, order }) => self.begin(seq, head, *order)?,
                     Some(Item::Row { seq, row }) => self.rows.put(seq, row),
                     Some(Item::End(end)) => over = Some(end),
                     None => break,
                 }
             }
-            if !self.scheduler.is_idle() {
-                for update in self.scheduler.step(self.engine)? {
+            if !self.active.is_idle() {
+                for update in self.active.step(self.engine)? {
                     self.hear(update)?;
                 }
             }
             if !self.rows.commit()? {
                 return self.leave(End::Closed);
             }
-            self.watch.show(self.rows, &self.scheduler.counts());
-            if self.active.is_empty() && self.scheduler.is_idle() && over.is_some() {
+            self.watch.show(self.rows, &self.active.counts());
+            if self.active.is_idle() && over.is_some() {
                 return over.unwrap_or(Ok(())).map(|()| End::Done);
             }
         }
@@ -100,70 +92,42 @@ impl<'a> Answers<'a> {
 
     /// Gives up what is being answered. Steps that are under way on other ranks come to their end.
     fn leave(&mut self, end: End) -> Result<End> {
-        self.scheduler.end_all(self.engine)?;
+        self.active.end_all(self.engine)?;
         Ok(end)
     }
 
     /// Whether another line may begin: some wait, so that a place that becomes free is taken at once.
     fn has_room(&self) -> bool {
-        self.jobs.len() < 2 * self.concurrency && self.rows.held() < HELD
+        self.active.jobs() < 2 * self.concurrency && self.rows.held() < HELD
     }
 
     fn begin(&mut self, seq: u64, head: Head, order: Order) -> Result<()> {
         let Order { jobs, reply } = order;
-        let mut active = Active { seq, head, reply, jobs: Vec::new() };
-        for (choice, mut job) in jobs.into_iter().enumerate() {
-            job.id = self.next;
-            self.next += 1;
-            active.jobs.push(job.id);
-            self.jobs.insert(job.id, (seq, choice));
-            if let Err(error) = self.scheduler.submit(self.engine, job) {
-                return self.fail(active, 400, &error);
-            }
+        match self.active.begin(self.engine, seq, Active { head, reply }, jobs).first() {
+            Some((_, error)) => self.fail(seq, 400, error),
+            None => Ok(()),
         }
-        self.active.insert(seq, active);
-        Ok(())
     }
 
     fn hear(&mut self, update: Update) -> Result<()> {
-        let id = update.id();
-        // a job that was ended may have had a word left
-        let Some((seq, choice)) = self.jobs.get(&id).copied() else { return Ok(()) };
-        let Some(active) = self.active.get_mut(&seq) else { return Ok(()) };
-        let told = match update {
-            Update::Failed { error, .. } => Err(error),
-            update => active.reply.update(choice, update),
-        };
-        match told {
-            Ok(progress) => {
-                if progress.end {
-                    self.jobs.remove(&id);
-                    self.scheduler.end(id);
+        let Some((seq, choice, active)) = self.active.find(&update) else { return Ok(()) };
+        let last = update.is_last();
+        match active.reply.update(choice, update) {
+            Ok(progress) if progress.end || last => match self.active.end(seq, choice) {
+                (_, Some(Active { head, reply })) => {
+                    self.rows.put(seq, self.maker.answered(&head, reply.whole())?);
+                    Ok(())
                 }
-                if !active.reply.is_done() {
-                    return Ok(());
-                }
-                let Some(active) = self.active.remove(&seq) else { return Ok(()) };
-                for job in &active.jobs {
-                    self.jobs.remove(job);
-                }
-                self.rows.put(seq, self.maker.answered(&active.head, active.reply.whole())?);
-                Ok(())
-            }
-            Err(error) => match self.active.remove(&seq) {
-                Some(active) => self.fail(active, 500, &error),
-                None => Ok(()),
+                _ => Ok(()),
             },
+            Ok(_) => Ok(()),
+            Err(error) => self.fail(seq, 500, &error),
         }
     }
 
-    fn fail(&mut self, active: Active, status: u16, error: &Error) -> Result<()> {
-        for job in active.jobs {
-            self.jobs.remove(&job);
-            self.scheduler.end(job);
-        }
-        let refusal = refusal(status, error);
-        self.rows.put(active.seq, self.maker.failed(&active.head, status, refusal.body())?);
+    fn fail(&mut self, seq: u64, status: u16, error: &Error) -> Result<()> {
+        let Some((active, _)) = self.active.leave(seq) else { return Ok(()) };
+        self.rows.put(seq, self.maker.failed(&active.head, status, refusal(status, error).body())?);
         Ok(())
     }
 }

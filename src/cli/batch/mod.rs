@@ -31,7 +31,7 @@ use super::many::{self, ManyArgs};
 use super::ranks::RankArgs;
 use super::sampling::SamplingArgs;
 use super::{Outcome, env, interrupt, ui};
-use crate::engine::{Sampling, Scheduler};
+use crate::engine::Sampling;
 use crate::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -182,9 +182,8 @@ impl Args {
         let concurrency = self.many.max_concurrency;
         let items = clerk.start(desk.intake()?, 2 * concurrency)?;
         let mut watch = desk.watch();
-        let scheduler = Scheduler::new(self.many.limits());
-        let end =
-            Answers::new(&mut loaded.engine, scheduler, maker, &mut desk.rows, &mut watch, concurrency).run(&items);
+        let end = Answers::new(&mut loaded.engine, self.many.limits(), maker, &mut desk.rows, &mut watch, concurrency)
+            .run(&items);
         desk.end(&watch, end)
     }
 }

@@ -7,11 +7,13 @@
 //! **Invariant:** what a job is given depends on the job alone: the logits of a row depend on no other row, and what is drawn
 //! on (seed, choice, position).
 
+mod groups;
 mod plan;
 mod task;
 
 use std::collections::VecDeque;
 
+pub use self::groups::Groups;
 use self::task::Task;
 use super::prefix::Prefixes;
 use super::session::{Flight, check_tokens};
