@@ -23,7 +23,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 
 pub use backoff::default_spin;
-pub use inherit::{inherit, inherited};
+pub use inherit::{ignores, inherit, inherited};
 pub use lost::{Disconnected, End, LinkError, Polled};
 
 /// The longest message, in bytes. Lengths off the wire are held to it before anything is allocated.

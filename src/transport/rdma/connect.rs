@@ -245,7 +245,7 @@ fn sizes(cabling: &Cabling, thunderbolt: bool) -> (usize, usize) {
 fn active(device: &Device, deadline: Instant) -> Result<Port> {
     let deadline = deadline.min(Instant::now() + ACTIVE);
     loop {
-        if let Some(port) = device.port()? {
+        if let Some(port) = device.port(None, None)? {
             return Ok(port);
         }
         if Instant::now() >= deadline {
