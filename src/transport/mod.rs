@@ -11,6 +11,7 @@ mod inherit;
 pub mod loopback;
 mod lost;
 mod mail;
+mod pieces;
 mod pump;
 pub mod rdma;
 pub mod relay;

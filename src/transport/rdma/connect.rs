@@ -294,7 +294,7 @@ fn link(
             hops: if end.thunderbolt { 1 } else { 64 },
         };
         pair.connect(&opened.port, end.first_packet, &remote).with_context(|| format!("to {its} of {who}"))?;
-        let window = end.window.min(other.window);
+        let window = u32::try_from(end.window.min(other.window)).unwrap_or(u32::MAX);
         let terms = Terms { run, size: end.size.min(other.size), fixed: end.thunderbolt, window };
         let name = format!("{own} to {its}");
         let first_slot = opened.next_slot;
