@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use signal_hook::consts::SIGINT;
+
+use super::leave::{leave, on};
 use super::{INTERRUPTED, ui};
 use crate::error::{Error, Result};
 
@@ -13,17 +16,15 @@ static STAYING: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// If the signal cannot be caught.
-#[allow(clippy::exit, reason = "a signal has nobody to return to")]
 pub(super) fn listen() -> Result<()> {
-    ctrlc::set_handler(|| {
+    on(&[SIGINT], |_| {
         let again = !ANSWERING.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst);
         if again && STAYING.load(Ordering::SeqCst) {
             ui::whisper("/quit leaves");
         } else if again {
-            std::process::exit(i32::from(INTERRUPTED));
+            leave(INTERRUPTED);
         }
     })
-    .map_err(Error::from_std)
 }
 
 /// From now on Ctrl-C never ends the program: a conversation would be lost.

@@ -8,9 +8,11 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
+use signal_hook::consts::SIGINT;
 
 use super::console::{Console, Stream};
 use super::hosts::{HostsArgs, Lines, Machines, muster, soon};
+use super::leave::{leave, on};
 use super::rdma::ServiceArg;
 use super::{Outcome, ui};
 use crate::cluster::agent::{End, Start};
@@ -143,15 +145,13 @@ struct Signals {
 }
 
 /// Lets Ctrl-C end a run in good order, and this process where there is none yet: agents end when it does.
-#[allow(clippy::exit, reason = "a signal has nobody to return to")]
 fn listen(signals: Arc<Signals>) -> Result<()> {
-    let heard = move || {
+    on(&[SIGINT], move |_| {
         signals.asked.store(true, Ordering::SeqCst);
         if !signals.running.load(Ordering::SeqCst) {
-            std::process::exit(i32::from(super::INTERRUPTED));
+            leave(super::INTERRUPTED);
         }
-    };
-    ctrlc::set_handler(heard).map_err(Error::from_std)
+    })
 }
 
 fn start(machines: &Machines, fleet: &mut Fleet, work: &Work) -> Result<()> {

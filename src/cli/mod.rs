@@ -15,6 +15,7 @@ mod generate;
 mod hosts;
 mod interrupt;
 mod launch;
+mod leave;
 mod load;
 mod loading;
 mod macs;
@@ -130,13 +131,17 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match dispatch(cli.command) {
+    let draining = matches!(cli.command, Command::Serve(_));
+    let code = match leave::listen(draining).and_then(|()| dispatch(cli.command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Lost) => ExitCode::from(LOST),
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => report(&error),
-    }
+    };
+    // a thread may outlive its command: an engine that is loading while a server ends
+    leave::close();
+    code
 }
 
 impl Command {

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::load::ModelArgs;
 use super::rank::end_with_the_starter;
-use super::rdma::Said;
 use super::{Outcome, env, ui};
+use crate::cluster::devices::Devices;
 use crate::cluster::facts::Facts;
 use crate::cluster::run::Run;
 use crate::cluster::thunderbolt::{self, Raw};
@@ -74,7 +74,7 @@ pub(super) struct Probed {
     pub(super) mac: Option<Raw>,
     /// What its RDMA devices say, if that was asked.
     #[serde(default)]
-    pub(super) rdma: Option<Said>,
+    pub(super) rdma: Option<Devices>,
 }
 
 /// A model on a host.
@@ -122,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         What::Facts { model, rdma } => {
             let found = model.model.as_ref().map(|_| Found::of(model));
             let mac = Raw::here(env::home().as_deref())?;
-            let rdma = rdma.then(Said::here);
+            let rdma = rdma.then(Devices::here);
             let probed = Probed { facts: Facts::here(), model: found, mac, rdma };
             ui::print(&(json!(probed).to_string() + "\n"))?;
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::bench::time_all_reduce;
 use super::caught::caught;
 use super::fault::{FINISH, Fault, JOIN};
+use super::leave::leave;
 use super::loading::Means;
 use super::task::{Task, start};
 use super::{LOST, Outcome, terminal, ui};
@@ -90,7 +91,6 @@ pub(super) fn stay() {
 }
 
 /// Ends this process if nobody has `noticed` in time that the run was ended.
-#[allow(clippy::exit, reason = "the main thread does not answer")]
 pub(super) fn watch_over_this_process(monitor: Arc<Monitor>, noticed: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let Some(cause) = monitor.join() else { return };
@@ -105,7 +105,7 @@ pub(super) fn watch_over_this_process(monitor: Arc<Monitor>, noticed: Arc<Atomic
         }
         terminal::restore();
         super::report(&Error::from(cause));
-        std::process::exit(i32::from(LOST));
+        leave(LOST);
     });
 }
 
@@ -162,12 +162,11 @@ fn follow(ticket: &Ticket, world: &Communicator, means: Means, reporter: &Report
 
 /// Ends the process, whose starter is gone: soon, or, if the run is `watched` by then, after the control connection could
 /// have ended it better.
-#[allow(clippy::exit, reason = "nobody is left to return to")]
 pub(super) fn end_with_the_starter(watched: &AtomicBool) {
     std::thread::sleep(MEETING);
     if watched.load(Ordering::SeqCst) {
         std::thread::sleep(ORPHANED);
     }
     ui::say("error: the process that started this rank is gone");
-    std::process::exit(i32::from(LOST));
+    leave(LOST);
 }

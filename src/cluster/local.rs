@@ -5,6 +5,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::agent::End;
 use super::run::Line;
 use super::ticket::{Fabric, Joined, Meeting, Ticket};
@@ -16,6 +18,8 @@ use crate::transport::{self, shm, tcp};
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a rank's process may take to end after the run.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long one that is asked to end may take to give back what RDMA devices gave it.
+const ASKED: Duration = Duration::from_millis(1500);
 /// Bytes of a ring between two ranks.
 const RING: usize = 1 << 20;
 
@@ -103,32 +107,51 @@ impl Processes {
     /// ranks, apart from that one, that did not end by themselves.
     pub fn end(&self, dead: Option<usize>) -> Vec<usize> {
         self.kill(|rank| Some(rank) == dead);
-        let deadline = Instant::now() + FAREWELL;
-        while Instant::now() < deadline {
+        if self.have_ended(FAREWELL) { Vec::new() } else { self.end_all() }
+    }
+
+    /// Asks all processes to end, then does not ask. Returns the ranks that had not ended.
+    fn end_all(&self) -> Vec<usize> {
+        self.newly_ended();
+        let mut running = Vec::new();
+        for process in self.lock().iter().filter(|process| process.ended.is_none()) {
+            // it may have ended just now
+            let _ = kill_process(Pid::from_child(&process.child), Signal::TERM);
+            running.push(process.rank);
+        }
+        if !self.have_ended(ASKED) {
+            self.kill(|_| true);
+        }
+        running
+    }
+
+    /// Whether all processes have ended within a time.
+    fn have_ended(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
             self.newly_ended();
             if self.lock().iter().all(|process| process.ended.is_some()) {
-                return Vec::new();
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.kill(|_| true)
     }
 
-    fn kill(&self, which: impl Fn(usize) -> bool) -> Vec<usize> {
-        let mut killed = Vec::new();
+    fn kill(&self, which: impl Fn(usize) -> bool) {
         for process in self.lock().iter_mut().filter(|process| process.ended.is_none() && which(process.rank)) {
             // it may have ended just now
             let _ = process.child.kill();
             process.ended = process.child.wait().ok();
-            killed.push(process.rank);
         }
-        killed
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.kill(|_| true);
+        self.end_all();
     }
 }
 

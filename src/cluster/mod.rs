@@ -2,6 +2,7 @@
 
 pub mod agent;
 mod config;
+pub mod devices;
 pub mod facts;
 pub mod finding;
 pub mod fleet;

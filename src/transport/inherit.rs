@@ -1,4 +1,4 @@
-//! File descriptors that a process hands to the one process it starts with them.
+//! What a process has from the one that started it: file descriptors, and signals that it is not to hear.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -31,4 +31,13 @@ pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
     }
     // SAFETY: it is open, and nobody else in this process knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether the process that started this one wants it to ignore a signal, as `nohup` does.
+pub fn ignores(signal: i32) -> bool {
+    // SAFETY: all zeros is a value of this structure of integers and an address.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with no new action nothing changes, and the old one is written where it may be.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_IGN
 }

@@ -11,6 +11,7 @@ mod inherit;
 pub mod loopback;
 mod lost;
 mod mail;
+mod pieces;
 mod pump;
 pub mod rdma;
 pub mod relay;
@@ -23,7 +24,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 
 pub use backoff::default_spin;
-pub use inherit::{inherit, inherited};
+pub use inherit::{ignores, inherit, inherited};
 pub use lost::{Disconnected, End, LinkError, Polled};
 
 /// The longest message, in bytes. Lengths off the wire are held to it before anything is allocated.

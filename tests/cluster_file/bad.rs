@@ -133,6 +133,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "one cable",
     ),
     (
+        "hosts: [{name: a, rdma: {b: \"x:0\"}}, {name: b, rdma: {a: x}}]",
+        "`hosts[0].rdma.b` is `x:0`, not the name of an RDMA device",
+        "mlx5_0:2 is a port",
+    ),
+    (
         "hosts: [{name: a, rdma: {b: \"x y\"}}, {name: b, rdma: {a: x}}]",
         "`hosts[0].rdma.b` is `x y`, not the name of an RDMA device",
         "ibv_devices",

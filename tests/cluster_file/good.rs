@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tbshard::cluster::{Cluster, Host, Parallel, Timeouts, Topology, Transport};
 use tbshard::partition::{Plan, Strategy};
+use tbshard::transport::rdma::Place;
 
 use super::read;
 
@@ -53,7 +54,7 @@ timeouts: {connect: 500ms, start: 1.5min, heartbeat: 2, progress: 1h}
 "#,
     );
     let pairs = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-    let devices = |list: &[&str]| list.iter().map(|device| (*device).to_owned()).collect::<Vec<_>>();
+    let devices = |list: &[&str]| list.iter().map(|device| Place::of(*device)).collect::<Vec<_>>();
     let first = Host {
         name: "first".to_owned(),
         ssh: "first.lan".to_owned(),
@@ -136,8 +137,8 @@ fn ranks_on_one_machine_may_share_its_address() {
 fn one_card_reaches_everybody_and_a_ring_its_neighbours() {
     let every = read("hosts:\n- {name: a, rdma: mlx5_0}\n- {name: b, rdma: mlx5_1}\n- {name: c, rdma: {a: x, b: y}}\n");
     assert!(every.has_rdma());
-    assert_eq!(every.hosts[0].rdma, [vec![], vec!["mlx5_0".to_owned()], vec!["mlx5_0".to_owned()]]);
-    assert_eq!(every.hosts[2].rdma, [vec!["x".to_owned()], vec!["y".to_owned()], vec![]]);
+    assert_eq!(every.hosts[0].rdma, [vec![], vec![Place::of("mlx5_0")], vec![Place::of("mlx5_0")]]);
+    assert_eq!(every.hosts[2].rdma, [vec![Place::of("x")], vec![Place::of("y")], vec![]]);
     let hosts = |n: usize| (0..n).map(|rank| format!("- {{name: h{rank}, rdma: mlx5_0}}\n")).collect::<String>();
     let ring = read(&format!("hosts:\n{}topology: ring\n", hosts(5)));
     let linked = |rank: usize| (0..5).filter(|peer| !ring.hosts[rank].rdma[*peer].is_empty()).collect::<Vec<_>>();
@@ -189,7 +190,7 @@ fn every_example_is_read() {
     let roce = example("linux-roce.yaml");
     assert_eq!(names(&roce), ["node1", "node2", "node3", "node4"]);
     assert!(roce.has_rdma() && roce.hosts.iter().all(|host| host.threads == Some(64)));
-    assert_eq!(roce.hosts[3].rdma[0], ["mlx5_1"]);
+    assert_eq!(roce.hosts[3].rdma[0], [Place::of("mlx5_1")]);
     let tcp = example("linux-tcp.yaml");
     assert_eq!((tcp.transport, tcp.weights(), tcp.hosts[1].port), (Transport::Tcp, vec![3000, 1000], Some(2222)));
     let mlx = example("mlx-hostfile.json");
@@ -231,7 +232,7 @@ fn the_host_that_leads_takes_its_layers_and_cables_along() {
     cluster.lead(2);
     assert_eq!(names(&cluster), ["c", "a", "b"]);
     assert_eq!(cluster.parallel.split, Some(vec![3, 1, 2]));
-    let cables: Vec<String> = cluster.hosts.iter().map(|host| format!("{:?}", host.rdma.concat())).collect();
-    assert_eq!(cables, [r#"["ca", "cb"]"#, r#"["ac", "ab"]"#, r#"["bc", "ba"]"#]);
+    let cables: Vec<Vec<Place>> = cluster.hosts.iter().map(|host| host.rdma.concat()).collect();
+    assert_eq!(cables, [["ca", "cb"], ["ac", "ab"], ["bc", "ba"]].map(|ends| ends.map(Place::of)));
     assert!(cluster.hosts.iter().enumerate().all(|(rank, host)| host.rdma[rank].is_empty()));
 }

@@ -1,6 +1,7 @@
 //! MLX's hostfiles, as MLX writes them.
 
 use tbshard::cluster::{Cluster, Topology, Transport};
+use tbshard::transport::rdma::Place;
 
 use super::read;
 use crate::damage::{refused, refused_with_hint};
@@ -16,7 +17,7 @@ fn a_bare_list_is_a_mesh() {
 #[test]
 fn a_row_of_devices_tells_a_hostfile_of_mlx() {
     let cluster = read(r#"{"hosts": [{"ssh": "a", "rdma": [null, "x"]}, {"ssh": "b", "rdma": ["y", null]}]}"#);
-    assert_eq!(cluster.hosts[1].rdma, [vec!["y".to_owned()], vec![]]);
+    assert_eq!(cluster.hosts[1].rdma, [vec![Place::of("y")], vec![]]);
 }
 
 #[test]
@@ -32,8 +33,8 @@ fn backends_are_what_mlx_makes_of_them() {
         let hosts = r#"[{"ssh": "a", "ips": [], "rdma": [null, "rdma_en3"]}, {"ssh": "b", "ips": [], "rdma": [["rdma_en4"], null]}]"#;
         let cluster = read(&format!(r#"{{"backend": "{backend}", "envs": [], "hosts": {hosts}}}"#));
         assert_eq!((cluster.transport, cluster.topology), (transport, topology), "{backend}");
-        assert_eq!(cluster.hosts[0].rdma, [vec![], vec!["rdma_en3".to_owned()]]);
-        assert_eq!(cluster.hosts[1].rdma, [vec!["rdma_en4".to_owned()], vec![]]);
+        assert_eq!(cluster.hosts[0].rdma, [vec![], vec![Place::of("rdma_en3")]]);
+        assert_eq!(cluster.hosts[1].rdma, [vec![Place::of("rdma_en4")], vec![]]);
     }
 }
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tbshard::cluster::{Cluster, Host, Parallel, Timeouts, Topology, Transport};
 use tbshard::partition::Strategy as Way;
+use tbshard::transport::rdma::Place;
 
 use super::read;
 
@@ -98,7 +99,11 @@ fn finish(cluster: &mut Cluster, [memory, weight, addresses, rdma]: [bool; 4], s
         }
         if rdma {
             let links = |peer: usize| if peer == rank { 0 } else { 1 + (seed as usize + rank + peer) % 3 };
-            let device = |peer: usize, link: usize| format!("rdma_en{}", peer * 4 + link);
+            let device = |peer: usize, link: usize| match (peer * 4 + link, seed % 3) {
+                (number, 0) => Place::of(format!("rdma_en{number}")),
+                (number, 1) => format!("mlx5_{number}:2").parse().unwrap(),
+                (number, _) => format!("mlx5_0:{}:{number}", number + 1).parse().unwrap(),
+            };
             host.rdma = (0..size).map(|peer| (0..links(peer)).map(|link| device(peer, link)).collect()).collect();
         }
     }

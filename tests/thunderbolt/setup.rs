@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use tbshard::cluster::{Cluster, Topology, Transport};
+use tbshard::transport::rdma::Place;
 
 use super::Ended;
 use super::site::{Site, dock, peer_mac};
@@ -40,7 +41,7 @@ fn without_auto_every_command_is_printed_and_nothing_changes() {
     assert!(changes(&site, 0).is_empty() && changes(&site, 1).is_empty());
     let cluster = Cluster::parse(&ended.out, "made").unwrap();
     assert_eq!((cluster.transport, cluster.topology), (Transport::Rdma, Topology::Mesh));
-    assert_eq!(cluster.hosts[0].rdma, [vec![], vec!["rdma_en3".to_owned()]]);
+    assert_eq!(cluster.hosts[0].rdma, [vec![], vec![Place::of("rdma_en3")]]);
     assert_eq!(cluster.hosts[1].addresses, ["192.168.1.12".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(cluster.timeouts.heartbeat.as_millis(), 1500);
     assert_eq!(cluster.hosts[0].memory, Some(128 << 30));
@@ -110,7 +111,7 @@ fn a_ring_lists_its_hosts_in_order() {
     let cluster = Cluster::parse(&ended.out, "made").unwrap();
     let names: Vec<&str> = cluster.hosts.iter().map(|host| host.name.as_str()).collect();
     assert_eq!((cluster.topology, names), (Topology::Ring, vec!["mac1", "mac3", "mac2", "mac4"]));
-    assert_eq!(cluster.hosts[2].rdma[3], ["rdma_en4"]);
+    assert_eq!(cluster.hosts[2].rdma[3], [Place::of("rdma_en4")]);
 }
 
 #[test]

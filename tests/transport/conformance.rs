@@ -114,56 +114,60 @@ fn sixty_four_mebibytes_both_ways_at_once() {
     }
 }
 
+/// Messages of up to 2^`bits` bytes, the same on every rank, and an order of posting of its own.
+pub fn random_sizes(end: &mut dyn Endpoint, seed: u64, bits: u64) {
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    for _ in 0..10 {
+        let count = random(12);
+        let mut length = || {
+            let bits = random(bits);
+            random(1 << bits) as usize
+        };
+        let lengths: Vec<usize> = (0..count).map(|_| length()).collect();
+        let first = (random(4) + end.rank() as u64).is_multiple_of(2);
+        all_to_all(end, &lengths, first);
+    }
+}
+
 #[test]
 fn seeded_random_sizes_and_orders_of_posting() {
     for fabric in FABRICS {
-        for seed in 1..4_u64 {
-            on_all(fabric.mesh(3), move |mut end| {
-                // the same lengths on every rank, and an order of posting of its own
-                let mut state = seed;
-                let mut random = |below: u64| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (state >> 33) % below
-                };
-                for _ in 0..10 {
-                    let count = random(12);
-                    let mut length = || {
-                        let bits = random(18);
-                        random(1 << bits) as usize
-                    };
-                    let lengths: Vec<usize> = (0..count).map(|_| length()).collect();
-                    let first = (random(4) + end.rank() as u64).is_multiple_of(2);
-                    all_to_all(&mut *end, &lengths, first);
-                }
-            });
+        for seed in 1..4 {
+            on_all(fabric.mesh(3), move |mut end| random_sizes(&mut *end, seed, 18));
         }
+    }
+}
+
+/// `count` messages of every rank to rank 0 before it posts a single receive.
+pub fn queue(end: &mut dyn Endpoint, count: usize) {
+    if end.rank() > 0 {
+        (0..count).for_each(|index| end.post_send(0, message(&pattern(end.rank(), 0, index, 333))).unwrap());
+        (0..count).for_each(|_| assert_eq!(next(end).kind, Kind::Sent));
+        end.post_recv(0, Buffer::with_capacity(0)).unwrap();
+        assert_eq!(next(end).kind, Kind::Received);
+        return;
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(end.poll(Instant::now()).unwrap().is_none(), "nothing is received that was not posted for");
+    for peer in 1..end.world_size() {
+        for index in 0..count {
+            end.post_recv(peer, Buffer::with_capacity(333)).unwrap();
+            let done = next(end);
+            assert!(done.buffer.bytes() == pattern(peer, 0, index, 333), "message {index} of {peer}");
+        }
+        end.post_send(peer, Buffer::with_capacity(0)).unwrap();
+        assert_eq!(next(end).kind, Kind::Sent);
     }
 }
 
 #[test]
 fn many_messages_wait_for_their_receives() {
     for fabric in FABRICS {
-        on_all(fabric.mesh(2), |mut end| {
-            let peer = 1 - end.rank();
-            if end.rank() == 0 {
-                (0..2000).for_each(|index| end.post_send(peer, message(&pattern(0, 1, index, 333))).unwrap());
-                for _ in 0..2000 {
-                    assert_eq!(next(&mut *end).kind, Kind::Sent);
-                }
-                end.post_recv(peer, Buffer::with_capacity(0)).unwrap();
-                assert_eq!(next(&mut *end).kind, Kind::Received);
-            } else {
-                std::thread::sleep(Duration::from_millis(50));
-                assert!(end.poll(Instant::now()).unwrap().is_none(), "nothing is received that was not posted for");
-                for index in 0..2000 {
-                    end.post_recv(peer, Buffer::with_capacity(333)).unwrap();
-                    let done = next(&mut *end);
-                    assert!(done.buffer.bytes() == pattern(0, 1, index, 333), "message {index}");
-                }
-                end.post_send(peer, Buffer::with_capacity(0)).unwrap();
-                assert_eq!(next(&mut *end).kind, Kind::Sent);
-            }
-        });
+        on_all(fabric.mesh(2), |mut end| queue(&mut *end, 2000));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Instant;
 
-use tbshard::transport::rdma::{Cabling, Rdma};
+use tbshard::transport::rdma::{Cabling, Place, Rdma};
 use tbshard::transport::{Buffer, Endpoint, Kind};
 
 use super::fabric::{RUN, connect, join_of, message, next, on_all, soon};
@@ -13,7 +13,7 @@ fn pair(device: &str) -> Vec<Box<dyn Endpoint>> {
     let ends = connect(&join_of(2)).into_iter().map(|connected| connected.unwrap().data.unwrap());
     std::thread::scope(|scope| {
         let start = |(rank, tcp): (usize, _)| {
-            let mut devices = vec![vec![device.to_owned()]; 2];
+            let mut devices = vec![vec![Place::of(device)]; 2];
             devices[rank].clear();
             let cabling = Cabling { devices, ..Cabling::default() };
             scope.spawn(move || Rdma::connect(tcp, &cabling, RUN, soon()).unwrap())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fake_verbs::Fabric as Fake;
 use tbshard::error::Result;
-use tbshard::transport::rdma::{Cabling, Rdma, Service};
+use tbshard::transport::rdma::{Cabling, Place, Rdma, Service};
 use tbshard::transport::relay::Relay;
 use tbshard::transport::{Buffer, Endpoint, Polled};
 
@@ -52,8 +52,8 @@ impl Machines {
         let near = ring(count);
         let cabled = |peer: &usize| *peer != rank && (self != Self::MacRing || near[rank].contains(peer));
         let device = |peer: usize| match self {
-            Self::Macs | Self::MacRing => fake.device(&self.host(rank), &self.host(peer)),
-            Self::Reliable | Self::Unreliable => "rxe0".to_owned(),
+            Self::Macs | Self::MacRing => Place::of(fake.device(&self.host(rank), &self.host(peer))),
+            Self::Reliable | Self::Unreliable => Place::of("rxe0"),
         };
         let devices = (0..count).map(|peer| if cabled(&peer) { vec![device(peer)] } else { Vec::new() });
         Cabling {

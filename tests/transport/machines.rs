@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tbshard::cluster::run::Run;
 use tbshard::transport::{Buffer, Endpoint, Kind};
 
-use super::conformance::{SIZES, all_to_all};
-use super::fabric::{message, next, pattern, soon};
+use super::conformance::{SIZES, all_to_all, queue, random_sizes};
+use super::fabric::{message, next, soon};
 
 /// Every rank's end of the fabric that the cluster file asks for, which every part of the suite goes over in turn.
 #[test]
@@ -20,8 +20,8 @@ fn the_suite_between_machines() {
         all_to_all(&mut *end, SIZES, receive_first);
     }
     all_to_all(&mut *end, &[3 << 20, 1], true);
-    random_sizes(&mut *end);
-    queue(&mut *end);
+    random_sizes(&mut *end, 7, 17);
+    queue(&mut *end, 300);
     deadlines(&mut *end);
     // who ends is noticed by who waits for it
     if me + 1 < world_size {
@@ -51,45 +51,5 @@ fn deadlines(end: &mut dyn Endpoint) {
             end.post_send(waits, message(b"release")).unwrap();
             assert_eq!(next(end).kind, Kind::Sent);
         }
-    }
-}
-
-fn random_sizes(end: &mut dyn Endpoint) {
-    let mut state = 7_u64;
-    let mut random = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) % below
-    };
-    for _ in 0..10 {
-        let count = random(12);
-        let mut length = || {
-            let bits = random(17);
-            random(1 << bits) as usize
-        };
-        let lengths: Vec<usize> = (0..count).map(|_| length()).collect();
-        let first = (random(4) + end.rank() as u64).is_multiple_of(2);
-        all_to_all(end, &lengths, first);
-    }
-}
-
-/// Many messages to rank 0 before it posts a single receive.
-fn queue(end: &mut dyn Endpoint) {
-    let peers = 1..end.world_size();
-    if end.rank() > 0 {
-        (0..300).for_each(|index| end.post_send(0, message(&pattern(end.rank(), 0, index, 333))).unwrap());
-        (0..300).for_each(|_| assert_eq!(next(end).kind, Kind::Sent));
-        end.post_recv(0, Buffer::with_capacity(0)).unwrap();
-        assert_eq!(next(end).kind, Kind::Received);
-        return;
-    }
-    std::thread::sleep(Duration::from_millis(100));
-    for peer in peers {
-        for index in 0..300 {
-            end.post_recv(peer, Buffer::with_capacity(333)).unwrap();
-            let done = next(end);
-            assert!(done.buffer.bytes() == pattern(peer, 0, index, 333), "message {index} of {peer}");
-        }
-        end.post_send(peer, Buffer::with_capacity(0)).unwrap();
-        assert_eq!(next(end).kind, Kind::Sent);
     }
 }

@@ -9,7 +9,7 @@ use super::statistics::{mean_and_sd, quantile};
 use crate::cli::ranks::{FabricArg, RankArgs};
 use crate::cli::rdma::RdmaArgs;
 use crate::cli::task::Task;
-use crate::cli::{Outcome, table};
+use crate::cli::{Outcome, interrupt, table};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::partition::MAX_RANKS;
@@ -93,6 +93,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         (_, None | Some(FabricArg::Shm)) => (FabricArg::Shm, "shm"),
     };
     let sizes: Vec<usize> = args.sizes.iter().map(|kib| kib * 1024 / size_of::<f32>()).collect();
+    interrupt::listen()?;
     let ranks = RankArgs { transport: Some(fabric), rdma: args.rdma.clone(), ..RankArgs::default() };
     let task = Task::AllReduce { sizes: sizes.clone(), reps: args.reps };
     let all = ranks.run(args.local, &task, |world| time_all_reduce(world, &sizes, args.reps))?;

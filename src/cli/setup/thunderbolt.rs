@@ -15,6 +15,7 @@ use crate::cluster::fleet::Fleet;
 use crate::cluster::thunderbolt::{self, Cabling, Goal, Mac, Order, Plan, Record, Shape, in_shell};
 use crate::cluster::{Cluster, Timeouts, Topology, Transport};
 use crate::error::{Error, Result};
+use crate::transport::rdma::Place;
 
 /// How often it is looked whether a change shows, and how long after each time.
 const LOOKS: usize = 10;
@@ -277,7 +278,7 @@ impl Site {
             .iter()
             .map(|host| crate::cluster::Host {
                 addresses: vec![addresses[*host]],
-                rdma: order.iter().map(|peer| devices[*host][*peer].clone()).collect(),
+                rdma: order.iter().map(|peer| devices[*host][*peer].iter().map(Place::of).collect()).collect(),
                 memory: memory.as_ref().map(|memory| memory[*host]),
                 ..cluster.hosts[*host].clone()
             })

@@ -8,6 +8,7 @@ use schemars::{Schema, json_schema};
 use super::quantity;
 use super::{Topology, Transport};
 use crate::partition::Strategy;
+use crate::transport::rdma::Place;
 
 /// Bytes of the longest host or user name.
 const LONGEST_NAME: usize = 253;
@@ -126,18 +127,18 @@ impl Kind for Address {
     }
 }
 
-/// The name of an RDMA device.
+/// An RDMA device, maybe with a port and a GID.
 pub(super) struct Device;
 impl Kind for Device {
-    type Value = String;
+    type Value = Place;
     const IS: &'static str = "the name of an RDMA device";
-    const HINT: &'static str = "`ibv_devices` lists them on that host: rdma_en3, mlx5_0";
-    fn parse(text: &str) -> Option<String> {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
-        (matches!(text.len(), 1..=63) && text.bytes().all(fits) && !text.starts_with('-')).then(|| text.to_owned())
+    const HINT: &'static str =
+        "`ibv_devices` lists them on that host: rdma_en3, mlx5_0; mlx5_0:2 is a port, mlx5_0:2:3 a GID of it";
+    fn parse(text: &str) -> Option<Place> {
+        text.parse().ok()
     }
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9_.:][A-Za-z0-9_.:-]{0,62}$" })
+        json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,62}(:[0-9]{1,3}|:[0-9]{0,3}:[0-9]{1,3})?$" })
     }
 }
 

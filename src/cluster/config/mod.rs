@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::partition::{Layout, Strategy};
+use crate::transport::rdma::Place;
 use read::Source;
 
 /// Machines that run one model together, a rank each.
@@ -111,7 +112,7 @@ pub struct Host {
     /// Where the other hosts reach it; empty if that is yet to be looked up.
     pub addresses: Vec<IpAddr>,
     /// Devices by the rank of the peer, none for itself and for peers without a cable; empty if the file names none.
-    pub rdma: Vec<Vec<String>>,
+    pub rdma: Vec<Vec<Place>>,
     /// Bytes of memory for weights and context.
     pub memory: Option<u64>,
     /// Share of the work, relative to the other hosts.

@@ -6,6 +6,7 @@ use super::read::{Source, near, shown};
 use super::written::Rdma;
 use super::{Host, Topology};
 use crate::error::Result;
+use crate::transport::rdma::Place;
 
 /// Apple's devices, of which each is a port with one cable.
 const THUNDERBOLT: &str = "rdma_en";
@@ -70,7 +71,7 @@ fn row(
     names: &[String],
     topology: Topology,
     source: Source<'_>,
-) -> Result<(u64, Vec<Vec<String>>)> {
+) -> Result<(u64, Vec<Vec<Place>>)> {
     let mut row = vec![Vec::new(); names.len()];
     let (line, peers) = match rdma {
         Rdma::Every(device) => {
@@ -92,7 +93,7 @@ fn row(
         }
         row[peer] = devices.items.into_iter().map(|device| device.value).collect();
     }
-    let mut used: HashMap<&str, usize> = HashMap::new();
+    let mut used: HashMap<&Place, usize> = HashMap::new();
     for (peer, devices) in row.iter().enumerate() {
         for device in devices {
             let Some(other) = used.insert(device, peer) else { continue };
@@ -100,7 +101,7 @@ fn row(
                 let message = format!("host `{}` names `{device}` twice to host `{}`", names[rank], names[peer]);
                 return Err(source.refuse(line, message, "name every device once"));
             }
-            if device.starts_with(THUNDERBOLT) {
+            if device.device.starts_with(THUNDERBOLT) {
                 let (host, other, peer) = (&names[rank], &names[other], &names[peer]);
                 let message = format!("host `{host}` names `{device}` both to host `{other}` and to host `{peer}`");
                 return Err(source.refuse(line, message, "a Thunderbolt port has one cable, to one host"));

@@ -78,7 +78,7 @@ fn host(file: &mut Lines, host: &Host, cluster: &Cluster) {
     key("binary", host.binary.as_deref().map(scalar));
     let text = |(key, value): (&String, &String)| format!("{}: {}", scalar(key), scalar(value));
     let devices = host.rdma.iter().enumerate().filter(|(_, devices)| !devices.is_empty()).map(|(peer, devices)| {
-        let devices: Vec<String> = devices.iter().map(|device| scalar(device)).collect();
+        let devices: Vec<String> = devices.iter().map(|device| scalar(&device.to_string())).collect();
         format!("{}: [{}]", scalar(&cluster.hosts[peer].name), devices.join(", "))
     });
     for (key, lines) in [

@@ -288,8 +288,8 @@ pub fn check_file(macs: &[(String, Mac)], cabling: &Cabling, cluster: &Cluster) 
     let actual = cabling.devices(macs);
     for (a, host) in cluster.hosts.iter().enumerate() {
         for (b, named) in host.rdma.iter().enumerate() {
-            for device in named.iter().filter(|device| device.starts_with("rdma_en") && !actual[a][b].contains(device))
-            {
+            let named = named.iter().map(|place| &place.device);
+            for device in named.filter(|device| device.starts_with("rdma_en") && !actual[a][b].contains(device)) {
                 let to = actual[a].iter().position(|devices| devices.contains(device));
                 let to = to.map_or("no host of the file".to_owned(), |to| macs[to].0.clone());
                 let what =

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::chunk::HEADER;
 use super::lane::{self, Lane, RESERVE, Terms};
 use super::link::Link;
+use super::place::Place;
 use crate::error::{Context, Error, Result};
 use crate::transport::tcp::Tcp;
 use crate::transport::verbs::{
@@ -40,7 +41,7 @@ const MAX_WORDS: usize = 64 << 10;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cabling {
     /// Devices by peer: one for each cable to it. None for this rank itself.
-    pub devices: Vec<Vec<String>>,
+    pub devices: Vec<Vec<Place>>,
     /// What queue pairs promise; by default UC on Thunderbolt, which has nothing else, and RC elsewhere.
     pub service: Option<Service>,
     /// Frames of a message on Thunderbolt; by default 1, as more work only since macOS 26.3 (mlx #3094).
@@ -54,9 +55,10 @@ pub struct Cabling {
 /// One end of a lane.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct End {
-    device: String,
+    device: Place,
     service: Service,
     thunderbolt: bool,
+    infiniband: bool,
     number: u32,
     first_packet: u32,
     gid: [u8; 16],
@@ -73,7 +75,7 @@ type Told<T> = std::result::Result<T, String>;
 pub(super) struct Opened {
     pub(super) completions: Arc<Completions>,
     port: Port,
-    name: String,
+    place: Place,
     thunderbolt: bool,
     /// Bytes and frames of a receive.
     size: usize,
@@ -136,23 +138,23 @@ fn begin(rank: usize, cabling: &Cabling, run: u64, deadline: Instant) -> Result<
         None => Library::system()?,
     };
     let to_others = || cabling.devices.iter().enumerate().filter(|(peer, _)| *peer != rank);
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for name in to_others().flat_map(|(_, names)| names) {
-        *counts.entry(name).or_default() += 1;
+    let mut counts: BTreeMap<&Place, usize> = BTreeMap::new();
+    for place in to_others().flat_map(|(_, places)| places) {
+        *counts.entry(place).or_default() += 1;
     }
     let mut ready = Ready { lanes: vec![], slabs: vec![], devices: vec![] };
     let mut domains = Vec::new();
-    for (name, count) in counts {
-        let device = Device::open(library, name)?;
-        let (opened, slab, domain) = open(&device, count, cabling, deadline)?;
+    for (place, count) in counts {
+        let device = Device::open(library, &place.device)?;
+        let (opened, slab, domain) = open(&device, place, count, cabling, deadline)?;
         ready.devices.push(opened);
         ready.slabs.push(slab);
         domains.push(domain);
     }
-    for (peer, names) in cabling.devices.iter().enumerate() {
+    for (peer, places) in cabling.devices.iter().enumerate() {
         let mut lanes = Vec::new();
-        for name in names.iter().filter(|_| peer != rank) {
-            let device = ready.devices.iter().position(|device| device.name == *name).unwrap_or_default();
+        for place in places.iter().filter(|_| peer != rank) {
+            let device = ready.devices.iter().position(|device| device.place == *place).unwrap_or_default();
             lanes.push(lane(&ready.devices[device], device, &domains[device], cabling, run)?);
         }
         ready.lanes.push(lanes);
@@ -163,6 +165,7 @@ fn begin(rank: usize, cabling: &Cabling, run: u64, deadline: Instant) -> Result<
 /// A device with memory for `count` lanes.
 fn open(
     device: &Arc<Device>,
+    place: &Place,
     count: usize,
     cabling: &Cabling,
     deadline: Instant,
@@ -173,7 +176,7 @@ fn open(
         let error = format!("RDMA device `{name}` has {} queue pairs, for {count} peers", limits.queue_pairs);
         return Err(Error::msg(error).hint("use fewer ranks, or more devices"));
     }
-    let port = active(device, deadline)?;
+    let port = active(device, place, deadline)?;
     let thunderbolt = device.is_thunderbolt();
     let (frames, size) = sizes(cabling, thunderbolt);
     let mut window = if thunderbolt { WINDOWS.0 } else { WINDOWS.1 };
@@ -186,13 +189,14 @@ fn open(
     let domain = Domain::new(device)?;
     let completions = Completions::new(device, count * lane::slots(window))?;
     let slab = Slab::new(&domain, size, count * lane::slots(window))?;
-    let opened = Opened { completions, port, name: name.to_owned(), thunderbolt, size, frames, window, next_slot: 0 };
+    let place = place.clone();
+    let opened = Opened { completions, port, place, thunderbolt, size, frames, window, next_slot: 0 };
     Ok((opened, slab, domain))
 }
 
 /// A queue pair, and what the other end must know of it.
 fn lane(opened: &Opened, device: usize, domain: &Arc<Domain>, cabling: &Cabling, run: u64) -> Result<Begun> {
-    let Opened { name, port, thunderbolt, size, frames, window, .. } = opened;
+    let Opened { place, port, thunderbolt, size, frames, window, .. } = opened;
     let service = cabling.service.unwrap_or(if *thunderbolt { Service::Uc } else { Service::Rc });
     let asked = Depth { sends: lane::sends(*window) * frames, receives: (window + RESERVE) * frames };
     let pair = QueuePair::new(domain, &opened.completions, service, asked)?;
@@ -202,13 +206,14 @@ fn lane(opened: &Opened, device: usize, domain: &Arc<Domain>, cabling: &Cabling,
         .min((granted.sends / frames).saturating_sub(2 * RESERVE));
     if window < LEAST_WINDOW {
         let (sends, receives) = (granted.sends, granted.receives);
-        let error = format!("RDMA device `{name}` grants queues of {sends} sends and {receives} receives");
+        let error = format!("RDMA device `{place}` grants queues of {sends} sends and {receives} receives");
         return Err(Error::msg(error).hint("that is too little: does another program use it?"));
     }
     let end = End {
-        device: name.clone(),
+        device: place.clone(),
         service,
         thunderbolt: *thunderbolt,
+        infiniband: port.infiniband,
         number: pair.number(),
         // packets of an earlier run must not fit
         first_packet: (pair.number() ^ run as u32) & 0xff_ffff,
@@ -242,14 +247,18 @@ fn sizes(cabling: &Cabling, thunderbolt: bool) -> (usize, usize) {
 }
 
 /// The device's port, once it is active.
-fn active(device: &Device, deadline: Instant) -> Result<Port> {
+fn active(device: &Device, place: &Place, deadline: Instant) -> Result<Port> {
     let deadline = deadline.min(Instant::now() + ACTIVE);
     loop {
-        if let Some(port) = device.port()? {
+        if let Some(port) = device.port(place.port, place.gid)? {
             return Ok(port);
         }
         if Instant::now() >= deadline {
-            let error = Error::msg(format!("RDMA device `{}` has no active port", device.name()));
+            let name = device.name();
+            let error = Error::msg(match place.port {
+                None => format!("RDMA device `{name}` has no active port"),
+                Some(port) => format!("port {port} of RDMA device `{name}` is not active"),
+            });
             return Err(error.hint("is its cable plugged in at both ends, and the other machine awake?"));
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -273,12 +282,7 @@ fn link(
     let mut connected = Vec::new();
     for (number, (Begun { mut pair, device, end }, other)) in lanes.into_iter().zip(theirs).enumerate() {
         let (own, its) = (&end.device, &other.device);
-        if end.service != other.service || end.thunderbolt != other.thunderbolt {
-            let (ours, theirs) = (end.service.name(), other.service.name());
-            let error = format!("{own} ({ours}) and {its} ({theirs}) of {who} are of two kinds");
-            let error = Error::msg(error);
-            return Err(error.hint("give both the same --rdma-qp"));
-        }
+        fit(&end, other, who)?;
         if other.window < LEAST_WINDOW || other.size <= HEADER || !(1..=5).contains(&other.mtu) {
             let said = format!("{} pieces of {} bytes", other.window, other.size);
             return Err(Error::msg(format!("{its} of {who} says that it takes {said}, which cannot be")));
@@ -294,7 +298,7 @@ fn link(
             hops: if end.thunderbolt { 1 } else { 64 },
         };
         pair.connect(&opened.port, end.first_packet, &remote).with_context(|| format!("to {its} of {who}"))?;
-        let window = end.window.min(other.window);
+        let window = u32::try_from(end.window.min(other.window)).unwrap_or(u32::MAX);
         let terms = Terms { run, size: end.size.min(other.size), fixed: end.thunderbolt, window };
         let name = format!("{own} to {its}");
         let first_slot = opened.next_slot;
@@ -304,6 +308,33 @@ fn link(
     let names: Vec<&str> = connected.iter().map(|lane| lane.name.as_str()).collect();
     let name = format!("{who} over {}", names.join(", "));
     Ok(Link::new(peer, name, connected))
+}
+
+/// Refuses two ends that cannot be connected.
+fn fit(end: &End, other: &End, who: &str) -> Result<()> {
+    let (own, its) = (&end.device, &other.device);
+    if end.service != other.service || end.thunderbolt != other.thunderbolt {
+        let (ours, theirs) = (end.service.name(), other.service.name());
+        let error = format!("{own} ({ours}) and {its} ({theirs}) of {who} are of two kinds");
+        return Err(Error::msg(error).hint("give both the same --rdma-qp"));
+    }
+    let fabric = |end: &End| if end.infiniband { "InfiniBand" } else { "RoCE" };
+    if end.infiniband != other.infiniband {
+        let (ours, theirs) = (fabric(end), fabric(other));
+        let error = format!("{own} ({ours}) and {its} ({theirs}) of {who} are of two kinds");
+        return Err(
+            Error::msg(error).hint("name ports of one kind on both hosts: mlx5_0:2 is the second port of mlx5_0")
+        );
+    }
+    // a GID begins with its subnet
+    if end.infiniband && end.gid[..8] != other.gid[..8] {
+        let error = format!("{own} and {its} of {who} are in two InfiniBand subnets");
+        return Err(Error::msg(error).hint(
+            "only the subnet manager knows the router between them: put both into one subnet, or use `transport: tcp` \
+             over IPoIB",
+        ));
+    }
+    Ok(())
 }
 
 /// Tells every other rank how something went here; returns how it went on all.

@@ -67,6 +67,6 @@ fn look(library: &'static Library, found: &mut Examination) -> Result<()> {
     let granted = pair.depth()?;
     found.granted = Some((granted.sends, granted.receives));
     drop(Slab::new(&domain, MEMORY, 1)?);
-    found.port = device.port()?.map(|port| (port.number, port.mtu, port.gid_index));
+    found.port = device.port(None, None)?.map(|port| (port.number, port.mtu, port.gid_index));
     Ok(())
 }

@@ -57,7 +57,7 @@ pub(super) struct Terms {
     /// Whether every send must have as many bytes.
     pub(super) fixed: bool,
     /// Pieces that may be under way.
-    pub(super) window: usize,
+    pub(super) window: u32,
 }
 
 /// Slots of a lane: for its receives, and for its sends, of which signs may use some when pieces have used theirs.
@@ -79,11 +79,7 @@ pub(super) struct Lane {
     pub(super) name: String,
     peer: usize,
     number: usize,
-    run: u64,
-    /// Bytes of a receive, and whether every send must have as many.
-    size: usize,
-    fixed: bool,
-    window: u32,
+    terms: Terms,
     /// Slots for sends that are free.
     free: Vec<usize>,
     /// Slots that are being sent and since when, in order.
@@ -113,7 +109,7 @@ impl Lane {
         terms: Terms,
         first_slot: usize,
     ) -> Result<Self, Error> {
-        let Terms { run, size, fixed, window } = terms;
+        let window = terms.window as usize;
         let sends = first_slot + window + RESERVE;
         let mut lane = Self {
             pair,
@@ -121,10 +117,7 @@ impl Lane {
             name,
             peer,
             number,
-            run,
-            size,
-            fixed,
-            window: u32::try_from(window).unwrap_or(u32::MAX),
+            terms,
             free: (sends..first_slot + slots(window)).rev().collect(),
             sending: VecDeque::new(),
             sent: 0,
@@ -141,7 +134,7 @@ impl Lane {
 
     /// Bytes of a message that a chunk carries at most.
     pub(super) fn piece(&self) -> usize {
-        self.size - HEADER
+        self.terms.size - HEADER
     }
 
     fn id(&self, is_send: bool, slot: usize) -> u64 {
@@ -154,12 +147,12 @@ impl Lane {
 
     /// Whether a piece may be sent.
     pub(super) fn is_open(&self) -> bool {
-        self.under_way() < self.window && self.free.len() > RESERVE
+        self.under_way() < self.terms.window && self.free.len() > RESERVE
     }
 
     /// Whether what has left may still be on its way: Apple's devices say no more (TN3205).
     pub(super) fn may_linger(&self) -> bool {
-        self.fixed
+        self.terms.fixed
     }
 
     /// Whether everything sent has left for good.
@@ -177,9 +170,10 @@ impl Lane {
         let broken = |error: Error| Lost::gone(format!("cannot be sent to: {error}"));
         let Some(slot) = self.free.pop() else { return Err(Lost::gone("has no slot left to be sent to")) };
         let chunk = Chunk { sequence: self.sent, taken: self.taken, ..chunk };
-        let length = chunk.write(self.run, piece, slab.write(slot).map_err(broken)?);
+        let length = chunk.write(self.terms.run, piece, slab.write(slot).map_err(broken)?);
         let id = self.id(true, slot);
-        slab.post_send(&mut self.pair, id, slot, if self.fixed { self.size } else { length }).map_err(broken)?;
+        slab.post_send(&mut self.pair, id, slot, if self.terms.fixed { self.terms.size } else { length })
+            .map_err(broken)?;
         (self.last_sent, self.probed) = (Instant::now(), false);
         self.sending.push_back((slot, self.last_sent));
         self.sent = self.sent.wrapping_add(1);
@@ -189,7 +183,7 @@ impl Lane {
 
     /// Sends a chunk of counts alone, if there is room. Returns whether there was.
     pub(super) fn sign(&mut self, slab: &mut Slab) -> Result<bool, Lost> {
-        if self.free.is_empty() || self.under_way() >= self.window + RESERVE as u32 {
+        if self.free.is_empty() || self.under_way() >= self.terms.window + RESERVE as u32 {
             return Ok(false);
         }
         let chunk = Chunk { sequence: 0, taken: 0, kind: Kind::Sign, message: 0, total: 0, offset: 0, piece: 0 };
@@ -198,7 +192,7 @@ impl Lane {
 
     /// Tells the other end what was taken, if it is much.
     pub(super) fn credit(&mut self, slab: &mut Slab) -> Result<bool, Lost> {
-        if self.taken.wrapping_sub(self.told) < self.window.div_ceil(2) {
+        if self.taken.wrapping_sub(self.told) < self.terms.window.div_ceil(2) {
             return Ok(false);
         }
         self.sign(slab)
@@ -212,7 +206,7 @@ impl Lane {
         if self.sending.front().is_some_and(|(_, since)| now.saturating_duration_since(*since) >= STUCK) {
             return Err(Lost::gone(format!("is lost to RDMA: nothing leaves over {} any more", self.name)));
         }
-        if probe || (silent >= KEEP_ALIVE && self.under_way() < self.window / 2) {
+        if probe || (silent >= KEEP_ALIVE && self.under_way() < self.terms.window / 2) {
             // one is enough: it shows everything before it
             self.probed = self.sign(slab)?;
         }
@@ -221,7 +215,7 @@ impl Lane {
 
     fn receive(&mut self, slab: &mut Slab, slot: usize) -> Result<(), Error> {
         let id = self.id(false, slot);
-        slab.post_recv(&mut self.pair, id, slot, self.size)
+        slab.post_recv(&mut self.pair, id, slot, self.terms.size)
     }
 
     /// Gives the slot of a chunk that came back to the device.
@@ -254,8 +248,8 @@ impl Lane {
     pub(super) fn arrived<'a>(&mut self, slot: &'a [u8], length: usize) -> Result<(Chunk, &'a [u8]), Lost> {
         let wrong = |what: String| Lost::garbage(format!("{what} ({})", self.name));
         // where all have the same length it need not be known
-        let length = if self.fixed { self.size } else { length };
-        let (chunk, piece) = Chunk::read(self.run, &slot[..length.min(slot.len())]).map_err(wrong)?;
+        let length = if self.terms.fixed { self.terms.size } else { length };
+        let (chunk, piece) = Chunk::read(self.terms.run, &slot[..length.min(slot.len())]).map_err(wrong)?;
         if chunk.sequence != self.came {
             let missing = chunk.sequence.wrapping_sub(self.came);
             return Err(wrong(if missing < 1 << 31 {

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::chunk::{Chunk, HEADER, Kind as ChunkKind};
 use super::lane::Lane;
 use crate::transport::mail::{Lost, Ready};
+use crate::transport::pieces::{At, Pieces};
 use crate::transport::verbs::{Slab, Wc};
-use crate::transport::{Buffer, Kind, MAX_MESSAGE};
+use crate::transport::{Buffer, Kind};
 
 /// Messages from here on go over all lanes; a shorter one is there before a second lane had begun.
 const STRIPED: usize = 256 << 10;
@@ -27,13 +28,6 @@ pub(super) struct Ended {
 struct Outgoing {
     buffer: Buffer,
     taken: usize,
-}
-
-/// A receive, and what has come of its message.
-struct Incoming {
-    buffer: Buffer,
-    come: usize,
-    total: Option<usize>,
 }
 
 /// A chunk that came before its receive was posted; its slot is not given back.
@@ -58,9 +52,7 @@ pub(super) struct Link {
     outbox: VecDeque<Outgoing>,
     /// Number of the outbox's front message.
     next_out: u32,
-    inbox: VecDeque<Incoming>,
-    /// Number of the inbox's front message.
-    next_in: u32,
+    inbox: Pieces,
     held: Vec<Held>,
     /// The lane whose turn it is.
     turn: usize,
@@ -77,8 +69,7 @@ impl Link {
             last_words: None,
             outbox: VecDeque::new(),
             next_out: 0,
-            inbox: VecDeque::new(),
-            next_in: 0,
+            inbox: Pieces::default(),
             held: Vec::new(),
             turn: 0,
         }
@@ -143,7 +134,7 @@ impl Link {
 
     /// Posts a receive, and gives it what has come already.
     pub(super) fn post(&mut self, into: Buffer, slabs: &mut [Slab], ready: &mut Ready) -> Result<(), Lost> {
-        self.inbox.push_back(Incoming { buffer: into, come: 0, total: None });
+        self.inbox.post(into);
         let mut at = 0;
         while at < self.held.len() {
             let Held { lane, slot, chunk } = self.held[at];
@@ -195,40 +186,14 @@ impl Link {
         Ok(())
     }
 
-    /// Copies a piece to where it belongs. Returns whether there was such a place already.
     fn place(&mut self, chunk: &Chunk, piece: &[u8]) -> Result<bool, Lost> {
-        let at = chunk.message.wrapping_sub(self.next_in) as usize;
-        let Some(incoming) = self.inbox.get_mut(at) else { return Ok(false) };
-        let (number, total) = (chunk.message, chunk.total);
-        if total > MAX_MESSAGE {
-            return Err(Lost::garbage(format!(
-                "announced a message of {total} bytes, over the limit of {MAX_MESSAGE}"
-            )));
-        }
-        if *incoming.total.get_or_insert(total) != total {
-            return Err(Lost::garbage(format!("sent message {number} with two lengths")));
-        }
-        if incoming.come == 0 {
-            let capacity = incoming.buffer.capacity();
-            incoming.buffer.set_len(total).map_err(|_| {
-                Lost::garbage(format!("sent message {number} of {total} bytes into a receive of {capacity}"))
-            })?;
-        }
-        incoming.buffer.bytes_mut()[chunk.offset..chunk.offset + piece.len()].copy_from_slice(piece);
-        incoming.come += piece.len();
-        if incoming.come > total {
-            return Err(Lost::garbage(format!("sent parts of message {number} twice")));
-        }
-        Ok(true)
+        self.inbox.place(At { message: chunk.message, total: chunk.total, offset: chunk.offset }, piece)
     }
 
     /// Hands out the messages that are whole, in order.
     fn deliver(&mut self, ready: &mut Ready) {
-        while self.inbox.front().is_some_and(|front| front.total == Some(front.come)) {
-            self.next_in = self.next_in.wrapping_add(1);
-            if let Some(front) = self.inbox.pop_front() {
-                ready.push(self.peer, Kind::Received, front.buffer);
-            }
+        while let Some(message) = self.inbox.whole() {
+            ready.push(self.peer, Kind::Received, message);
         }
     }
 

@@ -9,6 +9,7 @@ mod connect;
 mod examine;
 mod lane;
 mod link;
+mod place;
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use link::{Ended, Link};
 pub use super::verbs::{Library, Service};
 pub use connect::Cabling;
 pub use examine::{Examination, Examined, examine};
+pub use place::Place;
 
 /// How long closing an endpoint waits until what was sent has left.
 const FLUSH: Duration = Duration::from_secs(1);

@@ -4,18 +4,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::envelope::{Envelope, Kind, PIECE};
+use crate::transport::Buffer;
 use crate::transport::mail::Lost;
-use crate::transport::{Buffer, MAX_MESSAGE};
+use crate::transport::pieces::{At, Pieces};
 
 /// Pieces under way that the other end has not taken.
 pub(super) const WINDOW: u32 = 8;
-
-/// A receive, and what has come of its message.
-struct Incoming {
-    buffer: Buffer,
-    come: usize,
-    total: Option<usize>,
-}
 
 /// Both directions between two ranks.
 #[derive(Default)]
@@ -27,8 +21,7 @@ pub(super) struct Flow {
     message: u32,
     sent: u32,
     acknowledged: u32,
-    inbox: VecDeque<Incoming>,
-    next_in: u32,
+    inbox: Pieces,
     /// Pieces that no receive is posted for.
     waiting: VecDeque<(Envelope, Vec<u8>)>,
     came: u32,
@@ -133,7 +126,7 @@ impl Flow {
 
     /// Posts a receive, and gives it what waits for it.
     pub(super) fn post(&mut self, into: Buffer) -> Result<(), Lost> {
-        self.inbox.push_back(Incoming { buffer: into, come: 0, total: None });
+        self.inbox.post(into);
         while let Some((envelope, piece)) = self.waiting.pop_front() {
             if !self.place(&envelope, &piece)? {
                 self.waiting.push_front((envelope, piece));
@@ -147,36 +140,25 @@ impl Flow {
     /// Once the other end has ended and everything of it is taken, nothing more comes.
     fn close(&mut self) {
         if self.ended.is_some() && self.waiting.is_empty() {
-            let amid = self.inbox.front().is_some_and(|front| front.total.is_some_and(|total| front.come < total));
-            let how = if amid { "closed its connection in the middle of a message" } else { "closed its connection" };
+            let how = if self.inbox.is_amid() {
+                "closed its connection in the middle of a message"
+            } else {
+                "closed its connection"
+            };
             self.lost.get_or_insert_with(|| Lost::gone(how));
         }
     }
 
     /// Copies a piece to where it belongs. Returns whether a receive for it is posted.
     fn place(&mut self, envelope: &Envelope, piece: &[u8]) -> Result<bool, Lost> {
-        let at = envelope.message.wrapping_sub(self.next_in) as usize;
-        let Some(incoming) = self.inbox.get_mut(at) else { return Ok(false) };
-        let (number, total) = (envelope.message, envelope.total);
-        if total > MAX_MESSAGE || incoming.come != envelope.offset || *incoming.total.get_or_insert(total) != total {
-            return Err(Lost::garbage(format!("sent pieces of message {number} that do not fit each other")));
-        }
-        if envelope.offset == 0 {
-            let capacity = incoming.buffer.capacity();
-            incoming.buffer.set_len(total).map_err(|_| {
-                Lost::garbage(format!("sent message {number} of {total} bytes into a receive of {capacity}"))
-            })?;
-        }
-        incoming.buffer.bytes_mut()[envelope.offset..envelope.offset + piece.len()].copy_from_slice(piece);
-        incoming.come += piece.len();
-        self.taken = self.taken.wrapping_add(1);
-        Ok(true)
+        let Envelope { message, total, offset, .. } = *envelope;
+        let placed = self.inbox.place(At { message, total, offset }, piece)?;
+        self.taken = self.taken.wrapping_add(u32::from(placed));
+        Ok(placed)
     }
 
     /// The next message that is whole.
     pub(super) fn delivered(&mut self) -> Option<Buffer> {
-        self.inbox.front().filter(|front| front.total == Some(front.come))?;
-        self.next_in = self.next_in.wrapping_add(1);
-        self.inbox.pop_front().map(|front| front.buffer)
+        self.inbox.whole()
     }
 }

@@ -6,12 +6,18 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-/// `struct ibv_device`.
-pub(super) enum Device {}
 /// `struct ibv_pd`.
 pub(super) enum Pd {}
 
 type Unused = *const c_void;
+
+/// The first fields of `struct ibv_device`.
+#[repr(C)]
+pub(super) struct Device {
+    _ops: [Unused; 2],
+    _node_type: c_int,
+    pub(super) transport_type: c_int,
+}
 
 /// `struct ibv_context_ops`: 32 functions, of which three are called, as the header's inline functions do.
 #[repr(C)]
@@ -282,6 +288,8 @@ pub(super) const MTU_1024: u32 = 3;
 pub(super) const PORT_ACTIVE: u32 = 4;
 /// `IBV_LINK_LAYER_INFINIBAND`.
 pub(super) const LINK_INFINIBAND: u8 = 1;
+/// `IBV_TRANSPORT_IWARP`.
+pub(super) const TRANSPORT_IWARP: c_int = 1;
 /// `IBV_QPS_INIT`, `RTR` and `RTS`.
 pub(super) const STATES: [u32; 3] = [1, 2, 3];
 
@@ -320,6 +328,7 @@ pub fn layout() -> Vec<Layout> {
         (@name $c:literal, $field:ident, $name:literal) => { concat!("offsetof(struct ", $c, ", ", $name, ")") };
     }
     let mut all = offsets! {
+        "ibv_device" = Device { transport_type };
         "ibv_context" = Context { device, ops };
         "ibv_context_ops" = Ops { poll_cq, post_send, post_recv };
         "ibv_cq" = Cq { context };
@@ -355,6 +364,7 @@ pub fn layout() -> Vec<Layout> {
         ("IBV_SEND_SIGNALED", SEND_SIGNALED as usize),
         ("IBV_PORT_ACTIVE", PORT_ACTIVE as usize),
         ("IBV_LINK_LAYER_INFINIBAND", usize::from(LINK_INFINIBAND)),
+        ("IBV_TRANSPORT_IWARP", TRANSPORT_IWARP as usize),
         ("IBV_QPS_INIT", STATES[0] as usize),
         ("IBV_QPS_RTR", STATES[1] as usize),
         ("IBV_QPS_RTS", STATES[2] as usize),

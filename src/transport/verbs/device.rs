@@ -1,13 +1,13 @@
-//! Devices: their names, limits, ports and addresses; protection domains and completion queues.
+//! Devices: their names and limits; protection domains and completion queues.
 
 use std::ffi::{CStr, c_int};
-use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::abi::{self, DeviceAttr, Gid, LINK_INFINIBAND, MTU_1024, PORT_ACTIVE, PortAttr, Wc};
+use super::abi::{self, DeviceAttr, TRANSPORT_IWARP, Wc};
 use super::errors::{self, Step};
-use super::library::Library;
+use super::library::{Functions, Library};
+use super::open::{Object, Open};
 use crate::error::{Error, Result};
 
 /// How Apple calls its devices: each is a port with one cable.
@@ -15,9 +15,6 @@ const THUNDERBOLT: &str = "rdma_en";
 
 /// Completions that are taken at once.
 const BATCH: usize = 16;
-
-/// Ports that are tried: Apple's have not always number 1.
-const PORTS: u8 = 8;
 
 /// What a device can have, as it says; 0 where it does not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,27 +31,10 @@ pub struct Limits {
     pub domains: usize,
 }
 
-/// A port that can be used, and its address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Port {
-    /// Its number.
-    pub number: u8,
-    /// Its local identifier, which InfiniBand is addressed by.
-    pub lid: u16,
-    /// The largest packet that it sends, as the enumeration of verbs: 3 is 1024 bytes, 5 is 4096.
-    pub mtu: u32,
-    /// Its IPv4-mapped address; on InfiniBand the first.
-    pub gid: Gid,
-    /// The address's place in the port's table.
-    pub gid_index: u8,
-    /// Whether it is InfiniBand, which needs no global address.
-    pub infiniband: bool,
-}
-
 /// An open device.
 pub struct Device {
-    pub(super) library: &'static Library,
-    context: NonNull<abi::Context>,
+    pub(super) open: Arc<Open>,
+    pub(super) context: NonNull<abi::Context>,
     name: String,
 }
 
@@ -77,18 +57,28 @@ impl Device {
     /// # Errors
     /// If there is none of that name, or it cannot be opened.
     pub fn open(library: &'static Library, name: &str) -> Result<Arc<Self>> {
-        let mut opened = each(library, |device, found| {
-            // SAFETY: the device is in a list that has not been freed.
-            (found == name).then(|| (unsafe { (library.functions.open_device)(device) }, errors::errno()))
+        let (open, context) = Open::device(library, || {
+            let mut opened = each(library, |device, found| {
+                if found != name {
+                    return None;
+                }
+                // nobody has seen Apple's structure
+                // SAFETY: the device is in a list that has not been freed.
+                if !found.starts_with(THUNDERBOLT) && unsafe { (*device).transport_type } == TRANSPORT_IWARP {
+                    return Some(Err(errors::iwarp(name)));
+                }
+                // SAFETY: as above.
+                let context = NonNull::new(unsafe { (library.functions.open_device)(device) });
+                Some(context.ok_or_else(|| errors::failed(Step::Open, name, errors::errno())))
+            })?;
+            opened.pop().unwrap_or_else(|| {
+                let names = Self::names(library)?;
+                let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                let error = Error::msg(format!("this machine has no RDMA device `{name}`; it has {there}"));
+                Err(error.hint("`tbshard doctor` says what is cabled and whether RDMA is on"))
+            })
         })?;
-        let Some((context, errno)) = opened.pop() else {
-            let names = Self::names(library)?;
-            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let error = Error::msg(format!("this machine has no RDMA device `{name}`; it has {there}"));
-            return Err(error.hint("`tbshard doctor` says what is cabled and whether RDMA is on"));
-        };
-        let context = NonNull::new(context).ok_or_else(|| errors::failed(Step::Open, name, errno))?;
-        Ok(Arc::new(Self { library, context, name: name.to_owned() }))
+        Ok(Arc::new(Self { open, context, name: name.to_owned() }))
     }
 
     /// Its name.
@@ -109,7 +99,8 @@ impl Device {
         // SAFETY: all zeros is a value of this structure of integers.
         let mut attr: DeviceAttr = unsafe { std::mem::zeroed() };
         // SAFETY: the device is open, and the structure is larger than any system's.
-        let errno = unsafe { (self.library.functions.query_device)(self.context.as_ptr(), &raw mut attr) };
+        let query = |library: &Functions| unsafe { (library.query_device)(self.context.as_ptr(), &raw mut attr) };
+        let errno = self.open.call(query);
         if errno != 0 {
             return Err(errors::failed(Step::Query, &self.name, errno));
         }
@@ -122,68 +113,12 @@ impl Device {
             domains: count(attr.max_pd),
         })
     }
-
-    /// Its first active port, or `None` while it has none.
-    ///
-    /// # Errors
-    /// If an active port has no usable address, or the device does not say.
-    pub fn port(&self) -> Result<Option<Port>> {
-        let mut refused = Some(0);
-        for number in 1..=PORTS {
-            let mut attr = PortAttr::default();
-            // SAFETY: the device is open, and the structure is larger than any system's.
-            let errno = unsafe { (self.library.functions.query_port)(self.context.as_ptr(), number, &raw mut attr) };
-            if errno != 0 {
-                refused = refused.map(|_| errno);
-                continue;
-            }
-            refused = None;
-            if attr.state == PORT_ACTIVE {
-                // nobody has seen Apple's structure behind its first fields
-                let infiniband = attr.link_layer == LINK_INFINIBAND && !self.is_thunderbolt();
-                if !(1..=5).contains(&attr.active_mtu) {
-                    attr.active_mtu = MTU_1024;
-                }
-                let (gid_index, gid) = self.address(number, attr.gid_tbl_len, infiniband)?;
-                let (lid, mtu) = (attr.lid, attr.active_mtu);
-                return Ok(Some(Port { number, lid, mtu, gid, gid_index, infiniband }));
-            }
-        }
-        refused.map_or(Ok(None), |errno| Err(errors::failed(Step::Query, &self.name, errno)))
-    }
-
-    /// The place and value of the port's IPv4-mapped address (`::ffff:a.b.c.d`); the place differs between systems.
-    fn address(&self, port: u8, entries: c_int, infiniband: bool) -> Result<(u8, Gid)> {
-        let mut found = None;
-        for index in 0..entries.clamp(0, 256) {
-            let mut gid = Gid::default();
-            // SAFETY: the device is open, and `gid` has the 16 bytes.
-            let errno = unsafe { (self.library.functions.query_gid)(self.context.as_ptr(), port, index, &raw mut gid) };
-            let mapped = gid.0[..10] == [0; 10] && gid.0[10..12] == [0xff; 2];
-            if errno != 0 || !(mapped || infiniband) {
-                continue;
-            }
-            let at = (u8::try_from(index).unwrap_or(u8::MAX), gid);
-            // RoCE has every address twice, and its first version crosses no router
-            if self.routable(port, index) {
-                return Ok(at);
-            }
-            found = found.or(Some(at));
-        }
-        found.ok_or_else(|| errors::without_address(&self.name, infiniband))
-    }
-
-    /// Whether the system says that an address is RoCE's second version, or says nothing of versions.
-    fn routable(&self, port: u8, index: c_int) -> bool {
-        let path = format!("/sys/class/infiniband/{}/ports/{port}/gid_attrs/types/{index}", self.name);
-        std::fs::read_to_string(Path::new(&path)).map_or(true, |kind| kind.trim().ends_with("v2"))
-    }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: everything that was made from the device holds it, so nothing of it is left.
-        unsafe { (self.library.functions.close_device)(self.context.as_ptr()) };
+        // everything that was made from the device holds it, so nothing of it is left
+        self.open.end(Object::Context(self.context));
     }
 }
 
@@ -228,16 +163,17 @@ impl Domain {
     /// If the device has no more.
     pub fn new(device: &Arc<Device>) -> Result<Arc<Self>> {
         // SAFETY: the device is open.
-        let raw = unsafe { (device.library.functions.alloc_pd)(device.context.as_ptr()) };
-        let raw = NonNull::new(raw).ok_or_else(|| errors::failed(Step::Domain, &device.name, errors::errno()))?;
+        let make = |library: &Functions| unsafe { (library.alloc_pd)(device.context.as_ptr()) };
+        let raw = device.open.make(Object::Domain, make);
+        let raw = raw.map_err(|errno| errors::failed(Step::Domain, &device.name, errno))?;
         Ok(Arc::new(Self { device: Arc::clone(device), raw }))
     }
 }
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        // SAFETY: regions and queue pairs hold their domain, so none is left.
-        unsafe { (self.device.library.functions.dealloc_pd)(self.raw.as_ptr()) };
+        // regions and queue pairs hold their domain, so none is left
+        self.device.open.end(Object::Domain(self.raw));
     }
 }
 
@@ -278,8 +214,10 @@ impl Completions {
     pub fn new(device: &Arc<Device>, entries: usize) -> Result<Arc<Self>> {
         let (null, entries) = (std::ptr::null_mut(), c_int::try_from(entries).unwrap_or(c_int::MAX));
         // SAFETY: the device is open; no context, no channel, the first vector.
-        let raw = unsafe { (device.library.functions.create_cq)(device.context.as_ptr(), entries, null, null, 0) };
-        let raw = NonNull::new(raw).ok_or_else(|| errors::failed(Step::Completions, &device.name, errors::errno()))?;
+        let make =
+            |library: &Functions| unsafe { (library.create_cq)(device.context.as_ptr(), entries, null, null, 0) };
+        let raw = device.open.make(Object::Completions, make);
+        let raw = raw.map_err(|errno| errors::failed(Step::Completions, &device.name, errno))?;
         Ok(Arc::new(Self { device: Arc::clone(device), raw }))
     }
 
@@ -289,10 +227,12 @@ impl Completions {
     /// If the queue is broken.
     pub fn poll(&self) -> Result<Batch> {
         let mut batch = Batch { done: [Wc::blank(); BATCH], count: 0 };
-        // SAFETY: the queue stands; its context and the functions there are the library's.
-        let poll = unsafe { (*(*self.raw.as_ptr()).context).ops.poll_cq };
-        // SAFETY: the batch has room for as many.
-        let count = poll.map_or(-1, |poll| unsafe { poll(self.raw.as_ptr(), BATCH as c_int, batch.done.as_mut_ptr()) });
+        let count = self.device.open.call(|_| {
+            // SAFETY: the queue stands; its context and the functions there are the library's.
+            let poll = unsafe { (*(*self.raw.as_ptr()).context).ops.poll_cq };
+            // SAFETY: the batch has room for as many.
+            poll.map_or(-1, |poll| unsafe { poll(self.raw.as_ptr(), BATCH as c_int, batch.done.as_mut_ptr()) })
+        });
         let count = usize::try_from(count).ok().filter(|count| *count <= BATCH);
         batch.count = count.ok_or_else(|| errors::broken_queue(&self.device.name))?;
         Ok(batch)
@@ -301,7 +241,7 @@ impl Completions {
 
 impl Drop for Completions {
     fn drop(&mut self) {
-        // SAFETY: queue pairs hold their completion queue, so none is left.
-        unsafe { (self.device.library.functions.destroy_cq)(self.raw.as_ptr()) };
+        // queue pairs hold their completion queue, so none is left
+        self.device.open.end(Object::Completions(self.raw));
     }
 }

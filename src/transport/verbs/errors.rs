@@ -95,6 +95,25 @@ pub(super) fn broken_queue(device: &str) -> Error {
     Error::msg(format!("RDMA device `{device}`: its completion queue is broken"))
 }
 
+/// The error of a device whose connections are made otherwise.
+pub(super) fn iwarp(device: &str) -> Error {
+    let error = Error::msg(format!("RDMA device `{device}` is iWARP, whose connections only its own manager makes"));
+    error.hint("use `transport: tcp` over its network; a card that can do both may be switched to RoCE")
+}
+
+/// The error of a port that is not there.
+pub(super) fn no_port(device: &str, port: u8) -> Error {
+    let error = Error::msg(format!("RDMA device `{device}` has no port {port}"));
+    error.hint("`ibv_devinfo` lists its ports; without a number the first that is active is used")
+}
+
+/// The error of an address that is not there, or not to be used; `there` are those that can be.
+pub(super) fn no_gid(device: &str, port: u8, index: u8, there: &[String]) -> Error {
+    let error = Error::msg(format!("RDMA device `{device}` has no usable GID {index} at port {port}"));
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    error.hint(format!("usable there: {there}; without a number it is the IPv4-mapped one"))
+}
+
 /// The error of a device whose port has no IPv4 address.
 pub(super) fn without_address(device: &str, infiniband: bool) -> Error {
     if infiniband {

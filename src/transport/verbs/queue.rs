@@ -5,8 +5,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::abi::{self, AhAttr, QpAttr, QpCap, QpInitAttr, RecvWr, SEND_SIGNALED, STATES, SendWr, Sge, WR_SEND, mask};
-use super::device::{Completions, Domain, Port};
+use super::device::{Completions, Domain};
 use super::errors::{self, Step};
+use super::library::Functions;
+use super::open::Object;
+use super::port::Port;
 use crate::error::Result;
 
 /// What a queue pair promises, by verbs' number of it.
@@ -90,9 +93,9 @@ impl QueuePair {
             sq_sig_all: 0,
         };
         // SAFETY: domain and queue stand, and the structure is what the header says.
-        let raw = unsafe { (domain.device.library.functions.create_qp)(domain.raw.as_ptr(), &raw mut attr) };
-        let step = Step::QueuePair(service);
-        let raw = NonNull::new(raw).ok_or_else(|| errors::failed(step, domain.device.name(), errors::errno()))?;
+        let make = |library: &Functions| unsafe { (library.create_qp)(domain.raw.as_ptr(), &raw mut attr) };
+        let raw = domain.device.open.make(Object::QueuePair, make);
+        let raw = raw.map_err(|errno| errors::failed(Step::QueuePair(service), domain.device.name(), errno))?;
         Ok(Self { raw, service, domain: Arc::clone(domain), _completions: Arc::clone(completions) })
     }
 
@@ -111,8 +114,10 @@ impl QueuePair {
         // SAFETY: all zeros is a value: null pointers and integers.
         let mut init: QpInitAttr = unsafe { std::mem::zeroed() };
         // SAFETY: the queue pair stands, and both structures are what the header says.
-        let errno =
-            unsafe { (device.library.functions.query_qp)(self.raw.as_ptr(), &raw mut attr, mask::CAP, &raw mut init) };
+        let query = |library: &Functions| unsafe {
+            (library.query_qp)(self.raw.as_ptr(), &raw mut attr, mask::CAP, &raw mut init)
+        };
+        let errno = device.open.call(query);
         if errno != 0 {
             return Err(errors::failed(Step::Query, device.name(), errno));
         }
@@ -177,7 +182,8 @@ impl QueuePair {
     fn modify(&mut self, mut attr: QpAttr, which: c_int, step: Step) -> Result<()> {
         let device = &self.domain.device;
         // SAFETY: the queue pair stands, and the structure is what the header says.
-        let errno = unsafe { (device.library.functions.modify_qp)(self.raw.as_ptr(), &raw mut attr, which) };
+        let modify = |library: &Functions| unsafe { (library.modify_qp)(self.raw.as_ptr(), &raw mut attr, which) };
+        let errno = device.open.call(modify);
         if errno == 0 { Ok(()) } else { Err(errors::failed(step, device.name(), errno)) }
     }
 
@@ -194,11 +200,12 @@ impl QueuePair {
             unused: [0; 11],
         };
         let mut bad = std::ptr::null_mut();
-        // SAFETY: the queue pair stands; its context and the functions there are the library's.
-        let post = unsafe { (*(*self.raw.as_ptr()).context).ops.post_send };
-        // SAFETY: the request lives until the call returns, and the slab keeps the memory it names.
-        let errno =
-            post.map_or(libc::ENOSYS, |post| unsafe { post(self.raw.as_ptr(), &raw mut request, &raw mut bad) });
+        let errno = self.domain.device.open.call(|_| {
+            // SAFETY: the queue pair stands; its context and the functions there are the library's.
+            let post = unsafe { (*(*self.raw.as_ptr()).context).ops.post_send };
+            // SAFETY: the request lives until the call returns, and the slab keeps the memory it names.
+            post.map_or(libc::ENOSYS, |post| unsafe { post(self.raw.as_ptr(), &raw mut request, &raw mut bad) })
+        });
         if errno == 0 { Ok(()) } else { Err(errors::failed(Step::PostSend, self.domain.device.name(), errno)) }
     }
 
@@ -206,11 +213,12 @@ impl QueuePair {
     pub(super) fn post_recv(&mut self, id: u64, mut memory: Sge) -> Result<()> {
         let mut request = RecvWr { wr_id: id, next: std::ptr::null_mut(), sg_list: &raw mut memory, num_sge: 1 };
         let mut bad = std::ptr::null_mut();
-        // SAFETY: the queue pair stands; its context and the functions there are the library's.
-        let post = unsafe { (*(*self.raw.as_ptr()).context).ops.post_recv };
-        // SAFETY: the request lives until the call returns, and the slab keeps the memory it names.
-        let errno =
-            post.map_or(libc::ENOSYS, |post| unsafe { post(self.raw.as_ptr(), &raw mut request, &raw mut bad) });
+        let errno = self.domain.device.open.call(|_| {
+            // SAFETY: the queue pair stands; its context and the functions there are the library's.
+            let post = unsafe { (*(*self.raw.as_ptr()).context).ops.post_recv };
+            // SAFETY: the request lives until the call returns, and the slab keeps the memory it names.
+            post.map_or(libc::ENOSYS, |post| unsafe { post(self.raw.as_ptr(), &raw mut request, &raw mut bad) })
+        });
         if errno == 0 { Ok(()) } else { Err(errors::failed(Step::PostRecv, self.domain.device.name(), errno)) }
     }
 }
@@ -218,7 +226,6 @@ impl QueuePair {
 impl Drop for QueuePair {
     fn drop(&mut self) {
         // straight from sending: to go through the error state first breaks Apple's unmapping of memory
-        // SAFETY: the queue pair stands, and nobody uses it any more.
-        unsafe { (self.domain.device.library.functions.destroy_qp)(self.raw.as_ptr()) };
+        self.domain.device.open.end(Object::QueuePair(self.raw));
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::abi::{self, Sge, Wc};
 use super::device::Domain;
 use super::errors::{self, Step};
+use super::library::Functions;
+use super::open::Object;
 use super::queue::QueuePair;
 use crate::error::{Error, Result};
 
@@ -39,16 +41,16 @@ impl Slab {
         // SAFETY: the layout has a size.
         let memory = unsafe { alloc_zeroed(layout) };
         let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
-        let functions = &domain.device.library.functions;
         let access = if domain.device.is_thunderbolt() { abi::ACCESS_ALL } else { abi::ACCESS_LOCAL };
-        // SAFETY: the memory is ours, of that size, and stays until the region has ended.
-        let region = unsafe { (functions.reg_mr)(domain.raw.as_ptr(), memory.as_ptr().cast(), layout.size(), access) };
-        let Some(region) = NonNull::new(region) else {
-            let error = errors::failed(Step::Memory(layout.size()), domain.device.name(), errors::errno());
+        let make = |library: &Functions| {
+            // SAFETY: the memory is ours, of that size, and stays until the region has ended.
+            unsafe { (library.reg_mr)(domain.raw.as_ptr(), memory.as_ptr().cast(), layout.size(), access) }
+        };
+        let region = domain.device.open.make(Object::Region, make).map_err(|errno| {
             // SAFETY: it was allocated with this layout, and no device knows it.
             unsafe { dealloc(memory.as_ptr(), layout) };
-            return Err(error);
-        };
+            errors::failed(Step::Memory(layout.size()), domain.device.name(), errno)
+        })?;
         Ok(Self { region, memory, layout, slot, lent: vec![false; count], domain: Arc::clone(domain) })
     }
 
@@ -124,9 +126,9 @@ impl Slab {
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        // SAFETY: the region stands; whoever drops a slab has dropped the queue pairs that use it, or drops them next and
-        // the device then finds the region gone and touches nothing.
-        let errno = unsafe { (self.domain.device.library.functions.dereg_mr)(self.region.as_ptr()) };
+        // whoever drops a slab has dropped the queue pairs that use it, or drops them next and the device then finds the
+        // region gone and touches nothing
+        let errno = self.domain.device.open.end(Object::Region(self.region));
         if errno == 0 {
             // SAFETY: it was allocated with this layout, and the device does not know it any more.
             unsafe { dealloc(self.memory.as_ptr(), self.layout) };

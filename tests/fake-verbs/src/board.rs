@@ -28,6 +28,8 @@ pub enum Kind {
     RecvStatus,
     /// `ibv_poll_cq` returns -1.
     Poll,
+    /// `ibv_poll_cq` takes `value` milliseconds, as in a driver that hangs.
+    Hang,
     /// A call that makes or changes something (`ibv_open_device`, `alloc_pd`, `reg_mr`, `create_cq`, `create_qp`, `modify_qp`)
     /// fails with the errno `value`.
     Call,
@@ -35,7 +37,7 @@ pub enum Kind {
     Crash,
 }
 
-const NAMES: [(Kind, &str); 9] = [
+const NAMES: [(Kind, &str); 10] = [
     (Kind::Drop, "drop"),
     (Kind::Corrupt, "corrupt"),
     (Kind::Duplicate, "duplicate"),
@@ -43,6 +45,7 @@ const NAMES: [(Kind, &str); 9] = [
     (Kind::SendStatus, "send-status"),
     (Kind::RecvStatus, "recv-status"),
     (Kind::Poll, "poll"),
+    (Kind::Hang, "hang"),
     (Kind::Call, "call"),
     (Kind::Crash, "crash"),
 ];

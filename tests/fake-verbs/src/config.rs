@@ -109,6 +109,12 @@ pub struct Device {
     pub hub: bool,
     /// The number of its port; those below it are there and down.
     pub port_num: u8,
+    /// InfiniBand's local identifier, by which it is addressed instead of by a GID; 0 is no InfiniBand.
+    pub lid: u16,
+    /// The subnet that its GIDs begin with, where it is InfiniBand.
+    pub subnet: u64,
+    /// It is iWARP, which no queue pair is connected over without a manager.
+    pub iwarp: bool,
     /// Its port is up when nobody has said otherwise since.
     pub active: bool,
     /// What it can.
@@ -135,7 +141,8 @@ impl Device {
                     .key()
                     .bytes()
                     .fold(index as u64, |sum, byte| sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte));
-                gid[..2].copy_from_slice(&[0xfe, 0x80]);
+                let subnet = if self.lid == 0 { 0xfe80 << 48 } else { self.subnet };
+                gid[..8].copy_from_slice(&subnet.to_be_bytes());
                 gid[8..].copy_from_slice(&hash.to_be_bytes());
                 gid[11..13].copy_from_slice(&[0xff, 0xfe]);
             }
@@ -223,14 +230,25 @@ impl Config {
         self.devices.iter().position(|device| device.key() == key)
     }
 
-    /// The device that answers to `gid` where `from` ends.
-    pub fn reach(&self, from: usize, gid: [u8; 16]) -> Option<usize> {
+    /// The device that `answers` where `from` ends.
+    fn find_from(&self, from: usize, answers: impl Fn(&Device) -> bool) -> Option<usize> {
         let start = &self.devices[from];
         (0..self.devices.len()).find(|&at| {
             let device = &self.devices[at];
-            let joined = if at == from { device.hub } else { device.cable == start.cable };
-            joined && gid != [0; 16] && (0..device.gids()).any(|index| device.gid(index) == gid)
+            (if at == from { device.hub } else { device.cable == start.cable }) && answers(device)
         })
+    }
+
+    /// The device that has the address `gid`.
+    pub fn reach(&self, from: usize, gid: [u8; 16]) -> Option<usize> {
+        let has = |device: &Device| (0..device.gids()).any(|index| device.gid(index) == gid);
+        self.find_from(from, |device| gid != [0; 16] && has(device))
+    }
+
+    /// The device of the same subnet that has the local identifier `lid`.
+    pub fn reach_local(&self, from: usize, lid: u16) -> Option<usize> {
+        let subnet = self.devices[from].subnet;
+        self.find_from(from, |device| lid != 0 && device.lid == lid && device.subnet == subnet)
     }
 }
 
@@ -258,6 +276,9 @@ fn device_from_json(value: &Value, limits: Limits) -> Result<Device, String> {
         cable: text("cable")?,
         hub: value["hub"].as_bool().unwrap_or(false),
         port_num: value["port_num"].as_u64().unwrap_or(1) as u8,
+        lid: value["lid"].as_u64().unwrap_or(0) as u16,
+        subnet: value["subnet"].as_u64().unwrap_or(0xfe80 << 48),
+        iwarp: value["iwarp"].as_bool().unwrap_or(false),
         active: value["port"].as_str() != Some("down"),
         limits: limits.overridden(&value["limits"])?,
     })

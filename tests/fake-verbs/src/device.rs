@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::abi::{self, Context, DeviceAttr, Gid, Ops, PortAttr};
 use crate::handle::{self, Owned};
 use crate::home::{self, Errno, Home, Object, raise};
-use crate::{config, post, queue, rules};
+use crate::{config, post, queue, rules, slip};
 
 /// A device in a list.
 pub(crate) struct Listed {
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn ibv_get_device_list(count: *mut c_int) -> *mut *mut abi
         let public = abi::Device {
             ops: [std::ptr::null(); 2],
             node_type: 1,
-            transport_type: 0,
+            transport_type: c_int::from(device.iwarp),
             name: chars(&name),
             dev_name: chars(&format!("uverbs{index}")),
             dev_path: chars(""),
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn ibv_query_port(context: *mut Context, port: u8, attr: *
         bad_pkey_cntr: 0,
         qkey_viol_cntr: 0,
         pkey_tbl_len: 1,
-        lid: 0,
+        lid: opened.device().lid,
         sm_lid: 0,
         lmc: 0,
         max_vl_num: 1,
@@ -289,7 +289,11 @@ pub unsafe extern "C" fn ibv_query_port(context: *mut Context, port: u8, attr: *
         active_speed: if apple { 4 } else { 1 },
         phys_state: if up { 5 } else { 3 },
         // TN3205: "Thunderbolt (100)"
-        link_layer: if apple { 100 } else { 2 },
+        link_layer: match opened.device().lid {
+            _ if apple => 100,
+            0 => 2,
+            _ => 1,
+        },
         flags: 0,
     };
     // SAFETY: may be written, as the caller promises.
@@ -315,7 +319,8 @@ pub unsafe extern "C" fn ibv_query_gid(context: *mut Context, port: u8, index: c
         opened.fail(Errno::Invalid);
         return -1;
     }
+    let known = if port == device.port_num { device.gid(index as usize) } else { [0; 16] };
     // SAFETY: may be written, as the caller promises.
-    unsafe { (*gid).0 = if port == device.port_num { device.gid(index as usize) } else { [0; 16] } };
+    unsafe { (*gid).0 = slip::gid(&opened.home.config, known) };
     0
 }

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod abi;
+#[allow(unreachable_pub, reason = "C calls them")]
+mod absent;
 mod board;
 mod config;
 #[allow(unreachable_pub, reason = "C calls them")]

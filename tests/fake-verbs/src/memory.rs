@@ -86,6 +86,10 @@ pub unsafe extern "C" fn ibv_alloc_pd(context: *mut Context) -> *mut abi::Pd {
         raise(libc::EINVAL);
         return std::ptr::null_mut();
     };
+    slip::make(&opened.home.config, "too-many-pds", || allocate(context, opened))
+}
+
+fn allocate(context: *mut Context, opened: &Opened) -> *mut abi::Pd {
     if opened.spoilt() {
         return std::ptr::null_mut();
     }
@@ -157,7 +161,20 @@ pub unsafe extern "C" fn ibv_reg_mr(pd: *mut abi::Pd, addr: *mut c_void, length:
         raise(libc::EINVAL);
         return std::ptr::null_mut();
     };
-    let (domain, home) = (&own.domain, &own.domain.home);
+    // SAFETY: a live handle.
+    let context = unsafe { (*pd).context };
+    slip::make(&own.domain.home.config, "too-many-mrs", || register(context, pd, &own.domain, addr, length, access))
+}
+
+fn register(
+    context: *mut Context,
+    pd: *mut abi::Pd,
+    domain: &Arc<Domain>,
+    addr: *mut c_void,
+    length: usize,
+    access: c_int,
+) -> *mut Mr {
+    let home = &domain.home;
     let (shifted, length, access) = slip::register(&home.config, addr as usize, length, access);
     let addr = addr.with_addr(shifted);
     if home.spoilt(domain.index).is_some() {
@@ -195,8 +212,6 @@ pub unsafe extern "C" fn ibv_reg_mr(pd: *mut abi::Pd, addr: *mut c_void, length:
     let lkey = object.number << 8 | 0x5a;
     let start = addr as u64;
     locked(&domain.regions).push(Region { lkey, start, end: start + length as u64 });
-    // SAFETY: a live handle.
-    let context = unsafe { (*pd).context };
     let public = Mr { context, pd, addr, length, handle: object.number, lkey, rkey: lkey ^ 0xff };
     handle::make(public, RegionHandle { domain: domain.clone(), lkey, object })
 }

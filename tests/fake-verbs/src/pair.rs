@@ -46,6 +46,19 @@ fn granted(home: &Home, asked: u32) -> u32 {
 /// A domain, and attributes with completion queues of the same device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_create_qp(pd: *mut abi::Pd, attr: *mut QpInitAttr) -> *mut Qp {
+    // SAFETY: a handle, as the caller promises.
+    match unsafe { handle::get::<DomainHandle>(pd) } {
+        // SAFETY: as the caller promises.
+        Some(own) => slip::make(&own.domain.home.config, "too-many-qps", || unsafe { create(pd, attr) }),
+        None => {
+            raise(libc::EINVAL);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// As [`ibv_create_qp`].
+unsafe fn create(pd: *mut abi::Pd, attr: *mut QpInitAttr) -> *mut Qp {
     // SAFETY: handles, as the caller promises.
     let (domain, send, recv) = unsafe {
         let queues = (handle::get::<QueueHandle>((*attr).send_cq), handle::get::<QueueHandle>((*attr).recv_cq));
@@ -238,7 +251,7 @@ fn connect(pair: &Pair, attr: &QpAttr) -> Result<usize, Errno> {
     let (home, route) = (&pair.home, &attr.ah_attr.grh);
     let device = &home.config.devices[pair.index];
     let mut broken = None;
-    if attr.ah_attr.is_global == 0 {
+    if attr.ah_attr.is_global == 0 && device.lid == 0 {
         broken = Some((rules::NO_GRH, String::from("modify_qp")));
     } else if attr.ah_attr.port_num != device.port_num || !(1..=5).contains(&attr.path_mtu) {
         broken = Some((rules::ARGUMENT, format!("port {}, path_mtu {}", attr.ah_attr.port_num, attr.path_mtu)));
@@ -253,11 +266,16 @@ fn connect(pair: &Pair, attr: &QpAttr) -> Result<usize, Errno> {
         pair.violation(rule, &detail);
         return Err(Errno::Invalid);
     }
-    if route.sgid_index as usize >= device.gids() || device.gid(route.sgid_index as usize) == [0; 16] {
+    let local = attr.ah_attr.is_global == 0;
+    if !local && (route.sgid_index as usize >= device.gids() || device.gid(route.sgid_index as usize) == [0; 16]) {
         return Err(Errno::Invalid);
     }
     // a port that is down, or a wrong cable: nobody answers
-    let target = home.config.reach(pair.index, route.dgid.0).ok_or(Errno::TimedOut)?;
+    let target = match local {
+        true => home.config.reach_local(pair.index, attr.ah_attr.dlid),
+        false => home.config.reach(pair.index, route.dgid.0),
+    };
+    let target = target.ok_or(Errno::TimedOut)?;
     if !home.board.up(&home.config, pair.index) || (home.apple() && !home.board.up(&home.config, target)) {
         return Err(Errno::TimedOut);
     }
@@ -278,7 +296,9 @@ pub unsafe extern "C" fn ibv_modify_qp(qp: *mut Qp, attr: *mut QpAttr, mut bits:
     }
     // SAFETY: attributes, as the caller promises.
     let attr = unsafe { &mut *attr };
-    slip::modify(&own.pair.home.config, attr, &mut bits);
+    if !slip::modify(&own.pair.home.config, attr, &mut bits) {
+        return 0;
+    }
     match modify(&own.pair, attr, bits as u32) {
         Ok(to) => {
             // SAFETY: alive; only the program's own threads look at it.
@@ -299,10 +319,7 @@ pub unsafe extern "C" fn ibv_query_qp(qp: *mut Qp, attr: *mut QpAttr, _: c_int, 
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<PairHandle>(qp) }) else { return raise(libc::EINVAL) };
     let inner = locked(&own.pair.inner);
-    let mut cap = own.pair.cap;
-    if ["overpost-recv", "overpost-send"].iter().any(|slip| own.pair.home.config.slips(slip)) {
-        (cap.max_recv_wr, cap.max_send_wr) = (cap.max_recv_wr * 4, cap.max_send_wr * 4);
-    }
+    let cap = slip::depth(&own.pair.home.config, own.pair.cap);
     // SAFETY: may be written, as the caller promises.
     unsafe {
         attr.write(QpAttr { qp_state: inner.state, cur_qp_state: inner.state, cap, ..inner.attr });
@@ -346,6 +363,10 @@ pub unsafe extern "C" fn ibv_destroy_qp(qp: *mut Qp) -> c_int {
         inner.close();
         pair.domain.pairs.fetch_sub(1, Ordering::AcqRel);
         own.object.release();
+    }
+    if own.pair.home.config.slips("use-after-destroy") {
+        // SAFETY: a handle, which is never freed.
+        return unsafe { ibv_destroy_qp(qp) };
     }
     0
 }

@@ -89,6 +89,12 @@ fn send_checked(pair: &Pair, wr: &SendWr) -> Result<(), Errno> {
         state::ERR => pair.to_error(inner),
         _ => pair.push(inner),
     }
+    // what could not leave at once is compared when it does
+    if inner.placed < inner.sends.len()
+        && let Some(send) = inner.sends.back_mut().filter(|send| send.bytes.is_none())
+    {
+        send.posted = Some(send.sum());
+    }
     Ok(())
 }
 
@@ -154,6 +160,9 @@ pub(crate) unsafe extern "C" fn post_send(qp: *mut Qp, wr: *mut SendWr, bad: *mu
             unsafe { *bad = next };
             return own.pair.home.errno(error);
         }
+        if let Some((_, [part])) = &changed {
+            slip::sent(&own.pair.home.config, part);
+        }
         next = request.next;
     }
     0
@@ -171,7 +180,10 @@ pub(crate) unsafe extern "C" fn post_recv(qp: *mut Qp, wr: *mut RecvWr, bad: *mu
     while !next.is_null() {
         // SAFETY: a request of the chain.
         let request = unsafe { &*next };
-        let posted = recv_checked(&own.pair, request);
+        let posted = match slip::receive(&own.pair.home.config, request) {
+            None => recv_checked(&own.pair, request),
+            Some(mut part) => recv_checked(&own.pair, &RecvWr { sg_list: &raw mut part, ..*request }),
+        };
         if let Err(error) = posted {
             // SAFETY: may be written.
             unsafe { *bad = next };

@@ -151,6 +151,9 @@ impl Pair {
             self.violation(rules::LKEY, "the region of a send was released before it left");
             return Some(Place::Lost);
         }
+        if send.posted.is_some_and(|sum| sum != send.sum()) {
+            self.violation(rules::BUFFER_CHANGED, &format!("wr_id {}, before it left", send.id));
+        }
         if !self.waits() {
             // UC: what finds no receive is dropped silently
             let posted = peer.is_some_and(|ring| ring.receive(ring.produced.0.load(Ordering::Relaxed)).is_some());

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::abi::{Context, Cq, Wc, status};
 use crate::board::Kind;
@@ -11,6 +12,7 @@ use crate::device::Opened;
 use crate::handle::{self, Owned};
 use crate::home::{Errno, Home, Object, locked, raise};
 use crate::rules;
+use crate::slip;
 use crate::wire::Pair;
 
 /// What of a queue pair's depth is in use.
@@ -100,6 +102,7 @@ pub unsafe extern "C" fn ibv_create_cq(
         return std::ptr::null_mut();
     };
     let limits = opened.device().limits;
+    let cqe = slip::entries(&opened.home.config, cqe);
     if opened.spoilt() {
         return std::ptr::null_mut();
     }
@@ -170,8 +173,10 @@ pub(crate) unsafe extern "C" fn poll_cq(cq: *mut Cq, count: c_int, out: *mut Wc)
     // SAFETY: a handle, as the caller promises.
     let Some(own) = (unsafe { handle::get::<QueueHandle>(cq) }) else { return -1 };
     let queue = &*own.queue;
-    if queue.home.board.fault(&[Kind::Poll], queue.index, 0).is_some() {
-        return -1;
+    match queue.home.board.fault(&[Kind::Poll, Kind::Hang], queue.index, 0) {
+        Some((Kind::Hang, time)) => std::thread::sleep(Duration::from_millis(time)),
+        Some(_) => return -1,
+        None => {}
     }
     for pair in locked(&queue.pairs).iter() {
         pair.progress();

@@ -45,6 +45,8 @@ pub(crate) struct Send {
     pub(crate) parts: Parts,
     /// Its bytes, if they were taken when it was posted, or belong to a fault.
     pub(crate) bytes: Option<Box<[u8]>>,
+    /// A sum of its bytes when it was posted, if it could not leave then.
+    pub(crate) posted: Option<u64>,
     pub(crate) imm: Option<u32>,
     pub(crate) signaled: bool,
     /// What it takes of the depth.
@@ -56,7 +58,7 @@ pub(crate) struct Send {
 
 impl Send {
     pub(crate) fn new(id: u64, parts: Parts, imm: Option<u32>, signaled: bool, cost: u32) -> Self {
-        Self { id, parts, bytes: None, imm, signaled, cost, extra: false, place: Place::Waiting }
+        Self { id, parts, bytes: None, posted: None, imm, signaled, cost, extra: false, place: Place::Waiting }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -85,6 +85,14 @@ fn a_send_waits_for_its_receive() {
     assert_eq!(two.recv(2, 0, 8), 0);
     one.wait(1);
     broken(&fabric, &["buffer-changed"]);
+    // nor before it leaves
+    assert_eq!(two.recv(2, 0, 8), 0);
+    fabric.set_still("mac1.rdma_en2", true);
+    assert_eq!(one.send(1, 0, 8), 0);
+    one.bytes(0, 8).fill(5);
+    fabric.set_still("mac1.rdma_en2", false);
+    one.wait(1);
+    broken(&fabric, &["buffer-changed"]);
     end([one, two]);
 }
 

@@ -11,6 +11,7 @@
 
 mod data;
 mod faults;
+mod foreign;
 mod happy;
 mod layout;
 mod setup;
