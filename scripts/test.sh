@@ -64,7 +64,7 @@ neon() { # the kernels on an emulated processor, without the tests that candle m
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
   cargo nextest run --target aarch64-unknown-linux-gnu --lib --test kernels \
-    -E 'test(/^backend::/) | test(/^kernels::(packed|embed|rowwise|routing|edges|delta)::/) | test(/^kernels::.*::adds?_in/)'
+    -E 'test(/^backend::/) | test(/^kernels::(packed|embed|rowwise|routing|edges|delta)::/) | test(/^kernels::.*::(adds?_in|adds_rounded|odd_activations)/)'
 }
 # `-p tbshard` with the others: alone they would ask for fewer features of what all depend on, and all that would be built again
 metal() { # Metal's kernels on this processor, where clang 19 can be had
