@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::error::{Context, Error, Result};
 use crate::weights::{
-    Codes, Coding, Dtype, Matrix, NewTensor, Source, TensorInfo, keep, narrow, quantise, round_to, widen, widened_type,
+    Codes, Coding, Dtype, Matrix, NewTensor, Slice, Source, TensorInfo, keep, narrow, quantise, round_to, slices,
+    widen, widened_type,
 };
 
 /// A tensor as MLX has it, with its scales and biases if it is quantised.
@@ -70,6 +71,15 @@ impl Run {
     pub(super) fn matrix(&self, source: &dyn Source, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
         let [rows, columns] = self.place(rows, columns);
         source.part(&self.name, &self.shape, rows, columns)
+    }
+
+    /// The tensors of the source that it is in: values and scales.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub(super) fn stored(&self, source: &dyn Source) -> Result<Vec<Slice>> {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        slices(source, &self.name, &self.shape, self.rows.clone(), 0..columns)
     }
 
     /// Appends the values of rows and columns, rounded to `dtype`.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::models::Architecture;
 use crate::nn::{Loader, refuse_unused};
 use crate::partition::Plan;
-use crate::weights::{Coding, Dtype, Listing, NewTensor, Source, SourceKind, slices};
+use crate::weights::{Coding, Dtype, Listing, NewTensor, Source, SourceKind};
 
 /// A model as mlx_lm would have it.
 pub struct Conversion {
@@ -162,8 +162,7 @@ impl Draft<'_> {
                 return Err(Error::msg(error).hint("quantise the model as its maker publishes it"));
             }
             Some(_) => {
-                let (rows, columns) = (first.rows.clone(), 0..shape.last().copied().unwrap_or(1));
-                let parts = slices(self.source, &first.name, &first.shape, rows, columns)?;
+                let parts = first.stored(self.source)?;
                 (info.coding, type_of(parts.last().map_or(&info, |scales| &scales.info), self.said))
             }
             None => (None, type_of(&info, self.said)),

@@ -168,7 +168,10 @@ impl Source for Quantised {
         let entries = names.iter().filter_map(|name| Some(&self.conversion.entries[self.find(name)?.0]));
         let origins = entries.flat_map(|entry| match &entry.origin {
             Origin::Whole { name, .. } => vec![name.clone()],
-            Origin::Rows(runs) | Origin::Packed(runs) => runs.iter().map(|run| run.name.clone()).collect(),
+            Origin::Rows(runs) | Origin::Packed(runs) => {
+                let parts = runs.iter().filter_map(|run| run.stored(self.source.as_ref()).ok());
+                parts.flatten().map(|part| part.info.name).collect()
+            }
         });
         self.source.find_nan(&origins.collect::<Vec<_>>())
     }

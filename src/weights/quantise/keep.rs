@@ -7,7 +7,7 @@ use crate::weights::{Dtype, Matrix, Packed, Values};
 /// Copies the codes and scales of `matrix`, which has no biases, and writes biases; both are rounded to `dtype`.
 ///
 /// # Errors
-/// If it is not packed so.
+/// If it is not packed so, or a scale is not a number.
 pub fn keep(matrix: &Matrix, dtype: Dtype, out: Codes<'_>) -> Result<()> {
     let Values::Packed(Packed { coding, values, scales, biases: None }) = matrix.values() else {
         let error =
@@ -23,6 +23,10 @@ pub fn keep(matrix: &Matrix, dtype: Dtype, out: Codes<'_>) -> Result<()> {
         out.codes[row * width..][..width].copy_from_slice(&values[bytes(at)..][..width]);
         let at = at / coding.group();
         numbers.extend(scales.part(at..at + groups).to_f32());
+    }
+    if let Some(scale) = numbers.iter().find(|scale| !scale.is_finite()) {
+        let error = Error::msg(format!("one of the scales is {scale}"));
+        return Err(error.hint("the file may be damaged, fetch it again"));
     }
     let store = |mut numbers: Vec<f32>, out: &mut [u8]| {
         round_to(&mut numbers, dtype);
