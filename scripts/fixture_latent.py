@@ -83,6 +83,15 @@ def deepseek_v3(ids):
     return Model("qwen2", text, deepseek_decoder("model.", "lm_head.weight", text))
 
 
+def deepseek_v3_fp8(ids):
+    """Kimi K2's form of it, in block-FP8, with sizes that whole groups of 32 divide: heads whose keys and values lie across blocks."""
+    text = deepseek_config(ids, architectures=["DeepseekV3ForCausalLM"], dtype="bfloat16", first_k_dense_replace=1, hidden_size=64, intermediate_size=160,
+                           kv_lora_rank=32, model_type="deepseek_v3", moe_intermediate_size=32, n_group=1, n_routed_experts=4, n_shared_experts=1,
+                           num_experts_per_tok=2, num_hidden_layers=2, q_lora_rank=32, qk_nope_head_dim=32, rope_scaling=YARN | {"mscale": 1.0, "mscale_all_dim": 1.0},
+                           routed_scaling_factor=2.827, topk_group=1, v_head_dim=48)
+    return Model("qwen2", text, deepseek_decoder("model.", "lm_head.weight", text), fp8=True)
+
+
 def kimi_vision(width, inner, hidden):
     """Returns the vision tower that a text decoder skips, and the projector that follows it."""
     linear = lambda name, rows, cols: {f"{name}.weight": (rows, cols), f"{name}.bias": (rows,)}
@@ -126,4 +135,4 @@ def kimi_linear(ids):
     return Model("qwen2", text, decoder("model.", "lm_head.weight", text, mixer, moe))
 
 
-MODELS = {"deepseek_v3": deepseek_v3, "kimi_k25-int4": kimi_k25, "kimi_linear": kimi_linear}
+MODELS = {"deepseek_v3": deepseek_v3, "deepseek_v3-fp8": deepseek_v3_fp8, "kimi_k25-int4": kimi_k25, "kimi_linear": kimi_linear}

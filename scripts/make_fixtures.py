@@ -83,8 +83,8 @@ def is_quantised(name, shape):
         r"visual|norm|mlp\.gate\.|shared_expert_gate|in_proj_(a|b)\.", name)
 
 
-def quantise(name, weight, seed):
-    """Returns {name: e4m3, name_scale_inv: bf16} with one scale a block; the blocks get unlike
+def quantise(name, weight, seed, dtype):
+    """Returns {name: e4m3, name_scale_inv: dtype} with one scale a block; the blocks get unlike
     magnitudes first, so that a wrong scale is a wrong result."""
     rows, cols = weight.shape
     grid = (-(-rows // BLOCK), -(-cols // BLOCK))
@@ -92,7 +92,7 @@ def quantise(name, weight, seed):
     expand = lambda blocks: blocks.repeat(BLOCK, 0)[:rows].repeat(BLOCK, 1)[:, :cols]
     weight = weight * expand(spread)
     peak = np.array([[np.abs(weight[r * BLOCK:(r + 1) * BLOCK, c * BLOCK:(c + 1) * BLOCK]).max() for c in range(grid[1])] for r in range(grid[0])])
-    scale = torch.from_numpy(peak / 448).to(torch.bfloat16)
+    scale = torch.from_numpy(peak / 448).to(dtype)
     scaled = np.clip(weight / expand(scale.double().numpy()), -448, 448)
     return {name: torch.from_numpy(scaled).float().to(torch.float8_e4m3fn), name + "_scale_inv": scale}
 
@@ -119,7 +119,8 @@ def checkpoint(model, seed):
     for name, shape in model.shapes.items():
         value = initial(model, seed, name, shape)
         if model.fp8 and is_quantised(name, shape):
-            out |= quantise(name, value, seed)
+            # DeepSeek's scales are f32
+            out |= quantise(name, value, seed, torch.float32 if model.config["model_type"] == "deepseek_v3" else torch.bfloat16)
         elif model.int4 and ".experts." in name:
             out |= pack(name, value)
         elif is_f32(model, name):

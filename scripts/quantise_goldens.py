@@ -6,9 +6,11 @@ checkpoints, on a CPU.
 
 quantise.safetensors  `<dtype>`: values; `<dtype>.<mode>.<bits>.<group>.{codes,scales,biases}`: what mx.quantize returns
 quantise.json         a list of conversions of tiny/*: settings, what was edited in config.json, the `quantization`
-                      table of the result, and SHA-256 over name, type, shape and bytes of its tensors by name
+                      table of the result, SHA-256 over name, type, shape and bytes of its tensors by name, and over
+                      their names in the order of the model, and how many parameters mlx_lm counts
 
-mlx_lm does not read block-FP8, nor the bare text model of Qwen3.5: it is given the same weights in bf16, and wrapped.
+mlx_lm does not read Qwen's block-FP8, nor the bare text model of Qwen3.5: it is given the same weights in bf16, and wrapped.
+It knows no DeepSeek whose head is the embedding: it is given one with a head of its own. Everything else it reads itself.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import mlx.core as mx
-import mlx_lm
+import mlx_lm.utils
 import numpy as np
 from mlx_lm.convert import convert
 
@@ -52,6 +54,8 @@ CONVERSIONS = [
     ("qwen3", {}, MXFP8),
     *[("qwen3", {"torch_dtype": kind}, AFFINE4) for kind in ("float16", "float32", None)],
     *[("qwen3_5", {"torch_dtype": kind}, MXFP8) for kind in ("float16", "float32")],
+    *[(name, {}, ("affine", 8, 32)) for name in ("deepseek_v3-fp8", "kimi_k25-int4")],
+    *[(name, {"torch_dtype": "float16"}, AFFINE4) for name in ("kimi_k25-int4", "kimi_linear")],
     ("qwen3_next", {"torch_dtype": "float32"}, AFFINE4),
     ("qwen3_5_moe-fp8", {}, MXFP8),
 ]
@@ -136,17 +140,21 @@ def for_mlx(source, edits, out):
     """A copy of a checkpoint that mlx_lm can convert."""
     shutil.copytree(source, out)
     config = json.loads((source / "config.json").read_text())
-    config = {key: value for key, value in (config | edits).items() if value is not None}
+    config = {key: value for key, value in (config | edits).items() if value is not None or key not in edits}
     weights = {}
     for path in sorted(out.glob("*.safetensors")):
         if path.name != "fixture.safetensors":
             weights |= mx.load(str(path))
         path.unlink()
-    weights = dequantised(weights)
-    config.pop("quantization_config", None)
-    if config["model_type"] == "qwen3_5_moe":
+    kind = config["model_type"]
+    if kind == "deepseek_v3":
+        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+    elif "kimi" not in kind:
+        weights = dequantised(weights)
+        config.pop("quantization_config", None)
+    if kind == "qwen3_5_moe":
         weights = fused(weights)
-    if config["model_type"] == "qwen3_5_text":
+    if kind == "qwen3_5_text":
         config = {"model_type": "qwen3_5", "text_config": config}
     mx.save_safetensors(str(out / "model.safetensors"), weights)
     (out / "model.safetensors.index.json").unlink(missing_ok=True)
@@ -169,6 +177,18 @@ def digest(directory):
     return len(tensors), sha.hexdigest()
 
 
+@contextlib.contextmanager
+def noted_order():
+    """A list that is filled with the names of all tensors in the order in which mlx_lm parts them into files."""
+    names, part = [], mlx_lm.utils.make_shards
+    def noting(weights, *more):
+        names.extend(weights)
+        return part(weights, *more)
+    mlx_lm.utils.make_shards = noting
+    yield names
+    mlx_lm.utils.make_shards = part
+
+
 def predicate(path, module):
     """mlx_lm's for these architectures, but for routers whose 64-column groups do not fit, where it fails."""
     if path.endswith(("mlp.gate", "shared_expert_gate")):
@@ -183,12 +203,15 @@ def write_conversions(out):
             source, result = Path(scratch, "source"), Path(scratch, "result")
             for_mlx(TINY / name, edits, source)
             moe = "_moe" in name or "_next" in name
-            convert(str(source), str(result), quantize=True, q_bits=bits, q_group_size=group, q_mode=mode,
-                    quant_predicate=predicate if moe else None)
+            with noted_order() as names:
+                convert(str(source), str(result), quantize=True, q_bits=bits, q_group_size=group, q_mode=mode,
+                        quant_predicate=predicate if moe else None)
             count, sha = digest(result)
             table = json.loads((result / "config.json").read_text())["quantization"]
-        made.append({"checkpoint": name, "edits": edits, "mode": mode, "bits": bits, "group": group,
-                     "tensors": count, "sha256": sha, "quantization": table})
+            index = json.loads((result / "model.safetensors.index.json").read_text())
+        made.append({"checkpoint": name, "edits": edits, "mode": mode, "bits": bits, "group": group, "tensors": count, "sha256": sha,
+                     "order": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+                     "parameters": index["metadata"]["total_parameters"], "quantization": table})
         print(name, edits, mode, bits, group, count, "tensors")
     lines = ",\n".join(json.dumps(one) for one in made)
     out.write_text(f'{{"mlx": "{mx.__version__}", "mlx_lm": "{mlx_lm.__version__}", "conversions": [\n{lines}\n]}}\n')

@@ -1,6 +1,7 @@
 //! The text room: tokenizers and streams here, against the real ones' recorded output and against small ones
 //! written here; templates and reasoning in files of their own.
 
+mod declarations;
 mod reasoning;
 mod template;
 mod tiktoken;

@@ -139,14 +139,18 @@ fn bits_per_weight(conversion: &Conversion) -> f64 {
 }
 
 fn summary(conversion: &Conversion) -> String {
-    let (quantised, left) = conversion.modules();
+    let [quantised, kept, left] = conversion.modules();
+    let kept = match kept {
+        0 => String::new(),
+        _ => format!("; {kept} are in 4 bits already and stay"),
+    };
     let left = match left {
         0 => String::new(),
         1 => "; 1 matrix has other columns than whole groups and stays".to_owned(),
         _ => format!("; {left} matrices have other columns than whole groups and stay"),
     };
     format!(
-        "weights    {} ({} stored)\nquantised  {quantised} matrices, {}{left}\nsize       {}, {:.3} bits a weight\n",
+        "weights    {} ({} stored)\nquantised  {quantised} matrices, {}{kept}{left}\nsize       {}, {:.3} bits a weight\n",
         table::scaled(conversion.parameters() as f64, &["", " k", " M", " B", " T"]),
         bytes(conversion.source_bytes()),
         conversion.describe(),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::common::{self, Common, PLAIN, bad_config, read};
 use super::mla::{ExpertKeys, Experts, LatentKeys};
-use super::mlx::Conventions;
+use super::mlx::{Conventions, NORMS_LAST};
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{Centre, Decoder, Loader, MoeConfig};
@@ -26,6 +26,30 @@ const KEYS: ExpertKeys = ExpertKeys {
     shared: "n_shared_experts",
     groups: "n_group",
 };
+
+/// What a layer's parts hold in mlx_lm, in order.
+const MODULES: &[&str] = &[
+    "q_proj",
+    "q_a_proj",
+    "q_a_layernorm",
+    "q_b_proj",
+    "kv_a_proj_with_mqa",
+    "kv_a_layernorm",
+    "embed_q",
+    "unembed_out",
+    "o_proj",
+    "switch_mlp.gate_proj",
+    "switch_mlp.up_proj",
+    "switch_mlp.down_proj",
+    "gate",
+    "gate.e_score_correction_bias",
+    "shared_experts.gate_proj",
+    "shared_experts.up_proj",
+    "shared_experts.down_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 #[derive(Debug, Deserialize)]
 struct DeepSeek {
@@ -136,7 +160,14 @@ impl Architecture for DeepSeek {
             || layer.is_some_and(|layer| (first..first + more).contains(&layer))
     }
 
-    fn mlx(&self) -> Option<Conventions> {
-        None
+    fn mlx(&self) -> Conventions {
+        Conventions {
+            copied_head: self.common.is_tied().then_some(self.names().1),
+            latent: Some(self.latent.per_head()),
+            uncast: &["e_score_correction_bias"],
+            parts: NORMS_LAST,
+            modules: MODULES,
+            ..Conventions::PLAIN
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::common::{self, Common, PLAIN, bad_config, check_size, read};
 use super::mla::{ExpertKeys, Experts, LatentKeys};
-use super::mlx::Conventions;
+use super::mlx::{Conventions, NORMS_LAST};
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{Centre, Decoder, KdaConfig, KimiDeltaAttention, Loader, Mixer};
@@ -20,6 +20,40 @@ const KEYS: ExpertKeys = ExpertKeys {
     shared: "num_shared_experts",
     groups: "num_expert_group",
 };
+
+/// What a layer's parts hold in mlx_lm, in order.
+const MODULES: &[&str] = &[
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "q_conv.conv",
+    "k_conv.conv",
+    "v_conv.conv",
+    "f_a_proj",
+    "f_b_proj",
+    "b_proj",
+    "g_a_proj",
+    "g_b_proj",
+    "A_log",
+    "dt_bias",
+    "o_norm",
+    "kv_a_proj_with_mqa",
+    "kv_a_layernorm",
+    "embed_q",
+    "unembed_out",
+    "o_proj",
+    "gate",
+    "switch_mlp.gate_proj",
+    "switch_mlp.up_proj",
+    "switch_mlp.down_proj",
+    "e_score_correction_bias",
+    "shared_experts.gate_proj",
+    "shared_experts.up_proj",
+    "shared_experts.down_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 #[derive(Debug, Deserialize)]
 struct KimiLinear {
@@ -162,7 +196,15 @@ impl Architecture for KimiLinear {
         false
     }
 
-    fn mlx(&self) -> Option<Conventions> {
-        None
+    fn mlx(&self) -> Conventions {
+        Conventions {
+            tied: self.common.is_tied(),
+            latent: Some(self.latent.per_head()),
+            fine_routers: true,
+            uncast: &["e_score_correction_bias", "A_log", "dt_bias"],
+            parts: NORMS_LAST,
+            modules: MODULES,
+            ..Conventions::PLAIN
+        }
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::common::{Common, PLAIN, bad_config, check_size, read};
-use super::mlx::Conventions;
+use super::mlx::{Conventions, NORMS_LAST};
 use super::{Architecture, Geometry};
 use crate::error::Result;
 use crate::nn::{AttentionConfig, Centre, Decoder, Loader, Mlp};
@@ -61,7 +61,7 @@ impl Architecture for Llama {
         false
     }
 
-    fn mlx(&self) -> Option<Conventions> {
-        Some(Conventions { tied: self.common.is_tied(), norms_last: true, ..Conventions::PLAIN })
+    fn mlx(&self) -> Conventions {
+        Conventions { tied: self.common.is_tied(), parts: NORMS_LAST, ..Conventions::PLAIN }
     }
 }

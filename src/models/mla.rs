@@ -31,6 +31,11 @@ impl LatentKeys {
         check_size("v_head_dim", self.v_head_dim)
     }
 
+    /// What `kv_b_proj` makes for a head: values of a key, and of a value.
+    pub(super) fn per_head(&self) -> (usize, usize) {
+        (self.qk_nope_head_dim, self.v_head_dim)
+    }
+
     /// Loads the attention of a layer.
     pub(super) fn attention(
         &self,

@@ -39,8 +39,8 @@ pub trait Architecture: Send + Sync {
     /// Whether a text decoder leaves the tensor `name` alone knowingly (vision, multi-token prediction).
     fn skips(&self, name: &str) -> bool;
 
-    /// What mlx_lm does with it when it converts it, where that is known.
-    fn mlx(&self) -> Option<mlx::Conventions>;
+    /// What mlx_lm does with it when it converts it.
+    fn mlx(&self) -> mlx::Conventions;
 }
 
 /// The sizes of a model that callers need.

@@ -114,21 +114,21 @@ impl Architecture for Qwen35 {
         SKIPPED.iter().any(|prefix| name.starts_with(prefix))
     }
 
-    fn mlx(&self) -> Option<Conventions> {
+    fn mlx(&self) -> Conventions {
         let (prefixes, wrapper) = match (self.prefix, &self.moe) {
             (WRAPPED, _) => (&WRAPPED_NAMES, None),
             (_, Some(_)) => (&TEXT_NAMES, Some("qwen3_5_moe")),
             (_, None) => (&TEXT_NAMES, Some("qwen3_5")),
         };
-        Some(Conventions {
+        Conventions {
             prefixes,
             centre: Centre::One,
             tied: self.hybrid.common.is_tied(),
-            fine_routers: self.moe.is_some(),
-            keeps_a_log: true,
-            norms_last: false,
+            fine_routers: true,
+            uncast: &["A_log"],
             // mlx_lm knows the text model only inside the wrapper
             wrapper,
-        })
+            ..Conventions::PLAIN
+        }
     }
 }

@@ -62,7 +62,7 @@ impl Architecture for Qwen3Moe {
         false
     }
 
-    fn mlx(&self) -> Option<Conventions> {
-        Some(Conventions { tied: self.common.is_tied(), fine_routers: true, ..Conventions::PLAIN })
+    fn mlx(&self) -> Conventions {
+        Conventions { tied: self.common.is_tied(), fine_routers: true, ..Conventions::PLAIN }
     }
 }

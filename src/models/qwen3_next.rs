@@ -65,8 +65,8 @@ impl Architecture for Qwen3Next {
         ["mtp.", "language_model.mtp."].iter().any(|prefix| name.starts_with(prefix))
     }
 
-    fn mlx(&self) -> Option<Conventions> {
+    fn mlx(&self) -> Conventions {
         let tied = self.hybrid.common.is_tied();
-        Some(Conventions { centre: Centre::One, tied, fine_routers: true, ..Conventions::PLAIN })
+        Conventions { centre: Centre::One, tied, fine_routers: true, ..Conventions::PLAIN }
     }
 }

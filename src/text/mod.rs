@@ -11,6 +11,7 @@ mod template;
 mod tiktoken;
 mod tokenizer;
 mod tools;
+mod typescript;
 
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use reasoning::{Part, Reasoning};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Kwargs, Tuple, ValueKind};
+use minijinja::value::{Kwargs, Serde, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -55,6 +55,19 @@ pub(super) fn tojson(
     let mut json = Json { out: String::new(), ensure_ascii, sort_keys, indent, item, key };
     json.value(value, 0)?;
     Ok(Value::from_safe_string(json.out))
+}
+
+/// `str(value)` of JSON.
+pub(super) fn str_of(value: &serde_json::Value) -> Result<String> {
+    string(&Value::from(Serde(value))).map(|text| text.to_string())
+}
+
+/// `json.dumps(value, ensure_ascii=False)` of JSON.
+pub(super) fn dumps(value: &serde_json::Value) -> Result<String> {
+    let (item, key) = (", ".to_owned(), ": ".to_owned());
+    let mut json = Json { out: String::new(), ensure_ascii: false, sort_keys: false, indent: None, item, key };
+    json.value(&Value::from(Serde(value)), 0)?;
+    Ok(json.out)
 }
 
 struct Json {

@@ -10,14 +10,17 @@ use minijinja::{AutoEscape, Environment};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Value, json};
 
-use super::{Message, clock, python};
+use super::{Message, clock, python, typescript};
 use crate::error::{Context, Error, Result};
 
 /// The special tokens a template may name.
 const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
-/// The class whose templates get the keys of tools in alphabetical order: Kimi's.
-const SORTING: &str = "TikTokenTokenizer";
+/// Kimi's class, whose own code gives templates the keys of tools in alphabetical order, and the tools as declarations.
+const KIMI: &str = "TikTokenTokenizer";
+
+/// What its templates call the declarations.
+const DECLARATIONS: &str = "tools_ts_str";
 
 const AGAIN: &str = "fetch the file again from the model's repository";
 
@@ -40,7 +43,7 @@ pub struct Template {
     environment: Environment<'static>,
     source: String,
     special: BTreeMap<String, String>,
-    sorts_tools: bool,
+    is_kimi: bool,
 }
 
 impl Template {
@@ -49,8 +52,8 @@ impl Template {
     pub fn open(dir: &Path) -> Result<Option<Self>> {
         let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let special: Vec<_> = SPECIAL.iter().filter_map(|key| Some((*key, token(config.get(key)?)?))).collect();
-        let sorts_tools = config.get("tokenizer_class").and_then(Value::as_str) == Some(SORTING);
-        let compile = |source: &str| Ok(Self { sorts_tools, ..Self::from_source(source, &special)? });
+        let is_kimi = config.get("tokenizer_class").and_then(Value::as_str) == Some(KIMI);
+        let compile = |source: &str| Ok(Self { is_kimi, ..Self::from_source(source, &special)? });
         let path = dir.join("chat_template.jinja");
         if let Some(source) = read(&path)? {
             return compile(&source).with_context(|| format!("`{}`", path.display())).map(Some);
@@ -80,20 +83,25 @@ impl Template {
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| failure(error).hint("the template uses something this Jinja engine does not know"))?;
         let special = special.iter().map(|(key, token)| ((*key).to_owned(), (*token).to_owned())).collect();
-        Ok(Self { environment, source: source.to_owned(), special, sorts_tools: false })
+        Ok(Self { environment, source: source.to_owned(), special, is_kimi: false })
     }
 
     /// Renders a conversation into a prompt. Fails with the template's own words when it refuses the conversation.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let mut tools = options.tools.clone();
-        if let Some(tools) = tools.as_mut().filter(|_| self.sorts_tools) {
+        if let Some(tools) = tools.as_mut().filter(|_| self.is_kimi) {
             tools.sort_all_objects();
         }
+        let declarations =
+            tools.as_ref().filter(|_| self.is_kimi && self.knows(DECLARATIONS)).and_then(typescript::declare);
         let mut context = json!({
             "messages": messages,
             "tools": tools,
             "add_generation_prompt": options.add_generation_prompt,
         });
+        if let (Some(declarations), Some(context)) = (declarations, context.as_object_mut()) {
+            context.insert(DECLARATIONS.to_owned(), declarations.into());
+        }
         if let (Some(thinking), Some(context)) = (options.thinking, context.as_object_mut()) {
             context.insert("enable_thinking".to_owned(), thinking.into());
             context.insert("thinking".to_owned(), thinking.into());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use safetensors::tensor::Dtype as FileDtype;
 use sha2::{Digest, Sha256};
 
 use super::digest::hex;
@@ -99,7 +100,28 @@ impl Checkpoint {
         hex(hash)
     }
 
-    fn find(&self, name: &str) -> Result<(TensorInfo, Bytes)> {
+    /// The numbers of the tensor `name`, which is one of integers, and the file they are in.
+    ///
+    /// # Errors
+    /// If it is missing or of another type.
+    pub(super) fn integers(&self, name: &str) -> Result<(Vec<u64>, &Path)> {
+        let (shard, entry) = self.entry(name)?;
+        let bytes = &shard.bytes[entry.bytes.clone()];
+        let numbers = match entry.dtype {
+            FileDtype::I32 | FileDtype::U32 => {
+                bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b).into()).collect()
+            }
+            FileDtype::I64 | FileDtype::U64 => bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
+            other => {
+                let error =
+                    format!("`{}`: tensor `{name}` is stored as {other:?}, not I32 or I64", shard.path.display());
+                return Err(Error::msg(error).hint("the file is damaged, fetch it again"));
+            }
+        };
+        Ok((numbers, &shard.path))
+    }
+
+    fn entry(&self, name: &str) -> Result<(&Shard, &Entry)> {
         let Some((file, entry)) = self.tensors.get(name) else {
             let at = self.files.first().and_then(|file| file.path.parent()).unwrap_or(Path::new("."));
             let error = format!("`{}` has no tensor `{name}`", at.display());
@@ -107,7 +129,11 @@ impl Checkpoint {
                 Error::msg(error).hint("the checkpoint is incomplete or of another architecture than config.json says")
             );
         };
-        let shard = &self.files[*file];
+        Ok((&self.files[*file], entry))
+    }
+
+    fn find(&self, name: &str) -> Result<(TensorInfo, Bytes)> {
+        let (shard, entry) = self.entry(name)?;
         let origin = format!("`{}`", shard.path.display());
         let Some(dtype) = Dtype::of_file(name, entry.dtype) else {
             let error = format!("{origin}: tensor `{name}` is stored as {:?}", entry.dtype);

@@ -27,6 +27,26 @@ impl Compressed {
     fn packed(&self, name: &str) -> Option<String> {
         Some(format!("{name}{PACKED}")).filter(|packed| self.0.has(packed))
     }
+
+    /// Refuses codes of another shape than the tensor beside them says, if there is one.
+    fn check_shape(&self, name: &str, codes: &TensorInfo) -> Result<()> {
+        let shape = format!("{name}{SHAPE}");
+        // each is a page of the file: of a layer's experts the first stands for all
+        let is_another = name.split_once(".experts.").is_some_and(|(_, expert)| !expert.starts_with("0."));
+        if is_another || !self.0.has(&shape) {
+            return Ok(());
+        }
+        let (said, file) = self.0.integers(&shape)?;
+        let mut held: Vec<u64> = codes.shape.iter().map(|size| *size as u64).collect();
+        held.last_mut().into_iter().for_each(|words| *words *= 32 / INT4.bits() as u64);
+        if said == held {
+            return Ok(());
+        }
+        let (file, codes) = (file.display(), &codes.name);
+        let error = format!("`{file}`: tensor `{shape}` says {said:?}, but `{codes}` holds {held:?} values");
+        Err(Error::msg(error)
+            .hint("the checkpoint is damaged or was packed otherwise than tbshard knows, fetch it again"))
+    }
 }
 
 impl Source for Compressed {
@@ -46,6 +66,9 @@ impl Source for Compressed {
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<Stored> {
         let info = self.info(name, shape)?;
+        if info.coding.is_some() {
+            self.check_shape(name, &info)?;
+        }
         Ok(Stored { bytes: self.0.get(&info.name, shape)?.bytes, info })
     }
 

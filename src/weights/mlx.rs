@@ -17,11 +17,19 @@ pub struct Formats {
 }
 
 /// Parts of names on the hub, and what MLX has in their place (Kimi-Linear).
-const RENAMED: [(&str, &str); 3] = [
+const RENAMED: [(&str, &str); 6] = [
     (".block_sparse_moe.gate.e_score_correction_bias", ".mlp.e_score_correction_bias"),
     (".block_sparse_moe.", ".mlp."),
+    (".switch_mlp.w1.", ".switch_mlp.gate_proj."),
+    (".switch_mlp.w2.", ".switch_mlp.down_proj."),
+    (".switch_mlp.w3.", ".switch_mlp.up_proj."),
     ("_conv1d.weight", "_conv.conv.weight"),
 ];
+
+/// What MLX calls the tensor that the hub calls `name`, prefixes aside.
+pub fn mlx_name(name: &str) -> String {
+    RENAMED.iter().fold(name.to_owned(), |name, (hub, mlx)| name.replace(hub, mlx))
+}
 
 /// A checkpoint in MLX's conventions.
 pub struct Mlx {
@@ -39,9 +47,8 @@ impl Mlx {
     /// modules have another name.
     fn stored_name(&self, name: &str) -> Option<String> {
         let inner = name.strip_prefix("model.language_model.").map(|rest| format!("language_model.model.{rest}"));
-        let renamed = RENAMED.iter().filter(|(hub, _)| name.contains(hub)).map(|(hub, mlx)| name.replace(hub, mlx));
-        let candidates = [Some(name.to_owned()), inner, Some(format!("language_model.{name}"))];
-        candidates.into_iter().flatten().chain(renamed).find(|name| self.checkpoint.has(name))
+        let candidates = [Some(name.to_owned()), inner, Some(format!("language_model.{name}"))].into_iter().flatten();
+        candidates.chain(std::iter::once_with(|| mlx_name(name))).find(|name| self.checkpoint.has(name))
     }
 
     /// The declared coding of a module.

@@ -1,5 +1,7 @@
 //! Plain numbers as they are stored: values, or the scales and biases of packed ones.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use half::{bf16, f16};
 
@@ -39,6 +41,12 @@ impl Numbers {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// A run of them, in place.
+    pub fn part(&self, run: Range<usize>) -> Self {
+        let width = self.dtype.width();
+        Self { dtype: self.dtype, bytes: self.bytes.slice(run.start * width..run.end * width) }
     }
 
     /// All of them, widened; a U8 is its bits.

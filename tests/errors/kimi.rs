@@ -259,9 +259,36 @@ fn parts_of_a_packed_matrix_that_do_not_fit() {
         let (_, result) = open(&format!("{UP}.weight_scale"), |plain| *plain = zeros(dtype, &plain.shape));
         result.unwrap_or_else(|error| panic!("{dtype:?}: {error:?}"));
     }
+}
+
+#[test]
+fn a_shape_that_is_not_that_of_the_codes() {
+    // the first expert stands for its layer's
+    let up = UP.replace("experts.2", "experts.0");
+    let shape = format!("{up}.weight_shape");
+    let said = |dtype: Dtype, bytes: Vec<u8>, length: usize| {
+        open(&shape, |plain| *plain = Plain { dtype, shape: vec![length], bytes })
+    };
+    let narrow = |sizes: &[u32]| sizes.iter().flat_map(|size| size.to_le_bytes()).collect::<Vec<u8>>();
+    let wide = |sizes: &[u64]| sizes.iter().flat_map(|size| size.to_le_bytes()).collect::<Vec<u8>>();
     // some tools write it in 64 bits
-    let (_, result) = open(&format!("{UP}.weight_shape"), |plain| *plain = zeros(Dtype::I64, &plain.shape));
-    result.unwrap_or_else(|error| panic!("{error:?}"));
+    for (dtype, bytes) in [(Dtype::I32, narrow(&[32, 32])), (Dtype::I64, wide(&[32, 32]))] {
+        said(dtype, bytes, 2).1.unwrap_or_else(|error| panic!("{dtype:?}: {error:?}"));
+    }
+    for (dtype, bytes, words) in [
+        (Dtype::I32, narrow(&[32, 30]), "[32, 30]"),
+        (Dtype::I32, narrow(&[4, 32]), "[4, 32]"),
+        (Dtype::I64, wide(&[32, 1 << 40]), "[32, 1099511627776]"),
+        (Dtype::I32, narrow(&[32]), "[32]"),
+        (Dtype::I32, narrow(&[32, 32, 1]), "[32, 32, 1]"),
+    ] {
+        let length = bytes.len() / (dtype.bitsize() / 8);
+        let (file, result) = said(dtype, bytes, length);
+        let words = format!("tensor `{shape}` says {words}, but `{up}.weight_packed` holds [32, 32] values");
+        refused_with_hint(result, &[&file, &words], "fetch it again");
+    }
+    let (file, result) = said(Dtype::F32, narrow(&[32, 32]), 2);
+    refused(result, &[&file, &format!("tensor `{shape}` is stored as F32, not I32 or I64")]);
 }
 
 #[test]

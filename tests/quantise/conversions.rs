@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tbshard::models::Blueprint;
+use tbshard::weights::{Coding, hex};
 use tempfile::TempDir;
 
 use super::{quantized, read_json, tensors};
@@ -17,7 +19,7 @@ fn digest(dir: &std::path::Path) -> (usize, String) {
         hash.update(format!("{name} {dtype} {shape}\n"));
         hash.update(bytes);
     }
-    (tensors.len(), hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    (tensors.len(), hex(hash))
 }
 
 #[test]
@@ -38,6 +40,16 @@ fn every_architecture_becomes_what_mlx_lm_makes_of_it() {
         quantized(specimen.dir.path(), out.path(), &settings);
         let (count, sha256) = digest(out.path());
         let config = read_json(out.path(), "config.json");
+        let model = Blueprint::open(specimen.dir.path()).unwrap();
+        let coding = Coding::named(mode, bits.as_u64(), group.as_u64()).unwrap();
+        let conversion = model.conversion(coding).unwrap();
+        let names: Vec<String> = conversion.tensors().map(|tensor| tensor.name).collect();
+        if hex(Sha256::new_with_prefix(names.join("\n"))) != golden["order"] {
+            wrong.push(format!("{checkpoint} {mode} {bits} {group}: the order is {names:#?}"));
+        }
+        if conversion.parameters() != golden["parameters"].as_u64().unwrap() {
+            wrong.push(format!("{checkpoint} {mode} {bits} {group}: {} parameters", conversion.parameters()));
+        }
         // their order is that of the modules
         let texts = |table: &Value| table.to_string();
         if (count as u64, sha256.as_str()) != (golden["tensors"].as_u64().unwrap(), golden["sha256"].as_str().unwrap())

@@ -37,6 +37,10 @@ fn in_memory_and_on_disk_the_bits_are_the_same_on_every_layout() {
         "qwen3_5_text",
         "qwen3_5_moe",
         "qwen3_5_moe-fp8",
+        "deepseek_v3",
+        "deepseek_v3-fp8",
+        "kimi_k25-int4",
+        "kimi_linear",
     ] {
         let source = files::fixtures().join("tiny").join(name);
         for coding in CODINGS {
@@ -51,7 +55,7 @@ fn in_memory_and_on_disk_the_bits_are_the_same_on_every_layout() {
                 assert_eq!(hashes, expected, "{name} {coding:?} {layout:?}");
             }
             let plain = run(&|| Blueprint::open(&source).unwrap(), &alone, Algorithm::Auto, mesh(1));
-            let matrices = Blueprint::open(&source).unwrap().conversion(coding).unwrap().modules().0;
+            let matrices = Blueprint::open(&source).unwrap().conversion(coding).unwrap().modules()[0];
             // rows of 48 values are no groups of 32
             assert_eq!(plain != expected, matrices > 0, "{name} {coding:?}: {matrices} are quantised");
             assert!(matrices > 0 || coding.group() == 32, "{name} {coding:?}");
@@ -62,19 +66,21 @@ fn in_memory_and_on_disk_the_bits_are_the_same_on_every_layout() {
 /// What a rank holds of the weights is what it would hold of the directory, tensor by tensor.
 #[test]
 fn a_rank_makes_its_own_part() {
-    let source = files::fixtures().join("tiny/qwen3_5_moe-fp8");
     let coding = Coding::Nvfp4;
-    let out = TempDir::new().unwrap();
-    quantized(&source, out.path(), &settings(coding).each_ref().map(String::as_str));
-    let in_memory = Blueprint::open(&source).unwrap().quantised(coding, 1).unwrap();
-    let on_disk = Blueprint::open(out.path()).unwrap();
-    let geometry = on_disk.geometry;
-    for layout in [layout(3, 1), layout(2, 2)] {
-        let plan = Plan::new(geometry.layers, geometry.heads, &layout).unwrap();
-        for rank in 0..layout.world_size {
-            let [ours, theirs] = [&in_memory, &on_disk].map(|blueprint| blueprint.share(&plan, rank).unwrap());
-            let pieces = |share: &tbshard::weights::Share| format!("{:?}", share.tensors().collect::<Vec<_>>());
-            assert_eq!(pieces(&ours), pieces(&theirs), "rank {rank} of {layout:?}");
+    for name in ["qwen3_5_moe-fp8", "deepseek_v3-fp8", "kimi_k25-int4"] {
+        let source = files::fixtures().join("tiny").join(name);
+        let out = TempDir::new().unwrap();
+        quantized(&source, out.path(), &settings(coding).each_ref().map(String::as_str));
+        let in_memory = Blueprint::open(&source).unwrap().quantised(coding, 1).unwrap();
+        let on_disk = Blueprint::open(out.path()).unwrap();
+        let geometry = on_disk.geometry;
+        for layout in [layout(3, 1), layout(2, 2)] {
+            let plan = Plan::new(geometry.layers, geometry.heads, &layout).unwrap();
+            for rank in 0..layout.world_size {
+                let [ours, theirs] = [&in_memory, &on_disk].map(|blueprint| blueprint.share(&plan, rank).unwrap());
+                let pieces = |share: &tbshard::weights::Share| format!("{:?}", share.tensors().collect::<Vec<_>>());
+                assert_eq!(pieces(&ours), pieces(&theirs), "{name}: rank {rank} of {layout:?}");
+            }
         }
     }
 }

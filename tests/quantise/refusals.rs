@@ -91,6 +91,18 @@ fn values_that_are_no_numbers_are_named_with_their_tensor() {
             assert!(output.status.success());
         }
     }
+    // of what is packed already the scales are looked at, written or used at once
+    let specimen = Specimen::of("kimi_k25-int4");
+    for expert in 0..4 {
+        let scale = format!("language_model.model.layers.1.mlp.experts.{expert}.up_proj.weight_scale");
+        specimen.edit_tensor(&scale, |plain| plain.bytes[..2].copy_from_slice(&0x7fc0_u16.to_le_bytes()));
+    }
+    let out = TempDir::new().unwrap();
+    let words = ["up_proj.weight`: one of the scales is NaN", "fetch it again"];
+    refused(&quantize(specimen.dir.path(), out.path(), &[]), 1, &words);
+    let model = specimen.dir.path().display().to_string();
+    let output = command(&["generate", "--model", &model, "--quantize", "4:32", "--prompt-tokens=5,6,7"]).output();
+    refused(&output.unwrap(), 1, &["up_proj.weight_scale` holds values that are not numbers"]);
     // what float16 cannot hold
     let specimen = Specimen::of("qwen3");
     specimen.edit_json("config.json", |config| config["torch_dtype"] = "float16".into());

@@ -21,23 +21,32 @@ fn mlx(python: &Path, args: &[&str]) {
 
 /// Tiny checkpoints that mlx_lm can convert: of the oracle if it is there, because their layers are wide enough for groups.
 fn checkpoints() -> Vec<PathBuf> {
-    let names = ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"];
+    let qwen = ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"];
+    let kimi = ["kimi_k25", "kimi_k25-int4", "kimi_linear"];
     let committed = files::fixtures().join("tiny");
     match files::oracle() {
         Some(oracle) => {
-            names.map(|name| oracle.join("tiny").join(name)).into_iter().chain([committed.join("llama")]).collect()
+            let names = qwen.into_iter().chain(kimi);
+            let more = ["llama", "deepseek_v3-fp8"].map(|name| committed.join(name));
+            names.map(|name| oracle.join("tiny").join(name)).chain(more).collect()
         }
-        None => ["llama", "qwen2", "qwen3", "qwen3_5"].map(|name| committed.join(name)).to_vec(),
+        None => ["llama", "qwen2", "qwen3", "qwen3_5", "deepseek_v3-fp8", "kimi_k25-int4", "kimi_linear"]
+            .map(|name| committed.join(name))
+            .to_vec(),
     }
 }
 
-/// config.json without what mlx_lm changes in passing: it calls `rope_type` by its older name.
+/// config.json without what mlx_lm changes in passing, where it calls `rope_type` by its older name, and what it leaves
+/// there of the source's own format.
 fn config(dir: &Path) -> Value {
     let mut config = read_json(dir, "config.json");
     if let Some(rope) = config.pointer_mut("/text_config/rope_parameters").and_then(Value::as_object_mut)
         && let Some(kind) = rope.shift_remove("type")
     {
         rope.entry("rope_type").or_insert(kind);
+    }
+    if let Some(text) = config.get_mut("text_config").and_then(Value::as_object_mut) {
+        text.shift_remove("quantization_config");
     }
     config
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::Conventions;
+use super::entry::Origin;
 use super::plan::Conversion;
 use crate::error::{Error, Result};
 use crate::weights::Coding;
@@ -97,13 +99,21 @@ impl Conversion {
             table.insert("bits".to_owned(), coding.bits().into());
             table
         };
-        let mut table = size(self.coding);
-        table.insert("mode".to_owned(), self.coding.mode().into());
+        let full = |coding: Coding| {
+            let mut table = size(coding);
+            table.insert("mode".to_owned(), coding.mode().into());
+            table
+        };
+        // of a model that was packed in part mlx_lm takes that as the rule, and names what it packs itself
+        let kept = self.kept();
+        let mut table = full(kept.unwrap_or(self.coding));
         for entry in &self.entries {
+            let (Origin::Rows(_), Some(coding)) = (&entry.origin, entry.coding) else { continue };
             // what mlx_lm decides for a module alone it writes down, without a mode and even if it is the same
-            let router = self.conventions.is_fine(entry.module());
-            if let Some(coding) = entry.coding.filter(|_| router) {
+            if Conventions::is_router(entry.module()) {
                 table.insert(entry.module().to_owned(), size(coding).into());
+            } else if kept.is_some() {
+                table.insert(entry.module().to_owned(), full(coding).into());
             }
         }
         Value::Object(table)

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::weights::{
-    Codes, Coding, Dtype, NewTensor, Source, TensorInfo, narrow, quantise, round_to, widen, widened_type,
+    Codes, Coding, Dtype, Matrix, NewTensor, Slice, Source, TensorInfo, keep, narrow, quantise, round_to, slices,
+    widen, widened_type,
 };
 
 /// A tensor as MLX has it, with its scales and biases if it is quantised.
@@ -30,6 +31,8 @@ pub(super) enum Origin {
     Whole { name: String, shape: Vec<usize>, add_one: bool },
     /// Rows of matrices, one run below the other.
     Rows(Vec<Run>),
+    /// Rows of matrices that are packed already and stay so.
+    Packed(Vec<Run>),
 }
 
 /// A run of rows of a matrix of the source.
@@ -39,6 +42,58 @@ pub(super) struct Run {
     /// Of the whole tensor there; all dimensions but the last are rows.
     pub(super) shape: Vec<usize>,
     pub(super) rows: Range<usize>,
+    /// They become columns.
+    pub(super) turned: bool,
+}
+
+impl Run {
+    /// All rows of the tensor `name`.
+    pub(super) fn whole(name: &str, shape: &[usize]) -> Self {
+        let rows = shape.iter().rev().skip(1).product();
+        Self { name: name.to_owned(), shape: shape.to_vec(), rows: 0..rows, turned: false }
+    }
+
+    /// Rows that it gives.
+    fn len(&self) -> usize {
+        if self.turned { self.shape.last().copied().unwrap_or(1) } else { self.rows.len() }
+    }
+
+    /// Where the run's rows `rows` and columns `columns` are in the source.
+    fn place(&self, rows: Range<usize>, columns: Range<usize>) -> [Range<usize>; 2] {
+        let [first, second] = if self.turned { [columns, rows] } else { [rows, columns] };
+        [self.rows.start + first.start..self.rows.start + first.end, second]
+    }
+
+    /// The run's rows `rows` and columns `columns`, as the source has them.
+    ///
+    /// # Errors
+    /// If the source does not have them.
+    pub(super) fn matrix(&self, source: &dyn Source, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix> {
+        let [rows, columns] = self.place(rows, columns);
+        source.part(&self.name, &self.shape, rows, columns)
+    }
+
+    /// The tensors of the source that it is in: values and scales.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub(super) fn stored(&self, source: &dyn Source) -> Result<Vec<Slice>> {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        slices(source, &self.name, &self.shape, self.rows.clone(), 0..columns)
+    }
+
+    /// Appends the values of rows and columns, rounded to `dtype`.
+    fn widen(&self, matrix: &Matrix, dtype: Dtype, into: &mut Vec<f32>) -> Result<()> {
+        let start = into.len();
+        widen(matrix, dtype, into)?;
+        if self.turned {
+            let (columns, stored) = (matrix.in_features(), into.split_off(start));
+            for column in 0..columns {
+                into.extend(stored.iter().skip(column).step_by(columns));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Entry {
@@ -62,7 +117,29 @@ impl Entry {
 
     /// Bytes that `rows` of its rows have in the source.
     pub(super) fn source_bytes(&self, rows: usize) -> u64 {
-        rows as u64 * self.columns() as u64 * self.stored.width() as u64
+        match self.origin {
+            Origin::Packed(_) => self.sizes(rows, self.columns())[..2].iter().map(|bytes| *bytes as u64).sum(),
+            _ => rows as u64 * self.columns() as u64 * self.stored.width() as u64,
+        }
+    }
+
+    /// The runs that its rows come from.
+    pub(super) fn runs(&self) -> &[Run] {
+        match &self.origin {
+            Origin::Whole { .. } => &[],
+            Origin::Rows(runs) | Origin::Packed(runs) => runs,
+        }
+    }
+
+    /// The runs that the rows `rows` come from, and which of its own they are.
+    pub(super) fn parts(&self, rows: Range<usize>) -> impl Iterator<Item = (&Run, Range<usize>)> {
+        let mut end = 0;
+        self.runs().iter().filter_map(move |run| {
+            let first = end;
+            end += run.len();
+            let (start, end) = (rows.start.max(first), rows.end.min(end));
+            (start < end).then(|| (run, start - first..end - first))
+        })
     }
 
     /// The tensors of the checkpoint that it becomes.
@@ -94,7 +171,7 @@ impl Entry {
         const VALUES: usize = 1 << 19;
         match self.origin {
             Origin::Whole { .. } => self.rows(),
-            Origin::Rows(_) => (VALUES / self.columns().max(1)).max(1),
+            Origin::Rows(_) | Origin::Packed(_) => (VALUES / self.columns().max(1)).max(1),
         }
     }
 
@@ -123,18 +200,26 @@ impl Entry {
                 }
                 round_to(widened, self.dtype);
             }
-            Origin::Rows(runs) => {
-                let mut first = 0;
-                for run in runs {
-                    let part = overlap(&rows, &(first..first + run.rows.len()));
-                    if !part.is_empty() {
-                        let there = |row: usize| row - first + run.rows.start;
-                        let (start, end) = (there(part.start), there(part.end));
-                        let matrix = source.part(&run.name, &run.shape, start..end, columns.clone())?;
-                        widen(&matrix, self.dtype, widened)?;
-                    }
-                    first += run.rows.len();
+            Origin::Rows(_) => {
+                for (run, rows) in self.parts(rows.clone()) {
+                    run.widen(&run.matrix(source, rows, columns.clone())?, self.dtype, widened)?;
                 }
+            }
+            Origin::Packed(_) => {
+                let mut done = 0;
+                for (run, rows) in self.parts(rows.clone()) {
+                    let [codes, scales, biases] = self.sizes(done, columns.len());
+                    done += rows.len();
+                    let [codes_end, scales_end, biases_end] = self.sizes(done, columns.len());
+                    let part = Codes {
+                        codes: &mut out.codes[codes..codes_end],
+                        scales: &mut out.scales[scales..scales_end],
+                        biases: &mut out.biases[biases..biases_end],
+                    };
+                    let matrix = run.matrix(source, rows, columns.clone())?;
+                    keep(&matrix, self.dtype, part).with_context(|| format!("tensor `{}`", run.name))?;
+                }
+                return Ok(());
             }
         }
         let Some(coding) = self.coding else {
@@ -149,19 +234,15 @@ impl Entry {
 
     /// Why the value in this place cannot be quantised.
     fn strange(&self, source: &dyn Source, value: f32, row: usize, column: usize) -> Error {
-        let (mut name, mut shape, mut there) = (self.name.as_str(), &self.shape, row);
-        if let Origin::Rows(runs) = &self.origin {
-            let mut first = 0;
-            for run in runs {
-                if (first..first + run.rows.len()).contains(&row) {
-                    (name, shape, there) = (&run.name, &run.shape, row - first + run.rows.start);
-                }
-                first += run.rows.len();
-            }
+        let (mut name, mut shape, mut place) = (&self.name, &self.shape, [row, column]);
+        if let Some((run, rows)) = self.parts(row..row + 1).next() {
+            (name, shape) = (&run.name, &run.shape);
+            place = run.place(rows, column..column + 1).map(|at| at.start);
         }
+        let [row, column] = place;
         let place = source.info(name, shape).map_or_else(|_| String::new(), |info| format!("{}: ", info.origin));
         let dtype = self.dtype;
-        let error = format!("{place}tensor `{name}` has {value} as {dtype:?} in row {there}, column {column}");
+        let error = format!("{place}tensor `{name}` has {value} as {dtype:?} in row {row}, column {column}");
         Error::msg(error)
             .hint("what is not a finite number cannot be quantised; the file may be damaged, fetch it again")
     }
@@ -187,9 +268,4 @@ pub(super) fn scale_type(coding: Coding, dtype: Dtype) -> Dtype {
 /// The type that a tensor of the source has in MLX's checkpoint, where config.json may say one.
 pub(super) fn type_of(info: &TensorInfo, said: Option<Dtype>) -> Dtype {
     said.unwrap_or_else(|| widened_type(info.dtype))
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
-    let start = a.start.max(b.start);
-    start..a.end.min(b.end).max(start)
 }

@@ -2,9 +2,16 @@
 
 use super::Conventions;
 use crate::nn::Centre;
+use crate::weights::{Coding, mlx_name};
 
-/// What the parts of a layer hold, in order; some names are in several parts.
-const PARTS: &[&str] = &[
+/// The parts of a layer of Qwen's newer models, in order.
+pub(super) const PARTS: &[&str] = &["linear_attn", "self_attn", "input_layernorm", "post_attention_layernorm", "mlp"];
+
+/// Those of a layer whose norms come last.
+pub(in crate::models) const NORMS_LAST: &[&str] = &["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"];
+
+/// What the parts of Llama's and Qwen's layers hold, in order; some names are in several parts.
+pub(super) const MODULES: &[&str] = &[
     "q_proj",
     "k_proj",
     "v_proj",
@@ -44,6 +51,9 @@ const CENTRED: [&str; 5] = [
     ".k_norm.weight",
 ];
 
+/// How routers are quantised where their architecture is particular about them.
+const ROUTER: Coding = Coding::Affine { bits: 8, group: 64 };
+
 /// Where a tensor is in mlx_lm's order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -58,13 +68,23 @@ pub(super) struct Place {
 impl Conventions {
     /// MLX's name of the tensor that the hub calls `name`; MLX's own stay.
     pub(super) fn mlx_name(&self, name: &str) -> String {
+        let name = mlx_name(name);
         let renamed = self.prefixes.iter().find_map(|(hub, mlx)| Some(format!("{mlx}{}", name.strip_prefix(hub)?)));
-        renamed.unwrap_or_else(|| name.to_owned())
+        renamed.unwrap_or(name)
     }
 
-    /// Whether MLX's module `module` is a router or the like, which is quantised finely.
-    pub(super) fn is_fine(&self, module: &str) -> bool {
-        self.fine_routers && (module.ends_with("mlp.gate") || module.ends_with("shared_expert_gate"))
+    /// Whether MLX's module `module` is a router or the like.
+    pub(super) fn is_router(module: &str) -> bool {
+        module.ends_with("mlp.gate") || module.ends_with("shared_expert_gate")
+    }
+
+    /// How MLX's module `module` is quantised where the others are by `coding`.
+    pub(super) fn coding(&self, module: &str, coding: Coding) -> Option<Coding> {
+        match (Self::is_router(module), self.fine_routers) {
+            (false, _) => Some(coding),
+            (true, true) => Some(ROUTER),
+            (true, false) => None,
+        }
     }
 
     /// Whether one is added to the norm weight that MLX calls `name`.
@@ -74,13 +94,9 @@ impl Conventions {
 
     /// The place of the tensor that MLX calls `name`.
     pub(super) fn place(&self, name: &str) -> Place {
-        let parts = match self.norms_last {
-            true => ["self_attn", "mlp", "input_layernorm", "post_attention_layernorm", "linear_attn"],
-            false => ["linear_attn", "self_attn", "input_layernorm", "post_attention_layernorm", "mlp"],
-        };
         let (module, kind) = name.rsplit_once('.').unwrap_or(("", name));
         let kind = ["weight", "scales", "biases", "bias"].iter().position(|known| *known == kind);
-        // A_log and dt_bias are no modules
+        // A_log and the like are no modules
         let path = if kind.is_some() { module } else { name };
         let path = path.strip_prefix("language_model.").unwrap_or(path);
         let path = path.strip_prefix("model.").unwrap_or(path);
@@ -88,7 +104,7 @@ impl Conventions {
         let (section, layer, part, inner) = match path.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
             Some((layer, rest)) => {
                 let (part, inner) = rest.split_once('.').unwrap_or((rest, ""));
-                (1, layer.parse().unwrap_or(usize::MAX), after(&parts, part), after(PARTS, inner))
+                (1, layer.parse().unwrap_or(usize::MAX), after(self.parts, part), after(self.modules, inner))
             }
             None => (if path == "embed_tokens" { 0 } else { 2 }, 0, after(&["norm", "lm_head"], path), 0),
         };

@@ -10,10 +10,7 @@ use crate::error::{Error, Result};
 use crate::models::Architecture;
 use crate::nn::{Loader, refuse_unused};
 use crate::partition::Plan;
-use crate::weights::{Coding, Dtype, Listing, NewTensor, Source};
-
-/// How routers are quantised where their architecture is particular about them.
-const ROUTER: Coding = Coding::Affine { bits: 8, group: 64 };
+use crate::weights::{Coding, Dtype, Listing, NewTensor, Source, SourceKind};
 
 /// A model as mlx_lm would have it.
 pub struct Conversion {
@@ -28,10 +25,7 @@ impl Conversion {
     /// # Errors
     /// Naming a tensor that is missing, misshapen, unknown, or quantised already.
     pub fn new(architecture: &dyn Architecture, config: &Value, source: &dyn Source, coding: Coding) -> Result<Self> {
-        let Some(conventions) = architecture.mlx() else {
-            let error = Error::msg("models of this architecture cannot be quantised yet");
-            return Err(error.hint("take a checkpoint that is quantised already"));
-        };
+        let conventions = architecture.mlx();
         let listing = Listing::new(source);
         let plan = Plan::solo(architecture.geometry().layers);
         let loader = Loader::new(&listing, (&plan, 0), &|_, _| ());
@@ -39,7 +33,12 @@ impl Conversion {
         refuse_unused(source, &loader.share(), &|name| architecture.skips(name))?;
         let said = said_type(config);
         let mut draft = Draft { conventions, coding, said, source, entries: BTreeMap::new(), experts: BTreeMap::new() };
-        for (name, shape) in listing.noted().asked {
+        let asked = listing.noted().asked;
+        if let Some(head) = conventions.copied_head.filter(|head| !asked.contains_key(*head)) {
+            let table = asked.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
+            table.map_or(Ok(()), |(name, shape)| draft.rows(head, shape, vec![Run::whole(name, shape)]))?;
+        }
+        for (name, shape) in asked {
             draft.add(&name, shape)?;
         }
         for (name, experts) in std::mem::take(&mut draft.experts) {
@@ -57,10 +56,10 @@ impl Conversion {
         self.entries.iter().flat_map(Entry::tensors)
     }
 
-    /// Weights of the model, as mlx_lm counts them: without the few that are in no module (`A_log`, `dt_bias`).
+    /// Weights of the model, as mlx_lm counts them: without the few that are in no module of one layer (`A_log`, `dt_bias`).
     pub fn parameters(&self) -> u64 {
-        let counted =
-            self.entries.iter().filter(|entry| [".weight", ".bias"].iter().any(|end| entry.name.ends_with(end)));
+        const COUNTED: [&str; 3] = [".weight", ".bias", ".gate.e_score_correction_bias"];
+        let counted = self.entries.iter().filter(|entry| COUNTED.iter().any(|end| entry.name.ends_with(end)));
         counted.map(|entry| entry.rows() as u64 * entry.columns() as u64).sum()
     }
 
@@ -74,11 +73,26 @@ impl Conversion {
         self.tensors().map(|tensor| tensor.bytes()).sum()
     }
 
-    /// How many modules are quantised, and how many matrices are not because their columns are no whole groups.
-    pub fn modules(&self) -> (usize, usize) {
-        let quantised = self.entries.iter().filter(|entry| entry.coding.is_some()).count();
-        let left = |entry: &&Entry| entry.coding.is_none() && matches!(entry.origin, Origin::Rows(_));
-        (quantised, self.entries.iter().filter(left).count())
+    /// How many modules are quantised, how many were already, and how many are not because their columns are no whole
+    /// groups.
+    pub fn modules(&self) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for entry in &self.entries {
+            match (&entry.origin, entry.coding) {
+                (Origin::Packed(_), _) => counts[1] += 1,
+                (Origin::Rows(_), Some(_)) => counts[0] += 1,
+                (Origin::Rows(_), None) if self.conventions.coding(entry.module(), self.coding).is_some() => {
+                    counts[2] += 1
+                }
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    /// The coding of what is packed already, if anything is.
+    pub(super) fn kept(&self) -> Option<Coding> {
+        self.entries.iter().find(|entry| matches!(entry.origin, Origin::Packed(_)))?.coding
     }
 }
 
@@ -99,8 +113,8 @@ impl Draft<'_> {
         if self.conventions.tied && name == "lm_head.weight" {
             return Ok(());
         }
-        let rows = shape.iter().rev().skip(1).product();
-        let run = |rows| Run { name: name.to_owned(), shape: shape.clone(), rows };
+        let whole = Run::whole(name, &shape);
+        let run = |rows| Run { rows, ..whole.clone() };
         if let Some(prefix) = name.strip_suffix(".experts.gate_up_proj") {
             let [experts, both, columns] = shape[..] else { return Err(self.misshapen(name, &shape)) };
             for (kind, half) in [("gate_proj", 0), ("up_proj", both / 2)] {
@@ -114,15 +128,25 @@ impl Draft<'_> {
             return Ok(());
         }
         if let Some(prefix) = name.strip_suffix(".experts.down_proj") {
-            return self.rows(&format!("{prefix}.switch_mlp.down_proj.weight"), &shape, vec![run(0..rows)]);
+            return self.rows(&format!("{prefix}.switch_mlp.down_proj.weight"), &shape, vec![whole]);
         }
         if let Some((prefix, expert, kind)) = one_expert(name) {
-            let run = run(0..rows);
-            self.experts.entry(format!("{prefix}.switch_mlp.{kind}")).or_default().insert(expert, run);
+            self.experts.entry(format!("{prefix}.switch_mlp.{kind}")).or_default().insert(expert, whole);
             return Ok(());
         }
-        if shape.len() > 1 && !name.ends_with("conv1d.weight") {
-            return self.rows(name, &shape, vec![run(0..rows)]);
+        if let (Some(prefix), Some((plain, value))) = (name.strip_suffix(".kv_b_proj.weight"), self.conventions.latent)
+        {
+            // head by head: keys from the latent vector, which MLX has the other way round, and its values
+            let [rows, rank] = shape[..] else { return Err(self.misshapen(name, &shape)) };
+            let heads = rows / (plain + value);
+            let starts = (0..heads).map(|head| head * (plain + value));
+            let keys = starts.clone().map(|at| Run { turned: true, ..run(at..at + plain) }).collect();
+            self.rows(&format!("{prefix}.embed_q.weight"), &[heads, rank, plain], keys)?;
+            let values = starts.map(|at| run(at + plain..at + plain + value)).collect();
+            return self.rows(&format!("{prefix}.unembed_out.weight"), &[heads, value, rank], values);
+        }
+        if shape.len() > 1 && name.ends_with(".weight") && !name.ends_with("conv1d.weight") {
+            return self.rows(name, &shape, vec![whole]);
         }
         self.whole(name, shape)
     }
@@ -132,17 +156,23 @@ impl Draft<'_> {
         let name = self.conventions.mlx_name(name);
         let Some(first) = runs.first() else { return Err(self.misshapen(&name, shape)) };
         let info = self.source.info(&first.name, &first.shape)?;
-        if info.coding.is_some() {
-            let error = format!("{}: tensor `{}` is quantised already", info.origin, info.name);
-            return Err(Error::msg(error).hint("quantise the model as its maker publishes it"));
-        }
+        let (kept, dtype) = match info.coding {
+            Some(_) if self.source.kind() == SourceKind::Mlx => {
+                let error = format!("{}: tensor `{}` is quantised already", info.origin, info.name);
+                return Err(Error::msg(error).hint("quantise the model as its maker publishes it"));
+            }
+            Some(_) => {
+                let parts = first.stored(self.source)?;
+                (info.coding, type_of(parts.last().map_or(&info, |scales| &scales.info), self.said))
+            }
+            None => (None, type_of(&info, self.said)),
+        };
         let columns = shape.last().copied().unwrap_or(1);
-        let module = name.strip_suffix(".weight").unwrap_or(&name);
-        let own = if self.conventions.is_fine(module) { ROUTER } else { self.coding };
+        let own = self.conventions.coding(name.strip_suffix(".weight").unwrap_or(&name), self.coding);
         // as mlx_lm asks; where it would then fail, the router stays as it is
-        let coding = Some(own).filter(|own| columns.is_multiple_of(self.coding.group()) && own.divides(columns));
-        let dtype = type_of(&info, self.said);
-        let (stored, origin) = (info.dtype, Origin::Rows(runs));
+        let own = own.filter(|own| columns.is_multiple_of(self.coding.group()) && own.divides(columns));
+        let origin = if kept.is_some() { Origin::Packed(runs) } else { Origin::Rows(runs) };
+        let (coding, stored) = (kept.or(own), info.dtype);
         let entry = Entry { name: name.clone(), shape: shape.to_vec(), dtype, coding, stored, origin };
         self.entries.insert(name, entry);
         Ok(())
@@ -152,7 +182,7 @@ impl Draft<'_> {
     fn whole(&mut self, name: &str, shape: Vec<usize>) -> Result<()> {
         let info = self.source.info(name, &shape)?;
         let renamed = self.conventions.mlx_name(name);
-        let kept = self.conventions.keeps_a_log && renamed.ends_with("A_log");
+        let kept = self.conventions.uncast.iter().any(|end| renamed.ends_with(end));
         let add_one = self.conventions.adds_one(&renamed) && !self.source.kind().norms_hold_one();
         let turned = match shape[..] {
             [channels, 1, taps] => vec![channels, taps, 1],

@@ -139,6 +139,13 @@ impl Source for Quantised {
         if let Some(known) = known {
             return known.part(rows, columns);
         }
+        if let Origin::Packed(_) = entry.origin {
+            // experts are asked for one by one, and stay where they are mapped
+            let mut parts = entry.parts(rows.clone());
+            if let (Some((run, rows)), None) = (parts.next(), parts.next()) {
+                return run.matrix(self.source.as_ref(), rows, columns);
+            }
+        }
         let group = entry.coding.map_or(1, Coding::group);
         let from = columns.start / group * group;
         let wide = from..columns.end.next_multiple_of(group).min(entry.columns());
@@ -161,7 +168,10 @@ impl Source for Quantised {
         let entries = names.iter().filter_map(|name| Some(&self.conversion.entries[self.find(name)?.0]));
         let origins = entries.flat_map(|entry| match &entry.origin {
             Origin::Whole { name, .. } => vec![name.clone()],
-            Origin::Rows(runs) => runs.iter().map(|run| run.name.clone()).collect(),
+            Origin::Rows(runs) | Origin::Packed(runs) => {
+                let parts = runs.iter().filter_map(|run| run.stored(self.source.as_ref()).ok());
+                parts.flatten().map(|part| part.info.name).collect()
+            }
         });
         self.source.find_nan(&origins.collect::<Vec<_>>())
     }

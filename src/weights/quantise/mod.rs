@@ -4,6 +4,7 @@
 //! what MLX makes on a Mac differs from what it makes on a CPU, and so from this, in few codes.
 
 mod affine;
+mod keep;
 mod mx;
 mod widen;
 
@@ -12,6 +13,7 @@ use half::{bf16, f16};
 use super::packed::Coding;
 use super::stored::Dtype;
 
+pub use keep::keep;
 pub use widen::{narrow, round_to, widen, widened_type};
 
 /// The largest magnitude that is quantised: a group's range must be finite too.

@@ -85,14 +85,9 @@ fn blocks(values: &[u8], scales: &Numbers, first: usize, stride: usize, into: &m
     while at < values.len() {
         let (row, column) = ((first + at) / stride, (first + at) % stride);
         let len = (FP8_BLOCK - column % FP8_BLOCK).min(stride - column).min(values.len() - at);
-        let scale = number(scales, row / FP8_BLOCK * across + column / FP8_BLOCK);
+        let block = row / FP8_BLOCK * across + column / FP8_BLOCK;
+        let scale = scales.part(block..block + 1).to_f32()[0];
         into.extend(values[at..at + len].iter().map(|code| bf16::round(e4m3(*code) * scale)));
         at += len;
     }
-}
-
-fn number(numbers: &Numbers, index: usize) -> f32 {
-    let width = numbers.dtype.width();
-    let bytes = numbers.bytes.slice(index * width..(index + 1) * width);
-    Numbers { dtype: numbers.dtype, bytes }.to_f32()[0]
 }
