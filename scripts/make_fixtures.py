@@ -7,7 +7,7 @@ transformers computed from them on the CPU in fp32.
 Every directory gets config.json, generation_config.json, tokenizer.json, tokenizer_config.json, two
 or more safetensors files with an index, and
   fixture.json         prompts, input ids, greedy tokens, margins, a chat rendering
-  fixture.safetensors  p{i}.logits [T,V], p{i}.decode_logits [new,V], p0.hidden [layers+1,T,H], f32
+  fixture.safetensors  p0.logits [T,V], p1.logits [LAST,V], p{i}.decode_logits [new,V], p0.hidden [layers+1,LAST,H], f32
 The seed is the first for which the reference is unambiguous (see `Fixture.objection`) and every
 tensor matters (see `weakest_tensor`). The same versions give the same bytes.
 """
@@ -37,6 +37,7 @@ MODELS = fixture_models.MODELS | fixture_latent.MODELS
 PROMPTS = ("The lamp turns.", "At dusk ships ask for\n3 lamps & café: 灯塔.")
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the lamp on?"}]
 NEW = 8  # greedy tokens
+LAST = 2  # rows that are kept where all would be many
 MIN_MARGIN = 0.01  # between the best and the second-best logit, at every position
 MIN_ROUTER_MARGIN = 0.002  # between the last chosen and the first passed-over expert's logit
 MAX_DISAGREEMENT = 1e-4  # of a logit between cached decode and a run without a cache
@@ -232,9 +233,10 @@ class Fixture:
         tokens, decoded = reference.greedy(self.net, ids, NEW)
         whole = reference.prefill(self.net, ids + tokens)[0]
         best = torch.cat([whole.topk(2).values, decoded.topk(2).values])
-        self.tensors |= {f"p{i}.logits": logits.contiguous(), f"p{i}.decode_logits": decoded.contiguous()}
+        kept = logits if i == 0 else logits[-LAST:]
+        self.tensors |= {f"p{i}.logits": kept.contiguous(), f"p{i}.decode_logits": decoded.contiguous()}
         if hidden is not None:
-            self.tensors[f"p{i}.hidden"] = hidden.contiguous()
+            self.tensors[f"p{i}.hidden"] = hidden[:, -LAST:].contiguous()
         self.prompts.append({
             "text": text, "input_ids": ids, "greedy": tokens, "text_out": self.tokenizer.decode(tokens, skip_special_tokens=False),
             "min_margin": float((best[:, 0] - best[:, 1]).min()), "min_router_margin": router_margin(self.net, ids + tokens),

@@ -254,13 +254,11 @@ def fixture(args):
     model, tokenizer = load(args.out)
     args.fixture.mkdir(parents=True, exist_ok=True)
     stories = [{"ask": ask, "prompt": prompt, "story": story, "nats": nats, "text": text} for prompt, story, nats, ask, text in held_out(tokenizer, 50)]
-    reference = []
     with torch.no_grad():
-        for item in stories[:2]:
-            ids = torch.tensor([item["prompt"] + item["story"][:40]])
-            reference.append(model(input_ids=ids, use_cache=False).logits[0, :24].contiguous())
+        ids = torch.tensor([stories[0]["prompt"] + stories[0]["story"][:40]])
+        logits = model(input_ids=ids, use_cache=False).logits[0, :24].contiguous()
     (args.fixture / "stories.json").write_text(json.dumps({"stories": stories}, separators=(",", ":")) + "\n")
-    save_file({f"s{i}.logits": logits for i, logits in enumerate(reference)}, args.fixture / "logits.safetensors")
+    save_file({"s0.logits": logits}, args.fixture / "logits.safetensors")
 
 
 def main():

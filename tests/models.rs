@@ -18,7 +18,7 @@ struct Prompt {
     greedy: Vec<u32>,
     logits: Vec<f32>,
     decode_logits: Vec<f32>,
-    // [layers + 1, tokens, hidden]; not every fixture has it for every prompt
+    // [layers + 1, last tokens, hidden]; not every fixture has it for every prompt
     hidden: Option<Vec<f32>>,
 }
 
@@ -41,9 +41,10 @@ fn read(dir: &Path) -> Fixture {
     Fixture { prompts: prompts.collect() }
 }
 
+/// Fixtures have the last rows alone where all would be many.
 fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
-    assert_eq!(ours.len(), theirs.len());
-    ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    let rest = ours.len().checked_sub(theirs.len()).filter(|_| !theirs.is_empty()).unwrap();
+    ours[rest..].iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]
@@ -57,11 +58,13 @@ fn logits_and_greedy_tokens_are_the_references() {
         let dir = dir.as_path();
         for (i, prompt) in read(dir).prompts.iter().enumerate() {
             let mut engine = engine(dir, 1);
+            let layers = engine.model().geometry.layers;
             let mut sequence = engine.start().unwrap();
             let mut broken = None;
             let mut observe = |layer: usize, x: &tbshard::backend::Tensor| {
                 let Some(hidden) = &prompt.hidden else { return };
-                let theirs = &hidden[layer * x.data().len()..][..x.data().len()];
+                let each = hidden.len() / (layers + 1);
+                let theirs = &hidden[layer * each..][..each];
                 let delta = difference(x.data(), theirs);
                 let scale = theirs.iter().fold(1.0f32, |max, x| max.max(x.abs()));
                 if broken.is_none() && delta > 1e-3 * scale {

@@ -55,7 +55,7 @@ fn no_binary_is_large_and_fixtures_stay_small() {
     }
     walk(&root.join("tests/fixtures"), &mut found);
     let sizes: u64 = found.iter().map(|path| path.metadata().unwrap().len()).sum();
-    assert!(sizes <= 7 << 20, "the fixtures have {sizes} bytes");
+    assert!(sizes <= 6_000_000, "the fixtures have {sizes} bytes");
     for path in found {
         let known = path.extension().is_some_and(|extension| every.iter().any(|known| extension == *known));
         assert!(known, "{} is of a kind that fixtures are not", path.display());
