@@ -62,10 +62,12 @@ fn chat(body: &Value, shared: &Shared, texts: &Texts, stamp: &Stamp) -> Result<O
     let thinking = Thinking::new(start(template, &rendered), &texts.tokenizer);
     let grammar =
         shape.map(|shape| texts.grammars.constraint(&shape, texts, &eos(shared, texts), &thinking)).transpose()?;
+    let mut grammars = grammar.map(|grammar| std::iter::repeat_n(grammar, shared.n));
     let mut jobs = Vec::new();
     for choice in 0..shared.n {
         let mut job = job(choice, choice, &tokens, max_tokens, chat.logprobs, shared, texts);
-        job.constraint = grammar.as_ref().map(|grammar| Box::new(grammar.twin()) as Box<dyn Constraint>);
+        let grammar = grammars.as_mut().and_then(Iterator::next);
+        job.constraint = grammar.map(|grammar| Box::new(grammar) as Box<dyn Constraint>);
         jobs.push(job);
     }
     Ok(Order { jobs, reply: Reply::new(head, &texts.tokenizer, &voice, &[(tokens.len(), String::new())]) })

@@ -71,6 +71,14 @@ impl std::fmt::Debug for Grammar {
     }
 }
 
+/// The same for another answer: nothing is shared with the first.
+impl Clone for Grammar {
+    fn clone(&self) -> Self {
+        let Self { matcher, phase, ends, thinking } = self;
+        Self { matcher: matcher.deep_clone(), phase: *phase, ends: ends.clone(), thinking: thinking.clone() }
+    }
+}
+
 impl Grammar {
     pub(super) fn new(matcher: Matcher, ends: &[u32], thinking: &Thinking) -> Self {
         let phase = match thinking.start {
@@ -79,16 +87,6 @@ impl Grammar {
             Start::Thinks => Phase::Reasoning,
         };
         Self { matcher, phase, ends: ends.to_vec(), thinking: thinking.clone() }
-    }
-
-    /// The same for another answer.
-    pub(in crate::api) fn twin(&self) -> Self {
-        Self {
-            matcher: self.matcher.deep_clone(),
-            phase: self.phase,
-            ends: self.ends.clone(),
-            thinking: self.thinking.clone(),
-        }
     }
 
     fn answer(&mut self, token: u32) -> Result<()> {
