@@ -17,8 +17,16 @@ pub(in crate::backend::cpu) const PAIRED: usize = 2 * LANES;
 pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
     /// Thirty-two bf16.
     type P: Copy;
-    unsafe fn load(from: *const u16) -> Self::P;
-    unsafe fn store(to: *mut u16, values: Self::P);
+    #[inline(always)]
+    unsafe fn load(from: *const u16) -> Self::P {
+        // SAFETY: the caller's pointer is valid for thirty-two values
+        unsafe { from.cast::<Self::P>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut u16, values: Self::P) {
+        // SAFETY: as in `load`
+        unsafe { to.cast::<Self::P>().write_unaligned(values) }
+    }
     /// Rounds to the nearest, ties to even: `low` are the first sixteen.
     unsafe fn round(low: S::V, high: S::V) -> Self::P;
     /// Lane i of `acc` plus a[2i + 1] · b[2i + 1], rounded, plus a[2i] · b[2i], rounded.
@@ -37,16 +45,6 @@ fn widen(x: u16) -> f32 {
 impl Pairs<Self> for Scalar {
     type P = [u16; PAIRED];
 
-    #[inline(always)]
-    unsafe fn load(from: *const u16) -> Self::P {
-        // SAFETY: the caller's pointer is valid for thirty-two values
-        unsafe { from.cast::<Self::P>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut u16, values: Self::P) {
-        // SAFETY: as in `load`
-        unsafe { to.cast::<Self::P>().write_unaligned(values) }
-    }
     #[inline(always)]
     unsafe fn round(low: [f32; LANES], high: [f32; LANES]) -> Self::P {
         std::array::from_fn(|i| bf16::from_f32(flush(if i < LANES { low[i] } else { high[i - LANES] })).to_bits())
@@ -200,16 +198,6 @@ mod arm {
     impl Pairs<Self> for Neon {
         type P = [uint32x4_t; 4];
 
-        #[inline(always)]
-        unsafe fn load(from: *const u16) -> Self::P {
-            // SAFETY: see above
-            unsafe { from.cast::<Self::P>().read_unaligned() }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut u16, values: Self::P) {
-            // SAFETY: see above
-            unsafe { to.cast::<Self::P>().write_unaligned(values) }
-        }
         #[inline(always)]
         unsafe fn round(low: [float32x4_t; 4], high: [float32x4_t; 4]) -> Self::P {
             // SAFETY: see above; arrays of the same size
