@@ -94,3 +94,25 @@ fn odd_activations_of_eight_bits_are_what_they_are_everywhere() {
         assert_eq!(y.iter().all(|y| *y == 0.0), zero, "{tiny:e}: {y:?}");
     }
 }
+
+#[test]
+fn what_is_not_finite_stays_in_its_row_whatever_is_beside_it() {
+    // leaves end in the middle of a step, two sixteens of tokens and one more
+    let (tokens, inner, out) = (33, 40, 9);
+    let mut rng = Rng::new(11);
+    for (arithmetic, format) in [(Arithmetic::Exact, Format::F32), (Arithmetic::Fast, Format::Bf16)] {
+        let matrix = Stored::random(&mut rng, format, out, inner).matrix();
+        let fold = Fold::whole(Leaves::of_units(inner, 20));
+        for (odd, column) in [(f32::INFINITY, 20), (f32::NAN, 39), (f32::NEG_INFINITY, 0)] {
+            let mut x = rng.tensor(tokens, inner, 1.0);
+            x.data_mut()[5 * inner + column] = odd;
+            let y = same_everywhere_in(arithmetic, "odd", |cpu| {
+                let y = cpu.linear(&x, &matrix, &fold).unwrap().data().to_vec();
+                y.into_iter().map(|y| if y.is_nan() { f32::NAN } else { y }).collect()
+            });
+            for (row, y) in y.chunks(out).enumerate() {
+                assert!(y.iter().all(|y| y.is_finite() != (row == 5)), "{odd} at {column}, row {row}: {y:?}");
+            }
+        }
+    }
+}

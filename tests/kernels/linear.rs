@@ -14,8 +14,8 @@ use super::random::Rng;
 use super::reference::Bound;
 use super::stored::{Format, PLAIN, Stored};
 
-// fewer and more than share the widened weights (8) and than make a block (64)
-const ROWS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 12, 63, 64, 65, 130];
+// fewer and more than share the widened weights (8), whole sixteens or not, and more than make a block (64)
+const ROWS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 16, 23, 63, 64, 65, 130];
 const INNER: [usize; 11] = [16, 1, 513, 15, 128, 17, 1037, 200, 31, 384, 1536];
 const OUT: [usize; 9] = [1, 67, 2, 129, 3, 32, 4, 33, 5];
 // 20 and 24: leaves start anywhere in a register's width and in a block of FP8

@@ -4,9 +4,10 @@ use std::marker::PhantomData;
 
 use super::int8;
 use super::math::load_some;
-use super::rows::{Bf16Rows, F32Rows, Rows};
+use super::rows::{Bf16Rows, F32Rows, Place, Rows};
 use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{LANES, Simd};
+use super::turned::Tokens;
 
 /// One way to multiply stored weights with activations.
 ///
@@ -24,10 +25,12 @@ pub(super) trait Products<S: Simd>: Copy {
     /// Whether operands are bf16 in pairs.
     const PAIRS: bool;
     fn wide(start: *const Self::X, stride: usize) -> Self::Wide;
-    unsafe fn weights<R: Rows>(w: R, row: usize, col: usize, group: R::Group<S>) -> Self::W;
-    unsafe fn weights_some<R: Rows>(w: R, row: usize, col: usize, count: usize, group: R::Group<S>) -> Self::W;
+    unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> Self::W;
+    unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> Self::W;
     unsafe fn load(from: *const Self::X) -> Self::W;
     unsafe fn load_some(from: *const Self::X, count: usize) -> Self::W;
+    /// The operands of one lane, at `from`, in all lanes.
+    unsafe fn splat(from: *const Self::X) -> Self::W;
     unsafe fn store(to: *mut Self::X, values: Self::W);
     unsafe fn add(acc: S::V, w: Self::W, x: Self::W) -> S::V;
 }
@@ -50,14 +53,14 @@ impl<S: Simd> Products<S> for Exact {
         F32Rows { start: start.cast(), stride }
     }
     #[inline(always)]
-    unsafe fn weights<R: Rows>(w: R, row: usize, col: usize, group: R::Group<S>) -> S::V {
+    unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> S::V {
         // SAFETY: the caller's promise
-        unsafe { w.load::<S>(row, col, group) }
+        unsafe { w.load::<S>(place, group) }
     }
     #[inline(always)]
-    unsafe fn weights_some<R: Rows>(w: R, row: usize, col: usize, count: usize, group: R::Group<S>) -> S::V {
+    unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> S::V {
         // SAFETY: the caller's promise
-        unsafe { w.load_some::<S>(row, col, count, group) }
+        unsafe { w.load_some::<S>(place, count, group) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> S::V {
@@ -68,6 +71,11 @@ impl<S: Simd> Products<S> for Exact {
     unsafe fn load_some(from: *const f32, count: usize) -> S::V {
         // SAFETY: the caller's promise
         unsafe { load_some::<S>(from, count) }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::splat(*from) }
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, values: S::V) {
@@ -91,21 +99,24 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
         Bf16Rows { start: start.cast(), stride }
     }
     #[inline(always)]
-    unsafe fn weights<R: Rows>(w: R, row: usize, col: usize, group: R::Group<S>) -> P::P {
+    unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> P::P {
         // SAFETY: the caller's promise
-        unsafe { w.load_pairs::<S, P>(row, col, group) }
+        unsafe { w.load_pairs::<S, P>(place, group) }
     }
     #[inline(always)]
-    unsafe fn weights_some<R: Rows>(w: R, row: usize, col: usize, count: usize, group: R::Group<S>) -> P::P {
+    unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> P::P {
         // SAFETY: the caller's promise
         unsafe {
             let low = match count {
-                LANES.. => w.load::<S>(row, col, group),
-                _ => w.load_some::<S>(row, col, count, group),
+                LANES.. => w.load::<S>(place, group),
+                _ => w.load_some::<S>(place, count, group),
             };
             let high = match count {
                 ..=LANES => S::splat(0.0),
-                _ => w.load_some::<S>(row, col + LANES, count - LANES, w.group::<S>(row, col + LANES)),
+                _ => {
+                    let next = place.after::<R>(LANES);
+                    w.load_some::<S>(next, count - LANES, w.group::<S>(next.row, next.col))
+                }
             };
             P::round(low, high)
         }
@@ -125,6 +136,11 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
         }
     }
     #[inline(always)]
+    unsafe fn splat(from: *const u16) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe { P::splat(from) }
+    }
+    #[inline(always)]
     unsafe fn store(to: *mut u16, values: P::P) {
         // SAFETY: the caller's promise
         unsafe { P::store(to, values) }
@@ -140,9 +156,9 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
 #[derive(Clone, Copy)]
 pub(super) enum Xs<'a> {
     /// For [`Exact`].
-    F32(&'a [&'a [f32]]),
+    F32(Tokens<'a, f32>),
     /// For [`Fast`].
-    Bf16(&'a [&'a [u16]]),
+    Bf16(Tokens<'a, u16>),
     /// For [`int8`].
     Int8(&'a [&'a [f32]]),
 }
@@ -151,16 +167,17 @@ impl<'a> Xs<'a> {
     /// How many tokens there are.
     pub(super) fn len(self) -> usize {
         match self {
-            Self::F32(xs) | Self::Int8(xs) => xs.len(),
-            Self::Bf16(xs) => xs.len(),
+            Self::F32(xs) => xs.rows.len(),
+            Self::Bf16(xs) => xs.rows.len(),
+            Self::Int8(xs) => xs.len(),
         }
     }
 
     /// Whether every token has at least `columns` values.
     pub(super) fn reach(self, columns: usize) -> bool {
         match self {
-            Self::F32(xs) => xs.iter().all(|x| x.len() >= columns),
-            Self::Bf16(xs) => xs.iter().all(|x| x.len() >= columns),
+            Self::F32(xs) => xs.rows.iter().all(|x| x.len() >= columns),
+            Self::Bf16(xs) => xs.rows.iter().all(|x| x.len() >= columns),
             Self::Int8(xs) => xs.iter().all(|x| int8::columns(x.len()) >= columns),
         }
     }
@@ -168,8 +185,8 @@ impl<'a> Xs<'a> {
     /// Calls `f` with runs of at most `tokens` of them and the first one's number.
     pub(super) fn chunks(self, tokens: usize, mut f: impl FnMut(usize, Self)) {
         match self {
-            Self::F32(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::F32(xs))),
-            Self::Bf16(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::Bf16(xs))),
+            Self::F32(xs) => xs.chunks(tokens).for_each(|(first, xs)| f(first, Xs::F32(xs))),
+            Self::Bf16(xs) => xs.chunks(tokens).for_each(|(first, xs)| f(first, Xs::Bf16(xs))),
             Self::Int8(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::Int8(xs))),
         }
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::arithmetic::{Products, Xs};
 use super::linear::Shared;
 use super::math::load_some;
-use super::rows::Rows;
+use super::rows::{Place, Rows};
 use super::simd::{Isa, LANES, Simd};
 use super::stream::{Block, DEPTH, Out, stream};
 use crate::partition::Step;
@@ -70,22 +70,31 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
             let group = w.group::<S>(row, col + i);
             let end = whole.min(i.saturating_add(w.left_in_group(col + i).max(K::STEP)));
             while i < end {
-                K::store(to.add(i), K::weights(w, row, col + i, group));
+                K::store(to.add(i), K::weights(w, w.place(row, col + i), group));
                 i += K::STEP;
             }
         }
         if whole < count {
             let group = w.group::<S>(row, col + whole);
-            K::store(to.add(whole), K::weights_some(w, row, col + whole, count - whole, group));
+            K::store(to.add(whole), K::weights_some(w, w.place(row, col + whole), count - whole, group));
         }
     }
 }
 
-/// Adds the products of one step, `k` columns after `col`.
+/// Asks for what stands at column `col` of the rows from `row` on.
 #[inline(always)]
-unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize, const AHEAD: bool>(
+unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(w: R, row: usize, col: usize) {
+    for r in 0..ROWS {
+        // SAFETY: a prefetch of any address is harmless
+        unsafe { w.prefetch::<S>(row + r, col) };
+    }
+}
+
+/// Adds the products of a step: of the weights at `places`, all of `groups`, with activations from `k` on. Then `places` are the next.
+#[inline(always)]
+unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
     w: R,
-    (row, col, ahead): (usize, usize, usize),
+    places: &mut [Place; ROWS],
     x: &[*const K::X; TOKENS],
     k: usize,
     groups: &[R::Group<S>; ROWS],
@@ -93,20 +102,18 @@ unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
 ) {
     // SAFETY: the ranges were checked by the callers
     unsafe {
-        if AHEAD && (k * R::BITS / 8).is_multiple_of(LINE) {
-            for r in 0..ROWS {
-                w.prefetch::<S>(ahead + r, col + k);
-            }
-        }
-        let mut wv = [K::weights(w, row, col + k, groups[0]); ROWS];
+        let mut wv = [K::weights(w, places[0], groups[0]); ROWS];
         for r in 1..ROWS {
-            wv[r] = K::weights(w, row + r, col + k, groups[r]);
+            wv[r] = K::weights(w, places[r], groups[r]);
         }
         for t in 0..TOKENS {
             let xv = K::load(x[t].add(k));
             for r in 0..ROWS {
                 acc[t][r] = K::add(acc[t][r], wv[r], xv);
             }
+        }
+        for r in 0..ROWS {
+            places[r] = places[r].after::<R>(K::STEP);
         }
     }
 }
@@ -138,20 +145,27 @@ pub(super) unsafe fn tile<
         let mut k = 0;
         while k < whole {
             let mut groups = [w.group::<S>(row, col + k); ROWS];
+            let mut places = [w.place(row, col + k); ROWS];
             for r in 1..ROWS {
                 groups[r] = w.group::<S>(row + r, col + k);
-            }
-            if R::GROUP > 0 && k + R::GROUP <= whole {
-                // a group of known size is unrolled
-                for i in (0..R::GROUP).step_by(K::STEP) {
-                    step::<S, K, R, ROWS, TOKENS, AHEAD>(w, (row, col, ahead), &x, k + i, &groups, &mut acc);
-                }
-                k += R::GROUP;
-                continue;
+                places[r] = w.place(row + r, col + k);
             }
             let end = whole.min(k.saturating_add(w.left_in_group(col + k).max(K::STEP)));
+            // runs of known size are unrolled
+            while R::RUN > K::STEP && k + R::RUN <= end {
+                if AHEAD && (k * R::BITS / 8).is_multiple_of(LINE) {
+                    fetch::<S, R, ROWS>(w, ahead, col + k);
+                }
+                for _ in 0..R::RUN / K::STEP {
+                    step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
+                    k += K::STEP;
+                }
+            }
             while k < end {
-                step::<S, K, R, ROWS, TOKENS, AHEAD>(w, (row, col, ahead), &x, k, &groups, &mut acc);
+                if AHEAD && (k * R::BITS / 8).is_multiple_of(LINE) {
+                    fetch::<S, R, ROWS>(w, ahead, col + k);
+                }
+                step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
                 k += K::STEP;
             }
         }
@@ -159,14 +173,18 @@ pub(super) unsafe fn tile<
             for t in 0..TOKENS {
                 let xv = K::load_some(x[t].add(k), len - k);
                 for r in 0..ROWS {
-                    let group = w.group::<S>(row + r, col + k);
-                    acc[t][r] = K::add(acc[t][r], K::weights_some(w, row + r, col + k, len - k, group), xv);
+                    let (place, group) = (w.place(row + r, col + k), w.group::<S>(row + r, col + k));
+                    acc[t][r] = K::add(acc[t][r], K::weights_some(w, place, len - k, group), xv);
                 }
             }
         }
         let mut sums = [[0.0; ROWS]; TOKENS];
         if ROWS == 4 && TOKENS == 4 {
-            let all = S::sum16(std::array::from_fn(|t| std::array::from_fn(|r| acc[t % TOKENS][r % ROWS])));
+            let mut square = [[S::splat(0.0); 4]; 4];
+            for t in 0..TOKENS {
+                square[t % 4].copy_from_slice(&acc[t][..4]);
+            }
+            let all = S::sum16(square);
             for t in 0..TOKENS {
                 sums[t].copy_from_slice(&all[t][..ROWS]);
             }

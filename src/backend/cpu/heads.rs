@@ -7,6 +7,7 @@ use super::dot::{leaf_products, widen};
 use super::linear::Shared;
 use super::rows::with_rows;
 use super::simd::{LANES, Simd, dispatch};
+use super::turned::Tokens;
 use crate::backend::{Tensor, check};
 use crate::error::Result;
 use crate::weights::Matrix;
@@ -39,7 +40,7 @@ pub(super) fn per_head(cpu: &Cpu, x: &Tensor, ws: &[Matrix], turned: bool) -> Re
         let rows = start..(start + ROWS).min(out);
         let xs = inputs(head);
         let mut products = Tensor::scratch(xs.len(), rows.len());
-        leaf_products(cpu.isa, &ws[head], rows, Xs::F32(&xs), 0..inner, products.data_mut());
+        leaf_products(cpu.isa, &ws[head], rows, Xs::F32(Tokens::plain(&xs)), 0..inner, products.data_mut());
         scatter(&products, to, (0, head * out + start), ws.len() * out);
     });
     Ok(y)

@@ -248,7 +248,7 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
         let mut height = 0;
         window.there = 0..0;
         for Step { columns, merges } in steps {
-            let stored = codes.groups.sixteen(start, columns.start);
+            let stored = codes.groups.sixteen(start, columns.start, BITS);
             let ahead = ahead(block, first + LANES, columns.start);
             // SAFETY: the ranges were checked by `stream`
             unsafe {
@@ -270,7 +270,7 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
         for (i, sums) in stack.data()[..height * size].chunks_exact(size).enumerate() {
             for (t, sums) in sums.chunks_exact(LANES).enumerate() {
                 // SAFETY: the caller's promise
-                unsafe { out.put(i, t, &sums[first - start..], tall) };
+                unsafe { out.put::<LANES>(i, t, &sums[first - start..], tall) };
             }
         }
     }
@@ -280,7 +280,7 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
 fn ahead(block: &Block<'_>, row: usize, col: usize) -> Sixteen {
     let next = block.ahead(row).and_then(|(matrix, row)| Some((matrix, row, packed(matrix)?)));
     next.map_or(Sixteen { start: std::ptr::null(), stride: 0 }, |(matrix, row, packed)| {
-        Groups::of(packed, matrix.stride(), matrix.origin()).sixteen(row, col)
+        Groups::of(packed, matrix.stride(), matrix.origin()).sixteen(row, col, packed.coding.bits())
     })
 }
 

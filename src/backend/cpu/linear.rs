@@ -10,6 +10,7 @@ use super::rows::F32Rows;
 use super::simd::pairs::PAIRED;
 use super::simd::{LANES, Simd, dispatch_fast};
 use super::stream::{Block, Out, stream};
+use super::turned::{self, Tokens};
 use crate::backend::{Arithmetic, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, halves};
@@ -72,10 +73,12 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
     let rows_f32: Vec<&[f32]> = quantised.as_ref().unwrap_or(x).rows_iter().collect();
     let rows_bf16: Vec<&[u16]> =
         rounded.iter().flat_map(|values| as_bf16(values).chunks_exact(x.cols().max(1))).take(tokens).collect();
-    let xs = |w| match fast {
-        false => Xs::F32(&rows_f32),
+    let turned = if fast { turned::roots(cpu, &rows_bf16, fold) } else { turned::roots(cpu, &rows_f32, fold) };
+    let turned = |root| turned.get(root).map_or(&[][..], Tensor::data);
+    let xs = |w, root: usize| match fast {
+        false => Xs::F32(Tokens { rows: &rows_f32, turned: turned(root) }),
         true if int8::takes(w) => Xs::Int8(&rows_f32),
-        true => Xs::Bf16(&rows_bf16),
+        true => Xs::Bf16(Tokens { rows: &rows_bf16, turned: turned(root) }),
     };
     let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
     cpu.pool.run(blocks.len(), |task| {
@@ -84,7 +87,7 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         let next = blocks.get(task + cpu.pool.threads()).map(|(matrix, row)| (ws[*matrix], *row));
         let block = Block { matrix: ws[matrix], rows: start..(start + rows).min(out), next };
         for root in 0..fold.roots.len() {
-            xs(ws[matrix]).chunks(BLOCK_TOKENS, |first, xs| {
+            xs(ws[matrix], root).chunks(BLOCK_TOKENS, |first, xs| {
                 // SAFETY: every task owns its output rows, that is, columns of `y`
                 let to = unsafe { to.pointer((root * tokens + first) * out + start) };
                 // SAFETY: as above

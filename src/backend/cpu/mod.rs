@@ -17,6 +17,7 @@ mod rowwise;
 mod scales;
 mod simd;
 mod stream;
+mod turned;
 mod wide;
 
 pub use pool::Pool;

@@ -13,6 +13,7 @@ use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
 use super::stream::{Block, DEPTH};
+use super::turned::Tokens;
 use crate::backend::{Experts, Routes, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves, Step};
@@ -50,7 +51,11 @@ impl<'a> Operands<'a> {
 
     /// The rows `rows` as they meet `w`.
     fn xs(&self, rows: Range<usize>, w: &Matrix) -> Xs<'_> {
-        if !self.int8.is_empty() && int8::takes(w) { Xs::Int8(&self.int8[rows]) } else { Xs::F32(&self.exact[rows]) }
+        if !self.int8.is_empty() && int8::takes(w) {
+            Xs::Int8(&self.int8[rows])
+        } else {
+            Xs::F32(Tokens::plain(&self.exact[rows]))
+        }
     }
 
     fn len(&self) -> usize {

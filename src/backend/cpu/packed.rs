@@ -2,7 +2,7 @@
 //!
 //! A weight is the f32 nearest to scale · q + bias (one rounding), or the exact product of a float and its scale.
 
-use super::rows::Rows;
+use super::rows::{Place, Rows};
 use super::scales::{E8m0, Number};
 use super::simd::dots::Sixteen;
 use super::simd::{LANES, Simd};
@@ -22,7 +22,6 @@ static E2M1: [f32; LANES] = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -
 pub(super) struct Groups {
     start: *const u8,
     row_bytes: usize,
-    bits: usize,
     // the logarithm of a group's columns
     log_columns: u32,
     groups_per_row: usize,
@@ -36,23 +35,22 @@ impl Groups {
         Self {
             start: values.as_ptr(),
             row_bytes: coding.words(stride) * 4,
-            bits: coding.bits(),
             log_columns: coding.group().trailing_zeros(),
             groups_per_row: stride / coding.group(),
             origin,
         }
     }
 
-    /// Sixteen rows at column `col`.
+    /// Sixteen rows at column `col`, of values of `bits` bits.
     #[inline(always)]
-    pub(super) fn sixteen(self, row: usize, col: usize) -> Sixteen {
-        Sixteen { start: self.address(row, col), stride: self.row_bytes }
+    pub(super) fn sixteen(self, row: usize, col: usize, bits: usize) -> Sixteen {
+        Sixteen { start: self.address(row, col, bits), stride: self.row_bytes }
     }
 
     #[inline(always)]
-    fn address(self, row: usize, col: usize) -> *const u8 {
+    fn address(self, row: usize, col: usize, bits: usize) -> *const u8 {
         let (row, col) = (row + self.origin.0, col + self.origin.1);
-        self.start.wrapping_add(row * self.row_bytes + col * self.bits / 8)
+        self.start.wrapping_add(row * self.row_bytes + col * bits / 8)
     }
 
     #[inline(always)]
@@ -63,10 +61,10 @@ impl Groups {
 
     /// Asks for the line of codes at this column, and for those of `numbers` that begin at its group.
     #[inline(always)]
-    unsafe fn prefetch<S: Simd, N: Number>(self, numbers: &[N], (row, col): (usize, usize)) {
+    unsafe fn prefetch<S: Simd, R: Rows, N: Number>(self, numbers: &[N], (row, col): (usize, usize)) {
         // SAFETY: a prefetch of any address is harmless
         unsafe {
-            S::prefetch(self.address(row, col));
+            S::prefetch(self.address(row, col, R::BITS));
             if (col >> self.log_columns).is_multiple_of(N::IN_LINE) {
                 numbers.iter().for_each(|numbers| S::prefetch(numbers.address(self.index(row, col))));
             }
@@ -155,14 +153,14 @@ macro_rules! in_groups {
         }
         #[inline(always)]
         fn address(self, row: usize, col: usize) -> *const u8 {
-            self.groups.address(row, col)
+            self.groups.address(row, col, Self::BITS)
         }
         #[inline(always)]
-        unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, group: Self::Group<S>) -> S::V {
+        unsafe fn load_some<S: Simd>(self, place: Place, count: usize, group: Self::Group<S>) -> S::V {
             // groups are never cut, and are whole sixteens: `linear` checks that
             debug_assert!(count == LANES);
             // SAFETY: the caller's promise
-            unsafe { self.load::<S>(row, col, group) }
+            unsafe { self.load::<S>(place, group) }
         }
     };
 }
@@ -184,19 +182,18 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
-        unsafe { self.groups.prefetch::<S, N>(&[self.scales, self.biases], (row, col)) }
+        unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales, self.biases], (row, col)) }
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, table: S::V) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::lookup(table, S::unpack::<BITS>(self.address(row, col))) }
+        unsafe { S::lookup(table, S::unpack::<BITS>(place.at)) }
     }
 }
 
 impl<N: Number> Rows for CentredRows<N> {
     const BITS: usize = 4;
     const DIRECT: bool = N::FAST;
-    const GROUP: usize = 32;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
@@ -211,12 +208,12 @@ impl<N: Number> Rows for CentredRows<N> {
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
-        unsafe { self.groups.prefetch::<S, N>(&[self.scales], (row, col)) }
+        unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales], (row, col)) }
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, table: S::V) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::lookup(table, S::unpack::<4>(self.address(row, col))) }
+        unsafe { S::lookup(table, S::unpack::<4>(place.at)) }
     }
 }
 
@@ -234,17 +231,18 @@ impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
-        unsafe { self.groups.prefetch::<S, N>(&[self.scales, self.biases], (row, col)) }
+        unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales, self.biases], (row, col)) }
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, (scale, bias): (S::V, S::V)) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, (scale, bias): (S::V, S::V)) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::fma(S::code_values(S::unpack::<BITS>(self.address(row, col))), scale, bias) }
+        unsafe { S::fma(S::code_values(S::unpack::<BITS>(place.at)), scale, bias) }
     }
 }
 
 impl<N: Number> Rows for Fp4Rows<N> {
     const BITS: usize = 4;
+    const RUN: usize = LANES;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
@@ -256,9 +254,9 @@ impl<N: Number> Rows for Fp4Rows<N> {
         }
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, table: S::V) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, table: S::V) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::lookup(table, S::unpack::<4>(self.address(row, col))) }
+        unsafe { S::lookup(table, S::unpack::<4>(place.at)) }
     }
 }
 
@@ -272,8 +270,8 @@ impl Rows for Mxfp8Rows {
         unsafe { S::splat(self.scales.at(self.groups.index(row, col))) }
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, scale: S::V) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, scale: S::V) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::mul(S::load_fp8(self.address(row, col)), scale) }
+        unsafe { S::mul(S::load_fp8(place.at), scale) }
     }
 }

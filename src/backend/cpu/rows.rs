@@ -14,10 +14,26 @@ use crate::backend::{Tensor, check};
 use crate::error::Result;
 use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Packed, Values};
 
+/// A weight of a stored matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) at: *const u8,
+    pub(super) row: usize,
+    pub(super) col: usize,
+}
+
+impl Place {
+    /// The one `columns` columns on: a multiple of eight, in the same group.
+    #[inline(always)]
+    pub(super) fn after<R: Rows>(self, columns: usize) -> Self {
+        Self { at: self.at.wrapping_add(columns * R::BITS / 8), col: self.col + columns, ..self }
+    }
+}
+
 /// The rows of a stored matrix.
 ///
 /// # Safety
-/// Callers keep `row` and `col` (and the sixteen, or `count`, values from there) inside the matrix, and fulfil [`Simd`].
+/// Callers keep rows and columns (and the sixteen, or `count`, values from there) inside the matrix, and fulfil [`Simd`].
 pub(super) trait Rows: Copy {
     /// Bits of a value.
     const BITS: usize;
@@ -25,8 +41,8 @@ pub(super) trait Rows: Copy {
     const DIRECT: bool = true;
     /// The same where operands are rounded to bf16.
     const DIRECT_PAIRS: bool = false;
-    /// Columns of a group, where all matrices of the format have as many.
-    const GROUP: usize = 0;
+    /// Columns that can be taken at once: no group ends among them.
+    const RUN: usize = PAIRED;
     /// What the values of a group are scaled with.
     type Group<S: Simd>: Copy;
     /// The columns from `col` to the end of its group.
@@ -38,23 +54,28 @@ pub(super) trait Rows: Copy {
     unsafe fn group<S: Simd>(self, row: usize, col: usize) -> Self::Group<S>;
     /// Where the weight is stored; the row may lie after the last one.
     fn address(self, row: usize, col: usize) -> *const u8;
+    #[inline(always)]
+    fn place(self, row: usize, col: usize) -> Place {
+        Place { at: self.address(row, col), row, col }
+    }
     /// Asks for the line of memory of column `col`, and for what scales it.
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
         // SAFETY: a prefetch of any address is harmless
         unsafe { S::prefetch(self.address(row, col)) }
     }
-    /// Sixteen weights from column `col` of row `row`, all of `group`.
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, group: Self::Group<S>) -> S::V;
+    /// Sixteen weights from `place` on, all of `group`.
+    unsafe fn load<S: Simd>(self, place: Place, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, group: Self::Group<S>) -> S::V;
+    unsafe fn load_some<S: Simd>(self, place: Place, count: usize, group: Self::Group<S>) -> S::V;
     /// Thirty-two weights, rounded to bf16; `group` is that of the first.
     #[inline(always)]
-    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, group: Self::Group<S>) -> P::P {
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, place: Place, group: Self::Group<S>) -> P::P {
+        let Place { row, col, .. } = place;
         // SAFETY: the caller's promise
         unsafe {
             let next = if self.left_in_group(col) < PAIRED { self.group::<S>(row, col + LANES) } else { group };
-            P::round(self.load::<S>(row, col, group), self.load::<S>(row, col + LANES, next))
+            P::round(self.load::<S>(place, group), self.load::<S>(place.after::<Self>(LANES), next))
         }
     }
 }
@@ -110,14 +131,14 @@ impl Rows for F32Rows {
         self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract; loads need no alignment
-        unsafe { S::load(self.address(row, col).cast()) }
+        unsafe { S::load(place.at.cast()) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
+    unsafe fn load_some<S: Simd>(self, place: Place, count: usize, (): ()) -> S::V {
         // SAFETY: as above
-        unsafe { load_some::<S>(self.address(row, col).cast(), count) }
+        unsafe { load_some::<S>(place.at.cast(), count) }
     }
 }
 
@@ -134,9 +155,9 @@ impl Rows for Bf16Rows {
     const BITS: usize = 16;
     const DIRECT_PAIRS: bool = true;
     #[inline(always)]
-    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, row: usize, col: usize, (): ()) -> P::P {
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, place: Place, (): ()) -> P::P {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { P::load(self.address(row, col).cast()) }
+        unsafe { P::load(place.at.cast()) }
     }
     ungrouped!();
     #[inline(always)]
@@ -144,14 +165,14 @@ impl Rows for Bf16Rows {
         self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::load_bf16(self.address(row, col)) }
+        unsafe { S::load_bf16(place.at) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
+    unsafe fn load_some<S: Simd>(self, place: Place, count: usize, (): ()) -> S::V {
         // SAFETY: as above
-        unsafe { S::load_bf16(padded(self.address(row, col), count * 2).as_ptr()) }
+        unsafe { S::load_bf16(padded(place.at, count * 2).as_ptr()) }
     }
 }
 
@@ -163,22 +184,22 @@ impl Rows for F16Rows {
         self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::load_f16(self.address(row, col)) }
+        unsafe { S::load_f16(place.at) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
+    unsafe fn load_some<S: Simd>(self, place: Place, count: usize, (): ()) -> S::V {
         // SAFETY: as above
-        unsafe { S::load_f16(padded(self.address(row, col), count * 2).as_ptr()) }
+        unsafe { S::load_f16(padded(place.at, count * 2).as_ptr()) }
     }
 }
 
 impl Fp8Rows {
     /// The scales of sixteen columns, or of the first `count` of them.
     #[inline(always)]
-    unsafe fn scales<S: Simd>(self, row: usize, col: usize, count: usize) -> S::V {
-        let (row, col) = (row + self.origin.0, col + self.origin.1);
+    unsafe fn scales<S: Simd>(self, place: Place, count: usize) -> S::V {
+        let (row, col) = (place.row + self.origin.0, place.col + self.origin.1);
         let first = row / FP8_BLOCK * self.scale_stride;
         // SAFETY: there is a scale for every block by `Matrix::new`
         unsafe {
@@ -203,16 +224,16 @@ impl Rows for Fp8Rows {
         self.start.wrapping_add((row * self.stride + col) * (Self::BITS / 8))
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, row: usize, col: usize, _group: ()) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::mul(S::load_fp8(self.address(row, col)), self.scales::<S>(row, col, LANES)) }
+        unsafe { S::mul(S::load_fp8(place.at), self.scales::<S>(place, LANES)) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, row: usize, col: usize, count: usize, _group: ()) -> S::V {
+    unsafe fn load_some<S: Simd>(self, place: Place, count: usize, (): ()) -> S::V {
         // SAFETY: as above
         unsafe {
-            let bytes = padded(self.address(row, col), count);
-            S::mul(S::load_fp8(bytes.as_ptr()), self.scales::<S>(row, col, count))
+            let bytes = padded(place.at, count);
+            S::mul(S::load_fp8(bytes.as_ptr()), self.scales::<S>(place, count))
         }
     }
 }

@@ -7,6 +7,7 @@ use super::arithmetic::{Exact, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, Simd, dispatch, dispatch_dots, dispatch_fast};
+use super::turned::Tokens;
 use super::wide::{Ahead, widened};
 use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
@@ -52,13 +53,17 @@ impl Out {
         Self { start: self.start.wrapping_add(x * self.stride + row), ..self }
     }
 
-    /// Writes the first `count` of the sums of a few rows with `x`, the `sum`th that is left.
+    /// Writes the first `count` of the sums of `ROWS` rows with `x`, the `sum`th that is left.
     #[inline(always)]
-    pub(super) unsafe fn put(self, sum: usize, x: usize, sums: &[f32], count: usize) {
+    pub(super) unsafe fn put<const ROWS: usize>(self, sum: usize, x: usize, sums: &[f32], count: usize) {
         // SAFETY: the caller's promise
         unsafe {
             let to = self.start.add(sum * self.apart + x * self.stride);
-            std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count);
+            // most often all, and then their number is known to the compiler
+            match sums.first_chunk::<ROWS>() {
+                Some(whole) if count == ROWS => to.cast::<[f32; ROWS]>().write_unaligned(*whole),
+                _ => std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count),
+            }
         }
     }
 }
@@ -83,14 +88,14 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
         Xs::F32(xs) => unsafe {
             dispatch!(
                 isa,
-                exact_widened(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out)
+                exact_widened(block: &Block<'_>, xs: Tokens<'_, f32>, steps: &[Step], out: Out)
             );
         },
         // SAFETY: see above
         Xs::Bf16(xs) => unsafe {
             dispatch_fast!(
                 isa,
-                widened(block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: Out)
+                widened(block: &Block<'_>, xs: Tokens<'_, u16>, steps: &[Step], out: Out)
             );
         },
         // SAFETY: see above
@@ -105,7 +110,7 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
 }
 
 #[inline(always)]
-unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out) {
+unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: Tokens<'_, f32>, steps: &[Step], out: Out) {
     // SAFETY: the ranges were checked by `stream`
     unsafe { widened::<S, Exact>(block, xs, steps, out) }
 }
@@ -128,14 +133,14 @@ pub(super) fn merge(stack: &mut Tensor, mut height: usize, merges: usize, size: 
 unsafe fn stored_rows<R: Rows>(isa: Isa, w: R, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: Out) -> bool {
     match xs {
         // SAFETY: the caller's promise
-        Xs::F32(xs) if R::DIRECT => unsafe {
+        Xs::F32(Tokens { rows: xs, .. }) if R::DIRECT => unsafe {
             dispatch!(
                 isa,
                 exact[R: Rows](w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out)
             );
         },
         // SAFETY: the caller's promise
-        Xs::Bf16(xs) if R::DIRECT_PAIRS => unsafe {
+        Xs::Bf16(Tokens { rows: xs, .. }) if R::DIRECT_PAIRS => unsafe {
             dispatch_fast!(
                 isa,
                 direct[R: Rows](w: R, block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: Out)
@@ -197,7 +202,7 @@ unsafe fn all<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
         // SAFETY: the ranges were checked by `stream`
         unsafe {
             let (xs, out) = (&xs[t..], out.from(t, 0));
-            t += match xs.len() {
+            t += match xs.len().min(S::TOKENS) {
                 4.. => tree::<S, K, R, ROWS, 4>(w, at, xs, steps, out),
                 3 => tree::<S, K, R, ROWS, 3>(w, at, xs, steps, out),
                 2 => tree::<S, K, R, ROWS, 2>(w, at, xs, steps, out),
@@ -234,7 +239,7 @@ unsafe fn tree<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
     for (i, sums) in stack[..height].iter().enumerate() {
         for t in 0..TOKENS {
             // SAFETY: the caller's promise
-            unsafe { out.put(i, t, &sums[t], ROWS) };
+            unsafe { out.put::<ROWS>(i, t, &sums[t], ROWS) };
         }
     }
     TOKENS

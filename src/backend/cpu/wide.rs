@@ -1,4 +1,5 @@
 //! Products with many activation rows: weights are widened into scratch memory a few rows at a time, and the next ones fetched.
+//! Whole sixteens of tokens are multiplied by [`super::turned`], what is left here.
 
 use std::ops::Range;
 
@@ -7,44 +8,57 @@ use super::dot::{LINE, tile, widen};
 use super::rows::{Rows, with_rows};
 use super::simd::Simd;
 use super::stream::{Block, DEPTH, Out, merge};
+use super::turned::{self, Tokens};
 use crate::backend::Tensor;
 use crate::partition::Step;
 
 /// Rows that are widened at once: with the activations of four tokens they fit the first-level cache.
-const TALL: usize = 8;
+pub(super) const TALL: usize = 8;
 
 /// As [`super::stream::stream`].
 #[inline(always)]
-pub(super) unsafe fn widened<S: Simd, K: Products<S>>(block: &Block<'_>, xs: &[&[K::X]], steps: &[Step], out: Out) {
+pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
+    block: &Block<'_>,
+    xs: Tokens<'_, K::X>,
+    steps: &[Step],
+    out: Out,
+) {
     let widest = steps.iter().map(|step| step.columns.len().next_multiple_of(K::STEP)).max().unwrap_or(0);
     let mut memory = Tensor::scratch(TALL, widest);
     let scratch = memory.data_mut().as_mut_ptr().cast::<K::X>();
-    let size = TALL * xs.len();
+    let (sixteens, turned) = (xs.sixteens(), xs.whole());
+    let rest = &xs.rows[turned..];
+    let size = TALL * xs.rows.len();
     let mut stack = Tensor::scratch(DEPTH, size);
-    let mut row = block.rows.start;
-    while row < block.rows.end {
+    for row in block.rows.clone().step_by(TALL) {
         let tall = TALL.min(block.rows.end - row);
-        let mut height = 0;
+        let (mut height, mut deep) = (0, 0);
         for (i, Step { columns, merges }) in steps.iter().enumerate() {
             let width = columns.len().next_multiple_of(K::STEP);
+            let (to, to_rest) = stack.row_mut(height).split_at_mut(turned * TALL);
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 with_rows!(block.matrix, stored => for r in 0..tall {
                     widen::<S, K, _>(stored, (row + r, columns.start), columns.len(), scratch.add(r * width));
                 });
-                let ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
-                all_tokens::<S, K>(K::wide(scratch, width), tall, xs, columns, stack.row_mut(height), ahead);
+                let mut ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
+                sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
+                all_tokens::<S, K>(K::wide(scratch, width), tall, rest, columns, to_rest, ahead);
             }
             height = merge(&mut stack, height, *merges, size);
+            deep += width / K::STEP;
         }
         let out = out.from(0, row - block.rows.start);
         for (i, sums) in stack.data()[..height * size].chunks_exact(size).enumerate() {
-            for (t, sums) in sums.chunks_exact(TALL).enumerate() {
-                // SAFETY: the caller's promise
-                unsafe { out.put(i, t, sums, tall) };
+            let (sums, rest) = sums.split_at(turned * TALL);
+            // SAFETY: the caller's promise
+            unsafe {
+                turned::put::<S>(sums, i, tall, out);
+                for (t, sums) in rest.as_chunks::<TALL>().0.iter().enumerate() {
+                    out.put::<TALL>(i, turned + t, sums, tall);
+                }
             }
         }
-        row += tall;
     }
 }
 
@@ -74,7 +88,7 @@ unsafe fn all_tokens<S: Simd, K: Products<S>>(
                 some_tokens::<S, K, 1>(w, row, xs, cols, &mut to[row..]);
                 row += 1;
             }
-            xs.len().min(4)
+            xs.len().min(S::TOKENS)
         };
     }
 }
@@ -90,7 +104,7 @@ unsafe fn some_tokens<S: Simd, K: Products<S>, const ROWS: usize>(
 ) {
     // SAFETY: the ranges were checked by `stream`
     unsafe {
-        match xs.len() {
+        match xs.len().min(S::TOKENS) {
             4.. => tile_to::<S, K, ROWS, 4>(w, row, xs, cols, out),
             3 => tile_to::<S, K, ROWS, 3>(w, row, xs, cols, out),
             2 => tile_to::<S, K, ROWS, 2>(w, row, xs, cols, out),
@@ -122,7 +136,7 @@ pub(super) struct Ahead {
     gap: usize,
     lines_per_row: usize,
     left_in_row: usize,
-    left: usize,
+    pub(super) left: usize,
 }
 
 impl Ahead {

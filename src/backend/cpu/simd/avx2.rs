@@ -24,6 +24,19 @@ pub(super) unsafe fn sum_quarters([a, b, c, d]: [__m128; 4]) -> [f32; 4] {
     }
 }
 
+/// The entries of `table` that the low four bits of the codes name: bit 3, moved to the sign, chooses the half.
+///
+/// A function, as all that takes registers: closures are calls.
+#[inline(always)]
+unsafe fn lookup_eight(table: [__m256; 2], codes: __m256i) -> __m256 {
+    // SAFETY: callers are compiled for AVX2
+    unsafe {
+        let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+        let (low, high) = (_mm256_permutevar8x32_ps(table[0], codes), _mm256_permutevar8x32_ps(table[1], codes));
+        _mm256_blendv_ps(low, high, upper)
+    }
+}
+
 /// Adds lanes i and i+8, then i and i+4.
 #[inline(always)]
 unsafe fn quarter([low, high]: [__m256; 2]) -> __m128 {
@@ -150,14 +163,8 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V {
-        // SAFETY: see above; bit 3 of a code, moved to the sign, chooses the half of the table
-        unsafe {
-            codes.map(|codes| {
-                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
-                let [low, high] = table.map(|half| _mm256_permutevar8x32_ps(half, codes));
-                _mm256_blendv_ps(low, high, upper)
-            })
-        }
+        // SAFETY: see above
+        unsafe { [lookup_eight(table, codes[0]), lookup_eight(table, codes[1])] }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
@@ -192,6 +199,18 @@ impl Simd for Avx2 {
     unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V {
         // SAFETY: see above
         unsafe { [eight_add_exponent(y[0], t[0]), eight_add_exponent(y[1], t[1])] }
+    }
+    #[inline(always)]
+    unsafe fn zip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        // SAFETY: see above
+        unsafe {
+            let (low_a, high_a) = (_mm256_unpacklo_ps(a[0], b[0]), _mm256_unpackhi_ps(a[0], b[0]));
+            let (low_b, high_b) = (_mm256_unpacklo_ps(a[1], b[1]), _mm256_unpackhi_ps(a[1], b[1]));
+            [
+                [_mm256_permute2f128_ps::<0x20>(low_a, high_a), _mm256_permute2f128_ps::<0x31>(low_a, high_a)],
+                [_mm256_permute2f128_ps::<0x20>(low_b, high_b), _mm256_permute2f128_ps::<0x31>(low_b, high_b)],
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {

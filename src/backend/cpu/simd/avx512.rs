@@ -69,6 +69,7 @@ unsafe fn sums(a: [__m512; 4], b: [__m512; 4]) -> __m256 {
 
 // SAFETY (all blocks below): `Simd`'s contract: the processor has AVX-512 and pointers are valid for sixteen values
 impl Simd for Avx512 {
+    const TOKENS: usize = 4;
     type V = __m512;
     type Codes = __m512i;
 
@@ -195,6 +196,15 @@ impl Simd for Avx512 {
         unsafe {
             let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), exponent))
+        }
+    }
+    #[inline(always)]
+    unsafe fn zip(a: __m512, b: __m512) -> [__m512; 2] {
+        // SAFETY: see above
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
         }
     }
     #[inline(always)]

@@ -64,6 +64,8 @@ impl Isa {
 /// Callers must run on a processor that has the instruction set, from a function compiled for it, and pass pointers
 /// valid for sixteen values (of the width the method names; no alignment is needed).
 pub(super) trait Simd: Copy {
+    /// Tokens whose sums with four rows are kept in registers: there are thirty-two of sixteen lanes, or eight.
+    const TOKENS: usize = 1;
     /// Sixteen f32.
     type V: Copy;
     /// Sixteen packed values, each in the low bits of its lane.
@@ -103,19 +105,21 @@ pub(super) trait Simd: Copy {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// y · 2ⁿ where n stands in the low bits of `t`'s mantissa.
     unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V;
+    /// The lanes of `a` and `b` by turns: those of the lower halves, and those of the upper ones.
+    unsafe fn zip(a: Self::V, b: Self::V) -> [Self::V; 2];
     /// The sum in the fixed order: lanes i and i+8, then i and i+4, i and i+2, i and i+1.
     unsafe fn sum(v: Self::V) -> f32;
     /// Four sums at once, each in the order of [`Simd::sum`].
     #[inline(always)]
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4] {
         // SAFETY: the caller's promise covers this call
-        unsafe { v.map(|v| Self::sum(v)) }
+        unsafe { [Self::sum(v[0]), Self::sum(v[1]), Self::sum(v[2]), Self::sum(v[3])] }
     }
     /// Sixteen sums at once, each in the order of [`Simd::sum`].
     #[inline(always)]
     unsafe fn sum16(v: [[Self::V; 4]; 4]) -> [[f32; 4]; 4] {
         // SAFETY: the caller's promise covers this call
-        unsafe { v.map(|v| Self::sum4(v)) }
+        unsafe { [Self::sum4(v[0]), Self::sum4(v[1]), Self::sum4(v[2]), Self::sum4(v[3])] }
     }
 }
 
@@ -256,7 +260,12 @@ mod tests {
         unsafe {
             let (x, y, z) = (S::load(a.as_ptr()), S::load(b.as_ptr()), S::load(c.as_ptr()));
             let arithmetic = [S::add(x, y), S::sub(x, y), S::mul(x, y), S::div(x, y), S::fma(x, y, z)];
-            for v in arithmetic.into_iter().chain([S::max(x, y), S::min(x, y), S::add_exponent(x, y), S::splat(a[0])]) {
+            for v in arithmetic.into_iter().chain(S::zip(x, y)).chain([
+                S::max(x, y),
+                S::min(x, y),
+                S::add_exponent(x, y),
+                S::splat(a[0]),
+            ]) {
                 let mut lanes = [0.0; LANES];
                 S::store(lanes.as_mut_ptr(), v);
                 out.extend(lanes);

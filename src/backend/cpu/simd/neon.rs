@@ -216,6 +216,14 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
+    unsafe fn zip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        // SAFETY: see above
+        unsafe {
+            let (zip1, zip2) = (|i: usize| vzip1q_f32(a[i], b[i]), |i: usize| vzip2q_f32(a[i], b[i]));
+            [[zip1(0), zip2(0), zip1(1), zip2(1)], [zip1(2), zip2(2), zip1(3), zip2(3)]]
+        }
+    }
+    #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
         // SAFETY: see above
         unsafe {

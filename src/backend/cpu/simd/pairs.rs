@@ -27,6 +27,15 @@ pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
         // SAFETY: as in `load`
         unsafe { to.cast::<Self::P>().write_unaligned(values) }
     }
+    /// The two at `from`, in all lanes.
+    #[inline(always)]
+    unsafe fn splat(from: *const u16) -> Self::P {
+        // SAFETY: the caller's pointer is valid for two values
+        unsafe {
+            let pairs = [from.cast::<[u16; 2]>().read_unaligned(); LANES];
+            Self::load(pairs.as_ptr().cast())
+        }
+    }
     /// Rounds to the nearest, ties to even: `low` are the first sixteen.
     unsafe fn round(low: S::V, high: S::V) -> Self::P;
     /// Lane i of `acc` plus a[2i + 1] · b[2i + 1], rounded, plus a[2i] · b[2i], rounded.
@@ -64,11 +73,9 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::super::LANES;
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
-    use super::super::scalar::Scalar;
-    use super::{PAIRED, Pairs};
+    use super::Pairs;
 
     /// Zeros, with their signs, for subnormals.
     #[inline(always)]
@@ -92,6 +99,40 @@ mod x86 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn dot_eight(acc: __m256, a: __m256i, b: __m256i) -> __m256 {
+        // SAFETY: callers are compiled for AVX2
+        unsafe {
+            let ([even_a, odd_a], [even_b, odd_b]) = (split(a), split(b));
+            let odd = flush(_mm256_fmadd_ps(odd_a, odd_b, flush(acc)));
+            flush(_mm256_fmadd_ps(even_a, even_b, odd))
+        }
+    }
+
+    /// The nearest bf16, ties to even, in the lower halves.
+    #[inline(always)]
+    unsafe fn round_eight(x: __m256) -> __m256i {
+        // SAFETY: callers are compiled for AVX2
+        unsafe {
+            let bits = _mm256_castps_si256(flush(x));
+            let upper = _mm256_srli_epi32::<16>(bits);
+            let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+            let nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            _mm256_blendv_epi8(_mm256_srli_epi32::<16>(nearest), quiet, nan)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_sixteen(v: [__m256; 2]) -> __m256i {
+        // SAFETY: callers are compiled for AVX2
+        unsafe {
+            let packed = _mm256_packus_epi32(round_eight(v[0]), round_eight(v[1]));
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
+        }
+    }
+
     // SAFETY (all blocks below): `Simd`'s contract: the processor has the instruction set, pointers are valid
     impl Pairs<Self> for Avx2 {
         type P = [__m256i; 2];
@@ -110,25 +151,19 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn splat(from: *const u16) -> Self::P {
+            // SAFETY: see above, for two values
+            unsafe { [_mm256_set1_epi32(from.cast::<i32>().read_unaligned()); 2] }
+        }
+        #[inline(always)]
         unsafe fn round(low: [__m256; 2], high: [__m256; 2]) -> Self::P {
-            // rounding is no part of any inner loop that is worth more than this
-            // SAFETY: see above; arrays of the same size
-            unsafe {
-                let lanes = |v| transmute::<[__m256; 2], [f32; LANES]>(v);
-                transmute::<[u16; PAIRED], Self::P>(Scalar::round(lanes(low), lanes(high)))
-            }
+            // SAFETY: see above
+            unsafe { [round_sixteen(low), round_sixteen(high)] }
         }
         #[inline(always)]
         unsafe fn dot(acc: [__m256; 2], a: Self::P, b: Self::P) -> [__m256; 2] {
             // SAFETY: see above
-            unsafe {
-                let half = |acc, a, b| {
-                    let ([even_a, odd_a], [even_b, odd_b]) = (split(a), split(b));
-                    let odd = flush(_mm256_fmadd_ps(odd_a, odd_b, flush(acc)));
-                    flush(_mm256_fmadd_ps(even_a, even_b, odd))
-                };
-                [half(acc[0], a[0], b[0]), half(acc[1], a[1], b[1])]
-            }
+            unsafe { [dot_eight(acc[0], a[0], b[0]), dot_eight(acc[1], a[1], b[1])] }
         }
     }
 
@@ -145,6 +180,11 @@ mod x86 {
         unsafe fn store(to: *mut u16, values: __m512i) {
             // SAFETY: see above
             unsafe { _mm512_storeu_si512(to.cast(), values) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const u16) -> __m512i {
+            // SAFETY: see above, for two values
+            unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
         }
         #[inline(always)]
         unsafe fn round(low: __m512, high: __m512) -> __m512i {
@@ -198,6 +238,11 @@ mod arm {
     impl Pairs<Self> for Neon {
         type P = [uint32x4_t; 4];
 
+        #[inline(always)]
+        unsafe fn splat(from: *const u16) -> Self::P {
+            // SAFETY: see above, for two values
+            unsafe { [vdupq_n_u32(from.cast::<u32>().read_unaligned()); 4] }
+        }
         #[inline(always)]
         unsafe fn round(low: [float32x4_t; 4], high: [float32x4_t; 4]) -> Self::P {
             // SAFETY: see above; arrays of the same size

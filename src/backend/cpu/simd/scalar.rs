@@ -109,6 +109,10 @@ impl Simd for Scalar {
         each(|i| f32::from_bits(y[i].to_bits().wrapping_add(t[i].to_bits() << 23)))
     }
     #[inline(always)]
+    unsafe fn zip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        [0, LANES / 2].map(|half| std::array::from_fn(|i| if i % 2 == 0 { a[half + i / 2] } else { b[half + i / 2] }))
+    }
+    #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
         let mut lanes = v;
         for half in [8, 4, 2, 1] {
