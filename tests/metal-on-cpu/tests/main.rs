@@ -13,5 +13,7 @@ mod races;
 mod ranks;
 mod rowwise;
 mod scheduler;
+#[path = "../../support/sending.rs"]
+mod sending;
 mod shim;
 mod support;
