@@ -349,12 +349,12 @@ impl Opened {
     ) -> Result<Loaded> {
         let (context, room) = (self.context(args), self.room(args)?);
         let Self { blueprint, defaults, .. } = self;
-        let model = loading::load(blueprint, (plan, &ranks), means, args.quiet, told)?;
+        let backend = args.device.open(args.arithmetic, means.threads)?.backend(args.fence)?;
+        let model = loading::load(blueprint, (plan, &ranks), (backend.as_ref(), means), args.quiet, told)?;
         let made_for = model.geometry.context;
         if context > made_for && !args.quiet {
             ui::whisper(format_args!("the model was made for {made_for} positions, --ctx asks for more"));
         }
-        let backend = args.device.open(args.arithmetic, means.threads)?.backend(args.fence)?;
         let engine = Engine::with_ranks(model, backend, room, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
         let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());

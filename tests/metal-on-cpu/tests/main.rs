@@ -6,6 +6,7 @@ mod checks;
 mod fence;
 mod formats;
 mod linear;
+mod memory;
 mod models;
 mod mutations;
 mod operations;
