@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use metal_on_cpu::compile::{Build, compile, join};
 use metal_on_cpu::{Emulator, Library, Options, Order};
 use tbshard::backend::{Backend, Exchange, Fence, Metal, Tensor};
+use tbshard::engine::{Engine, Wanted};
 use tbshard::error::{Error, Result};
 use tbshard::selftest::{crossings, exchanges};
 
-use crate::ranks::{Emulators, Parts, layout, run, try_run, usual};
+use crate::ranks::{Emulators, Parts, layout, run, try_run, try_task, usual};
 use crate::sending::Sending;
 
 fn tiny(name: &str) -> PathBuf {
@@ -130,6 +131,30 @@ fn a_peer_that_dies_is_an_error_that_names_it_and_leaves_nothing() {
 }
 
 #[test]
+fn a_token_takes_no_memory_of_the_device() {
+    for name in ["llama", "qwen3_5", "kimi_k25-int4"] {
+        for fence in [Fence::Drain, Fence::Event, Fence::SPIN, Fence::Spin { looks: 1 }] {
+            let emulators = Emulators::new(Options::default());
+            let buffers = || emulators.all().iter().map(|emulator| emulator.buffers() as u32).sum();
+            let task = |engine: &mut Engine| {
+                let mut sequence = engine.start()?;
+                let mut made = Vec::new();
+                for token in 0..20 {
+                    engine.forward(&mut [(&mut sequence, &[token])], Wanted::Last, None)?;
+                    made.push(buffers());
+                }
+                engine.end(sequence);
+                Ok(made)
+            };
+            let parts = Parts { fence, emulators: &emulators, endpoint: &usual };
+            let made = try_task(&tiny(name), &layout(2, 1), &parts, &task).swap_remove(0).unwrap();
+            let steady = &made[5..];
+            assert!(steady.iter().all(|buffers| *buffers == steady[0]), "{name}, {fence:?}: {made:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_given_up_or_done_out_of_turn_is_an_error() {
     for fence in [Fence::Event, Fence::Spin { looks: u32::MAX }] {
         let metal = || Metal::with_fence(Arc::new(Emulator::new(Options::default()).unwrap()), fence);
@@ -241,6 +266,10 @@ fn every_part_of_the_fence_is_needed() {
     let mutants = [
         ("partial sums stay in a cache", plain("device float *landing")),
         ("no fence behind partial sums", without("    if (i < p.count) landing[i] = partial[i];")),
+        (
+            "no fence between partial sums and the signal",
+            without("                         constant SignalParams &p [[buffer(2)]]) {"),
+        ),
         ("no fence behind the signal", without("    words[SIGNALLED] = p.number;")),
         (
             "the signal stays in a cache",
@@ -251,6 +280,7 @@ fn every_part_of_the_fence_is_needed() {
             "the wait looks at a cache",
             plain("device uint *words [[buffer(1)]],\n                       device uint *counts"),
         ),
+        ("no fence between looks", (format!("look++) {{\n        {fence}"), "look++) {\n".to_owned())),
         ("no fence behind giving up", (format!("{gives_up}\n    {fence}"), format!("{gives_up}\n"))),
         ("a wait without end", instead("&& look < p.looks", "")),
         ("a wait that does not wait", instead("int((answered - p.number) << 1) >= 0 ? 1 : 0", "true ? 1 : 0")),
