@@ -1,5 +1,5 @@
-// How eight neighbouring weights of a stored row become floats: a structure a format, twin of src/backend/cpu/rows.rs and
-// packed.rs. Columns are counted in what is stored and are multiples of eight where values are packed.
+// How eight neighbouring weights of a row become floats: a structure a format, twin of src/backend/cpu/rows.rs and
+// packed.rs. Rows and columns are counted in the matrix; columns are multiples of eight where values are packed.
 #include "common.h"
 
 // Values that a thread widens at once.
@@ -34,12 +34,16 @@ inline float scale_at(device const uchar *scales, uint index, uint dtype) {
     }
 }
 
-// Where a matrix and what scales it lie.
+// Where a matrix and what scales it start, and the row and column of its first block that it starts at.
 struct Stored {
     device const uchar *values;
     device const uchar *scales;
     device const uchar *biases;
+    uint row;
+    uint column;
 };
+
+inline Stored stored_at(device const MatrixAt &at) { return {at.values, at.scales, at.biases, at.row, at.column}; }
 
 struct F32 {
     static float at(Stored w, constant MatrixParams &m, uint row, uint column) {
@@ -62,7 +66,8 @@ struct Bf16 {
 // E4M3 times a scale a block of `group` × `group`.
 struct Fp8 {
     static float at(Stored w, constant MatrixParams &m, uint row, uint column) {
-        float scale = scale_at(w.scales, row / m.group * m.groups_a_row + column / m.group, m.scales);
+        uint block = (row + w.row) / m.group * m.groups_a_row + (column + w.column) / m.group;
+        float scale = scale_at(w.scales, block, m.scales);
         return e4m3(w.values[ulong(row) * m.row_bytes + column]) * scale;
     }
 };

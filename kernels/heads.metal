@@ -11,7 +11,7 @@ kernel void heads(device const float *x [[buffer(0)]], device const MatrixAt *ta
     uint first_row = (group.x * SIMDS + simd) * ROWS, row = first_row + lane;
     if (first_row >= p.out_features) return;
     device const float *xs[1] = {x + (ulong(group.y) * p.heads + group.z) * p.in_features};
-    float own = leaf<F, 1>(part_at(table[group.z]), m, first_row, xs, 0, p.in_features, lane);
+    float own = leaf<F, 1>(stored_at(table[group.z]), m, first_row, xs, 0, p.in_features, lane);
     if (lane < ROWS && row < p.out_features) y[(ulong(group.y) * p.heads + group.z) * p.out_features + row] = own;
 }
 
@@ -24,7 +24,7 @@ kernel void heads_turned(device const float *x [[buffer(0)]], device const Matri
                          device float *y [[buffer(2)]], constant MatrixParams &m [[buffer(3)]],
                          uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
     constant HeadsParams &p = *(constant HeadsParams *)(&m + 1);
-    Part w = part_at(table[group.z]);
+    Stored w = stored_at(table[group.z]);
     uint column = (group.x * LANES + lane) * RUN;
     if (column >= p.out_features) return;
     ulong at = ulong(group.y) * p.heads + group.z;
@@ -32,7 +32,7 @@ kernel void heads_turned(device const float *x [[buffer(0)]], device const Matri
     float sums[RUN] = {};
     for (uint row = 0; row < p.in_features; row++) {
         float weights[RUN];
-        F::load(w.stored, m, row + w.row, column + w.column, p.out_features + w.column, weights);
+        F::load(w, m, row, column, p.out_features, weights);
         for (uint i = 0; i < RUN; i++) sums[i] = fma(values[row], weights[i], sums[i]);
     }
     for (uint i = 0; i < RUN && column + i < p.out_features; i++) y[at * p.out_features + column + i] = sums[i];

@@ -21,19 +21,10 @@ struct Subtree {
     }
 };
 
-// A matrix that starts at a row and a column of what is stored.
-struct Part {
-    Stored stored;
-    uint row;
-    uint column;
-};
-
-inline Part part_at(device const MatrixAt &at) { return {{at.values, at.scales, at.biases}, at.row, at.column}; }
-
 // The columns start..end of ROWS rows from `first_row` on, times T tokens: lane l has the product of row l / T and token
 // l % T. A lane adds the columns 8 · lane, 8 · (lane + 32), … in order, then the lanes are added.
 template <typename F, uint T>
-inline float leaf(Part w, constant MatrixParams &m, uint first_row, device const float *thread *xs, uint start, uint end,
+inline float leaf(Stored w, constant MatrixParams &m, uint first_row, device const float *thread *xs, uint start, uint end,
                   uint lane) {
     float sums[ROWS][T] = {};
     for (uint column = start + lane * RUN; column < end; column += LANES * RUN) {
@@ -41,9 +32,8 @@ inline float leaf(Part w, constant MatrixParams &m, uint first_row, device const
         for (uint t = 0; t < T; t++)
             for (uint i = 0; i < RUN; i++) values[t][i] = column + i < end ? xs[t][column + i] : 0.0f;
         for (uint r = 0; r < ROWS; r++) {
-            uint row = min(first_row + r, m.out_features - 1);
             float weights[RUN];
-            F::load(w.stored, m, row + w.row, column + w.column, end + w.column, weights);
+            F::load(w, m, min(first_row + r, m.out_features - 1), column, end, weights);
             for (uint t = 0; t < T; t++)
                 for (uint i = 0; i < RUN; i++) sums[r][t] = fma(weights[i], values[t][i], sums[r][t]);
         }

@@ -10,7 +10,7 @@ kernel void linear(device const float *x [[buffer(0)]], device const uchar *valu
                    uint lane [[thread_index_in_simdgroup]]) {
     constant LinearParams &p = *(constant LinearParams *)(&m + 1);
     constant StepParams *steps = (constant StepParams *)(&p + 1);
-    Part w = {{values, scales, biases}, m.row, m.column};
+    Stored w = {values, scales, biases, m.row, m.column};
     uint first_row = (group.x * SIMDS + simd) * ROWS, first_token = group.y * T;
     if (first_row >= m.out_features) return;
     device const float *xs[T];
@@ -33,21 +33,3 @@ kernel void linear(device const float *x [[buffer(0)]], device const uchar *valu
 FOR_ALL_FORMATS(LINEAR)
 #define ONE(name, F) template [[host_name("linear_one_" #name)]] [[kernel]] decltype(linear<F, 1>) linear<F, 1>;
 FOR_ALL_FORMATS(ONE)
-
-// Rows of a table by number: [ids, width].
-template <typename F>
-kernel void embed(device const uint *ids [[buffer(0)]], device const uchar *values [[buffer(1)]],
-                  device const uchar *scales [[buffer(2)]], device const uchar *biases [[buffer(3)]],
-                  device float *y [[buffer(4)]], constant MatrixParams &m [[buffer(5)]],
-                  uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
-    constant GatherParams &p = *(constant GatherParams *)(&m + 1);
-    Stored w = {values, scales, biases};
-    uint column = (group.x * LANES + lane) * RUN;
-    if (column >= p.width) return;
-    float weights[RUN];
-    F::load(w, m, ids[group.y] + m.row, column + m.column, p.width + m.column, weights);
-    for (uint i = 0; i < RUN && column + i < p.width; i++) y[ulong(group.y) * p.width + column + i] = weights[i];
-}
-
-#define EMBED(name, F) template [[host_name("embed_" #name)]] [[kernel]] decltype(embed<F>) embed<F>;
-FOR_ALL_FORMATS(EMBED)

@@ -21,11 +21,11 @@ kernel void matmul(device const float *x [[buffer(0)]], device const uchar *valu
     constant StepParams *steps = (constant StepParams *)(&p + 1);
     threadgroup float weights[TILE_VALUES];
     threadgroup float tokens[TILE_VALUES];
-    Stored w = {values, scales, biases};
+    Stored w = {values, scales, biases, m.row, m.column};
     uint first_row = group.x * TILE_ROWS, first_token = group.y * TILE_TOKENS;
     // what this thread brings: eight columns of a row, and of a token
     uint line = thread_in_group / (TILE_COLUMNS / RUN), offset = thread_in_group % (TILE_COLUMNS / RUN) * RUN;
-    uint row = min(first_row + line, m.out_features - 1) + m.row;
+    uint row = min(first_row + line, m.out_features - 1);
     device const float *own = x + ulong(min(first_token + line, p.rows - 1)) * p.in_features;
     uint simd_row = simd / 2 * 16, simd_token = simd % 2 * 16;
     float2 stack[LEVELS][4];
@@ -37,7 +37,7 @@ kernel void matmul(device const float *x [[buffer(0)]], device const uchar *valu
         for (uint tile = start; tile < end; tile += TILE_COLUMNS) {
             uint column = tile + offset;
             float run[RUN] = {};
-            if (column < end) F::load(w, m, row, column + m.column, end + m.column, run);
+            if (column < end) F::load(w, m, row, column, end, run);
             threadgroup_barrier(mem_flags::mem_threadgroup);
             for (uint i = 0; i < RUN; i++) {
                 weights[line * PITCH + offset + i] = run[i];

@@ -11,7 +11,7 @@ kernel void experts(device const float *x [[buffer(0)]], device const uint *chos
     constant StepParams *steps = (constant StepParams *)(&p + 1);
     uint first_row = (group.x * SIMDS + simd) * ROWS, row = first_row + lane, pair = group.y;
     if (first_row >= p.out_features) return;
-    Part w = part_at(table[chosen[pair]]);
+    Stored w = stored_at(table[chosen[pair]]);
     device const float *xs[1] = {x + ulong(pair / p.top_k) * p.in_features};
     Subtree tree = {};
     for (uint s = 0; s < p.steps; s++) {
@@ -40,7 +40,7 @@ kernel void experts_down(device const float *inner [[buffer(0)]], device const u
     float sum = own && p.adds ? y[at] : 0.0f;
     for (uint rank = 0; rank < p.top_k; rank++) {
         ulong pair = ulong(p.first + group.y) * p.top_k + rank;
-        Part w = part_at(table[p.single ? 0 : chosen[pair]]);
+        Stored w = stored_at(table[p.single ? 0 : chosen[pair]]);
         device const float *xs[1] = {inner + pair * p.in_features};
         float product = leaf<F, 1>(w, m, first_row, xs, step.start, step.end, lane);
         float weight = p.weighing == 2 ? 1.0f : weights[pair];

@@ -32,7 +32,8 @@ struct RopeParams {
     uint pairs;
 };
 
-// How a part of a stored matrix is read. Dtypes of scales: 0 f32, 1 f16, 2 bf16, 3 E8M0, 4 E4M3.
+// How a matrix is read: `row_bytes` from row to row, and the row and column of its first block that it starts at (FP8; 0 in other
+// formats). Dtypes of scales: 0 f32, 1 f16, 2 bf16, 3 E8M0, 4 E4M3.
 struct MatrixParams {
     uint out_features;
     uint row;
@@ -44,7 +45,7 @@ struct MatrixParams {
     uint biased;
 };
 
-// A matrix among others that are read alike: where it lies, and the row and column of what is stored that it starts at.
+// A matrix among others that are read alike: where it lies, and the row and column of its first block that it starts at.
 struct MatrixAt {
     device_address values;
     device_address scales;
@@ -66,11 +67,6 @@ struct StepParams {
     uint end;
     uint merges;
     uint last;
-};
-
-// Rows of a table by number.
-struct GatherParams {
-    uint width;
 };
 
 // A product a head: rows of `heads` times `in_features` values become rows of `heads` times `out_features`.

@@ -43,6 +43,10 @@ fn buffers_are_pages_that_the_host_sees() {
     let (buffer, start) = gpu.adopt(&bytes).unwrap();
     assert_eq!(buffer.start().as_ptr().wrapping_add(start).cast_const(), bytes.as_ptr());
     assert!(start + bytes.len() <= buffer.len() && buffer.len() % page == 0);
+    let filled = gpu.constant(page + 1, &mut |to| to.fill(7)).unwrap();
+    // SAFETY: so many bytes, which nobody writes
+    let seen = unsafe { std::slice::from_raw_parts(filled.start().as_ptr(), filled.len()) };
+    assert_eq!(seen, vec![7; page + 1]);
 }
 
 #[test]

@@ -16,5 +16,6 @@ mod support {
     pub mod files;
     pub mod program;
     pub mod ranks;
+    pub mod sending;
     pub mod tiny;
 }

@@ -28,7 +28,7 @@ pub use tensor::{Piece, Tensor};
 
 use crate::error::Result;
 use crate::partition::Fold;
-use crate::weights::Matrix;
+use crate::weights::{Matrix, Runs};
 
 /// What is rounded where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,6 +71,13 @@ pub trait Backend: Send + Sync {
 
     /// The same values in memory that the device reads.
     fn upload(&self, x: Tensor) -> Tensor;
+
+    /// Takes `w` to where it is used, so that the first token need not. What is returned are those of its bytes that were
+    /// copied: they are not looked at again.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn keep(&self, w: &Matrix) -> Result<Vec<Runs>>;
 
     /// Waits until everything that was asked for has run. What a tensor shows the host is what was computed only if this
     /// says so afterwards.

@@ -29,7 +29,7 @@ pub(super) enum Fencing {
     Drain,
     /// The GPU raises an event, and is given what comes next when the sum is there.
     Event,
-    /// The GPU waits for the sum in shared memory, as long as it may.
+    /// The GPU waits for the sum in shared memory, as long as it may: for one rank a GPU.
     Spin,
 }
 
@@ -99,6 +99,25 @@ impl Opened {
 }
 
 impl ModelArgs {
+    /// How a GPU is met that so many ranks of this machine share.
+    ///
+    /// # Errors
+    /// If `--fence` is said of a processor, or some of them would wait on the GPU for the others.
+    pub(super) fn fencing(&self, ranks_here: usize) -> Result<Fencing> {
+        let Some(fence) = self.fence else { return Ok(Fencing::Event) };
+        if !self.device.is_metal() {
+            let error = Error::usage("--fence is how a GPU meets other ranks, and here the processor computes");
+            return Err(error.hint("leave --fence out, or add --device metal"));
+        }
+        if fence == Fencing::Spin && ranks_here > 1 {
+            let error = format!(
+                "--fence spin: {ranks_here} ranks share this machine's GPU, where each would keep it from the others"
+            );
+            return Err(Error::usage(error).hint("take --fence event or --fence drain, or one rank a machine"));
+        }
+        Ok(fence)
+    }
+
     /// The name of the arithmetic, which all ranks must share.
     pub(super) fn arithmetic_id(&self) -> &'static str {
         if self.device.is_metal() { Metal::ARITHMETIC } else { Arithmetic::from(self.arithmetic).id() }

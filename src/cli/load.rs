@@ -54,9 +54,9 @@ pub(super) struct ModelArgs {
     /// What computes: cpu, metal (a Mac's GPU), or auto: the GPU on a Mac, else the processor
     #[arg(long, value_enum, default_value_t = Computing::Auto, help_heading = "Model")]
     pub(super) device: Computing,
-    /// How a GPU meets other ranks: event, spin (a kernel waits, within bounds), or drain (it does everything first)
-    #[arg(long, value_enum, default_value_t = Fencing::Event, help_heading = "Model")]
-    pub(super) fence: Fencing,
+    /// How a GPU meets other ranks: event, spin (a kernel waits, within bounds), or drain (it does everything first) [default: event]
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub(super) fence: Option<Fencing>,
     /// Sequences that run at once
     #[arg(skip = 1usize)]
     pub(super) sequences: usize,
@@ -134,7 +134,7 @@ impl ModelArgs {
             ctx: None,
             arithmetic: Rounding::Exact,
             device: Computing::Auto,
-            fence: Fencing::Event,
+            fence: None,
             sequences: 1,
             cache_tokens: None,
             kept_states: 0,
@@ -349,12 +349,12 @@ impl Opened {
     ) -> Result<Loaded> {
         let (context, room) = (self.context(args), self.room(args)?);
         let Self { blueprint, defaults, .. } = self;
-        let model = loading::load(blueprint, (plan, &ranks), means, args.quiet, told)?;
+        let backend = args.device.open(args.arithmetic, means.threads)?.backend(args.fencing(means.ranks)?)?;
+        let model = loading::load(blueprint, (plan, &ranks), (backend.as_ref(), means), args.quiet, told)?;
         let made_for = model.geometry.context;
         if context > made_for && !args.quiet {
             ui::whisper(format_args!("the model was made for {made_for} positions, --ctx asks for more"));
         }
-        let backend = args.device.open(args.arithmetic, means.threads)?.backend(args.fence)?;
         let engine = Engine::with_ranks(model, backend, room, ranks)?;
         let Texts { tokenizer, template, directory } = texts;
         let defaults = defaults.ending_at(&tokenizer.as_ref().map(Tokenizer::end_tokens).unwrap_or_default());

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::fault::LOADING;
 use super::load::all_cores;
 use super::ui;
+use crate::backend::Backend;
 use crate::cluster::facts::free_memory;
 use crate::cluster::run::Loading;
 use crate::comm::Ranks;
@@ -23,7 +24,7 @@ pub(super) struct Means {
     /// Bytes of memory for the weights of all ranks on this machine, where the system says what is free.
     pub(super) memory: Option<u64>,
     /// How many ranks those are.
-    ranks: u64,
+    pub(super) ranks: usize,
 }
 
 impl Means {
@@ -34,22 +35,22 @@ impl Means {
 
     /// Those of one of `ranks` ranks on this machine. A tenth of the memory is left for everything else.
     pub(super) fn shared(threads: usize, ranks: usize) -> Self {
-        Self { threads, memory: free_memory().map(|free| free / 10 * 9), ranks: ranks.max(1) as u64 }
+        Self { threads, memory: free_memory().map(|free| free / 10 * 9), ranks: ranks.max(1) }
     }
 }
 
-/// Loads what this rank of `ranks` owns. Weights in files are read, if there is memory for them.
+/// Loads what this rank of `ranks` owns for `backend`. Weights in files are read, if there is memory for them.
 pub(super) fn load(
     blueprint: Blueprint,
     (plan, ranks): (&Plan, &Ranks),
-    means: Means,
+    (backend, means): (&dyn Backend, Means),
     quiet: bool,
     told: Told<'_>,
 ) -> Result<Model> {
     let (rank, made) = (ranks.world.rank(), blueprint.is_in_memory());
     if made {
         let needed = blueprint.share(plan, rank)?.bytes();
-        if let Some(memory) = means.memory.map(|memory| memory / means.ranks).filter(|memory| needed > *memory) {
+        if let Some(memory) = means.memory.map(|memory| memory / means.ranks as u64).filter(|memory| needed > *memory) {
             let error = format!("{} of weights are to be made in {} of free memory", gb(needed), gb(memory));
             return Err(Error::msg(error).hint("take fewer layers (--layers), or a checkpoint in files"));
         }
@@ -65,16 +66,18 @@ pub(super) fn load(
         }
         goes_on();
     };
-    let model = blueprint.load(plan, rank, &progress)?;
+    let mut model = blueprint.load(plan, rank, &progress)?;
     bar.finish_and_clear();
     if made {
+        model.keep(backend, &|_, _| goes_on())?;
         return Ok(model);
     }
     let bar = ui::bar(0, "reading {bar:20} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left", quiet);
     let (start, last) = (Instant::now(), Cell::new(0));
     // ranks of one machine map the same files
-    let room = means.memory.map_or(0, |memory| if model.whole <= memory { memory } else { memory / means.ranks });
-    let unread = model.read_ahead(room, &|done, total| {
+    let room =
+        means.memory.map_or(0, |memory| if model.whole <= memory { memory } else { memory / means.ranks as u64 });
+    let progress = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
         let (percent, rate) = (percent(done, total), (done as f64 / start.elapsed().as_secs_f64().max(1e-9)) as u64);
@@ -83,7 +86,9 @@ pub(super) fn load(
             told(Loading { percent, bytes: total, rate });
         }
         goes_on()
-    });
+    };
+    model.keep(backend, &progress)?;
+    let unread = model.read_ahead(room, &progress);
     bar.finish_and_clear();
     if let (Some(bytes), Some(_), false) = (unread?, means.memory, quiet) {
         let (bytes, free) = (gb(bytes), gb(room));

@@ -226,6 +226,7 @@ impl RankArgs {
         own.place(party.models());
         let (opened, layout) = (own.open()?, self.layout(&party));
         let ranks_here = if let Party::Local(ranks) = &party { *ranks } else { 1 };
+        own.fencing(ranks_here)?;
         room::settle(&mut own, &opened, &layout, ranks_here)?;
         let room = opened.room(&own)?;
         let plan = opened.blueprint.plan(&layout, room.pages, room.states())?;

@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::communicator::{Algorithm, Communicator};
 use super::control::Operation;
-use super::tree::{Part, Vector, finish, read, write};
+use super::tree::{Part, Vector, finish, read};
 use super::wire::Wire;
 use crate::error::{Error, Result};
 use crate::partition::Fold;
-use crate::transport::Buffer;
 
 /// Vectors of at least this many values are scattered, where there are three ranks or more.
 const SCATTER_FROM: usize = 32 * 1024;
@@ -114,8 +113,7 @@ impl Communicator {
         self.run(Operation::Broadcast, |wire| {
             if root == self.rank() {
                 for peer in self.members.iter().filter(|peer| **peer != self.members[root]) {
-                    let message = message(wire, &[values]);
-                    wire.send(*peer, message)?;
+                    wire.send_values(*peer, &[values])?;
                 }
                 return Ok(());
             }
@@ -153,13 +151,13 @@ impl Communicator {
         if !fold.roots.is_empty() {
             for rank in others() {
                 let slice = slice_of(rank);
-                let parts: Vec<&[f32]> = partial
-                    .chunks_exact(len.max(1))
-                    .take(fold.roots.len())
-                    .map(|block| &block[slice.clone()])
-                    .collect();
-                let message = message(wire, &parts);
-                wire.send(self.peer(rank)?, message)?;
+                let blocks = partial.chunks_exact(len.max(1)).take(fold.roots.len());
+                let parts: Vec<&[f32]> = match slice.len() == len {
+                    // they lie one behind the other
+                    true => vec![partial],
+                    false => blocks.map(|block| &block[slice.clone()]).collect(),
+                };
+                wire.send_values(self.peer(rank)?, &parts)?;
             }
         }
         let own = slice_of(me);
@@ -189,8 +187,7 @@ impl Communicator {
         let me = self.rank();
         let others: Vec<usize> = (0..self.world_size()).filter(|rank| *rank != me).collect();
         for rank in &others {
-            let message = message(wire, &[own]);
-            wire.send(self.peer(*rank)?, message)?;
+            wire.send_values(self.peer(*rank)?, &[own])?;
         }
         let from: Result<Vec<(usize, usize)>> =
             others.iter().map(|rank| Ok((self.peer(*rank)?, counts[*rank] * 4))).collect();
@@ -209,18 +206,6 @@ impl Communicator {
         }
         Ok(())
     }
-}
-
-/// A message of these values, one run after the other.
-fn message(wire: &mut Wire, parts: &[&[f32]]) -> Buffer {
-    let mut message = wire.buffer(parts.iter().map(|part| part.len() * 4).sum());
-    let mut rest = message.bytes_mut();
-    for part in parts {
-        let (to, after) = rest.split_at_mut(part.len() * 4);
-        write(part, to);
-        rest = after;
-    }
-    message
 }
 
 /// `len` values in a slice a rank.

@@ -113,12 +113,7 @@ impl Communicator {
     /// # Errors
     /// If there is no such rank, or a rank is lost.
     pub fn send(&self, to: usize, values: &[f32]) -> Result<()> {
-        self.run(Operation::Send, |wire| {
-            let peer = self.peer(to)?;
-            let mut message = wire.buffer(values.len() * 4);
-            tree::write(values, message.bytes_mut());
-            wire.send(peer, message)
-        })
+        self.run(Operation::Send, |wire| wire.send_values(self.peer(to)?, &[values]))
     }
 
     /// Receives `count` values from rank `from`.

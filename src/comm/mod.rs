@@ -22,6 +22,14 @@
 //! slice p of its subtrees to rank p, which finishes the tree of that slice and sends the sum to everyone
 //! (`reduce_scatter` + `all_gather`): two hops, and every vector crosses a link once or twice instead of N − 1 times.
 //! Addition is element by element, so both give the same bits.
+//!
+//! # Copies
+//!
+//! A partial sum stays where it was computed until its sum is there: in memory that a GPU shares with the host, or in the
+//! host's. To a peer over RDMA it is copied once, from there to the slot that the device sends; into a message before that only
+//! if the peer has no room for all of it at once, or it is slices of several subtrees. What comes is copied once, from its slot
+//! to a message, and added from there to where the sum is wanted, which a GPU shares, too. (By `--fence spin` the GPU itself
+//! copies both once more.) Over TCP and shared memory there is a message on either side.
 
 mod collectives;
 mod communicator;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::Operation;
+use super::tree::write;
 use crate::error::{Error, Result};
 use crate::transport::{Buffer, Endpoint, Kind, LinkError};
 
@@ -182,6 +183,25 @@ impl Wire {
             self.wait(peer)?;
         }
         Ok(())
+    }
+
+    /// Sends a message of values, one run after the other: a run alone from where it lies, if the fabric takes it so.
+    pub(super) fn send_values(&mut self, peer: usize, runs: &[&[f32]]) -> Result<()> {
+        if let ([run], true) = (runs, cfg!(target_endian = "little")) {
+            let sent = self.endpoint.send_now(peer, bytemuck::cast_slice(run));
+            if sent.map_err(|error| self.trouble(peer, error))? {
+                self.stats.sent += size_of_val(*run) as u64;
+                return Ok(());
+            }
+        }
+        let mut message = self.buffer(runs.iter().map(|run| run.len() * 4).sum());
+        let mut rest = message.bytes_mut();
+        for run in runs {
+            let (to, after) = rest.split_at_mut(run.len() * 4);
+            write(run, to);
+            rest = after;
+        }
+        self.send(peer, message)
     }
 
     /// Waits until all sends are done.

@@ -67,7 +67,7 @@ impl Engine {
     /// Makes room for `sequences` sequences of up to `context` positions each, on one rank.
     ///
     /// # Errors
-    /// If the system has no room for their state.
+    /// If the system has no room for their state, or the device for the weights.
     pub fn new(model: Model, backend: Box<dyn Backend>, context: usize, sequences: usize) -> Result<Self> {
         Self::with_ranks(model, backend, Room::of(context, sequences)?, Ranks::solo())
     }
@@ -77,7 +77,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn with_ranks(model: Model, backend: Box<dyn Backend>, room: Room, ranks: Ranks) -> Result<Self> {
+    pub fn with_ranks(mut model: Model, backend: Box<dyn Backend>, room: Room, ranks: Ranks) -> Result<Self> {
+        model.keep(backend.as_ref(), &|_, _| true)?;
         let states = model.decoder.states(backend.as_ref(), room.pages, room.states())?;
         let kept: Vec<usize> = (room.sequences..room.states()).rev().collect();
         let prefixes = match (model.recurrent, kept.is_empty()) {

@@ -144,6 +144,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// If the device refuses the pages.
     fn adopt(&self, bytes: &Bytes) -> Result<(Buffer, usize)>;
 
+    /// Memory of `bytes` bytes, aligned to a page, that `fill` fills and nobody writes afterwards.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn constant(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Buffer>;
+
     /// The names of all kernels.
     fn kernels(&self) -> Vec<String>;
 

@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader, refuse_unused};
 use crate::partition::{Group, Layout, Plan, Sizes};
 use crate::weights::{
-    Checkpoint, Coding, Compressed, Formats, Invented, Listing, Mlx, Outline, Random, Share, Source, Stored,
+    Checkpoint, Coding, Compressed, Formats, Invented, Listing, Matrix, Mlx, Outline, Random, Share, Source, Stored,
     TensorInfo, hex,
 };
 
@@ -45,6 +45,10 @@ pub struct Model {
     /// Whether a sequence leaves more behind than pages of the KV cache, on whatever rank.
     pub recurrent: bool,
     pub(super) source: Box<dyn Source>,
+    // that no backend was given yet
+    pub(super) weights: Vec<Matrix>,
+    // bytes that a backend has copied
+    pub(super) copied: u64,
 }
 
 /// Told how many layers of how many are loaded.
@@ -239,7 +243,7 @@ impl Blueprint {
         let outline = Outline::new(self.source.as_ref());
         let loader = Loader::new(&outline, (plan, rank), &|_, _| ());
         let decoder = self.architecture.load(&loader).context(&self.place)?;
-        Ok((decoder, loader.share()))
+        Ok((decoder, loader.taken().0))
     }
 
     /// Every tensor that it is made of, as it is stored. Nothing is read but headers.
@@ -278,7 +282,7 @@ impl Blueprint {
     pub fn load(self, plan: &Plan, rank: usize, progress: LoadProgress<'_>) -> Result<Model> {
         let loader = Loader::new(self.source.as_ref(), (plan, rank), progress);
         let decoder = self.architecture.load(&loader).context(&self.place)?;
-        let share = loader.share();
+        let (share, weights) = loader.taken();
         // a stage of a pipeline does not meet the tensors of the others
         let others = plan.world_size() > 1;
         let whole = others.then(|| self.outline(&Plan::solo(self.geometry.layers), 0)).transpose()?;
@@ -288,7 +292,7 @@ impl Blueprint {
         refuse_unused(self.source.as_ref(), whole.as_ref().unwrap_or(&share), &skips).context(&self.place)?;
         let whole = whole.as_ref().unwrap_or(&share).bytes();
         let (geometry, digest, source) = (self.geometry, self.digest, self.source);
-        Ok(Model { decoder, geometry, digest, share, whole, recurrent, source })
+        Ok(Model { decoder, geometry, digest, share, whole, recurrent, source, weights, copied: 0 })
     }
 
     /// Loads all of it.

@@ -21,6 +21,7 @@ pub struct Loader<'a> {
 #[derive(Default)]
 struct Record {
     share: Share,
+    weights: Vec<Matrix>,
     layer: Option<usize>,
 }
 
@@ -117,6 +118,9 @@ impl<'a> Loader<'a> {
         for slice in slices(self.source, name, shape, rows, columns)? {
             self.took(slice, looked_up);
         }
+        if !looked_up {
+            self.record().weights.push(matrix.clone());
+        }
         Ok(matrix)
     }
 
@@ -133,9 +137,10 @@ impl<'a> Loader<'a> {
         stored.to_f32()
     }
 
-    /// What the rank owns of what was taken.
-    pub fn share(self) -> Share {
-        self.record.into_inner().unwrap_or_else(PoisonError::into_inner).share
+    /// What the rank owns of what was taken, and the matrices among it, but for tables.
+    pub fn taken(self) -> (Share, Vec<Matrix>) {
+        let record = self.record.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (record.share, record.weights)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {

@@ -149,6 +149,15 @@ pub trait Endpoint: Send {
     /// If the peer is this rank or no rank.
     fn post_recv(&mut self, peer: usize, into: Buffer) -> Result<()>;
 
+    /// Sends a message from where it lies, if the fabric takes the whole of it at once: as if it had been posted and was
+    /// `Sent`, but nothing completes. Otherwise nothing is sent, and it is to be posted.
+    ///
+    /// # Errors
+    /// As [`Endpoint::post_send`].
+    fn send_now(&mut self, _peer: usize, _message: &[u8]) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Returns the next completion, or `None` once `deadline` has passed. Moves what it can even if it already has.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::compressed::{PACKED, SCALE};
-use super::matrix::{FP8_BLOCK, Matrix, Values};
+use super::matrix::{FP8_BLOCK, Matrix, Values, blocks};
 use super::numbers::Numbers;
 use super::packed::{Coding, Packed};
 use super::stored::{Dtype, Source, Stored, TensorInfo};
@@ -81,8 +81,9 @@ pub fn slices(
     let scaled = info.dtype == Dtype::Fp8 && source.has(&scales);
     let mut all = vec![Slice { info, rows, columns }];
     if scaled {
-        let [rows, columns] = scales_shape(flat(shape).0, width);
-        all.push(Slice { info: source.info(&scales, &[rows, columns])?, rows: 0..rows, columns: 0..columns });
+        let info = source.info(&scales, &scales_shape(flat(shape).0, width))?;
+        let (rows, columns) = (blocks(&all[0].rows), blocks(&all[0].columns));
+        all.push(Slice { info, rows, columns });
     }
     Ok(all)
 }

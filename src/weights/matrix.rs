@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::numbers::Numbers;
 use super::packed::Packed;
+use super::runs::Runs;
 use crate::error::{Error, Result};
 
 /// Width and height of a scaled block of an FP8 matrix.
@@ -60,6 +61,11 @@ impl Values {
             Self::Packed(packed) => packed.coding.bits(),
         }
     }
+}
+
+/// The blocks of an FP8 matrix that a run of its rows or columns lies in.
+pub(super) fn blocks(run: &Range<usize>) -> Range<usize> {
+    if run.is_empty() { 0..0 } else { run.start / FP8_BLOCK..run.end.div_ceil(FP8_BLOCK) }
 }
 
 impl Matrix {
@@ -129,6 +135,33 @@ impl Matrix {
     /// Values of a stored row.
     pub fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// Where the bytes of this matrix lie: its values, its scales and its biases, as far as its format has them. Those of FP8
+    /// are whole blocks.
+    pub fn runs(&self) -> (Runs, Option<Runs>, Option<Runs>) {
+        let Self { rows, columns, stride, values } = self;
+        let per = |each: usize, width: usize| columns.start / each * width..columns.end / each * width;
+        let of = |bytes: &Bytes, width: usize| Runs::of(bytes, rows.clone(), per(1, width), stride * width);
+        match values {
+            Values::F32(bytes) => (of(bytes, 4), None, None),
+            Values::F16(bytes) | Values::Bf16(bytes) => (of(bytes, 2), None, None),
+            Values::Fp8 { values, scales } => {
+                let (width, across) = (scales.dtype.width(), blocks(columns));
+                let (across, every) = (across.start * width..across.end * width, stride.div_ceil(FP8_BLOCK) * width);
+                let scales = Runs::of(&scales.bytes, blocks(rows), across, every);
+                (of(values, 1), Some(scales), None)
+            }
+            Values::Packed(Packed { coding, values, scales, biases }) => {
+                let words = coding.words(columns.start) * 4..coding.words(columns.end) * 4;
+                let (group, width) = (coding.group(), scales.dtype.width());
+                let of = |numbers: &Numbers| {
+                    Runs::of(&numbers.bytes, rows.clone(), per(group, width), stride / group * width)
+                };
+                let values = Runs::of(values, rows.clone(), words, coding.words(*stride) * 4);
+                (values, Some(of(scales)), biases.as_ref().map(of))
+            }
+        }
     }
 
     /// Bytes of this matrix's values, its share of scales not counted.

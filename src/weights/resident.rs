@@ -1,4 +1,4 @@
-//! Brings parts of mapped files into memory before they are needed, in the order of the files.
+//! Brings parts of mapped files into memory before they are needed, in the order of the files, and lets them go.
 
 use std::io;
 
@@ -55,6 +55,16 @@ pub fn read(mut parts: Vec<Mapped>, progress: &dyn Fn(u64) -> bool) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Gives the memory back that whole pages of `bytes`, which must be of a mapped file, take of this process. They are read
+/// again if somebody looks at them after all.
+pub fn let_go(bytes: &Bytes) {
+    let page = rustix::param::page_size();
+    let start = bytes.as_ptr().addr().next_multiple_of(page) - bytes.as_ptr().addr();
+    let Some(len) = bytes.len().checked_sub(start).map(|len| len / page * page).filter(|len| *len > 0) else { return };
+    // SAFETY: the pages are of a private mapping that nobody writes, so they have in the file what they have here
+    unsafe { libc::madvise(bytes.as_ptr().wrapping_add(start).cast_mut().cast(), len, libc::MADV_DONTNEED) };
 }
 
 /// Where the pages of `bytes` start, and how long they are.
@@ -116,6 +126,34 @@ mod tests {
     fn small_holes_are_read_over() {
         assert_eq!(joined([0..10, 20..30, (HOLE + 40)..(HOLE + 50)]), vec![0..30, (HOLE + 40)..(HOLE + 50)]);
         assert_eq!(joined([0..10, 5..7]), vec![0..10; 1]);
+    }
+
+    /// Bytes of memory that the mapping at `start` takes of this process.
+    #[cfg(target_os = "linux")]
+    fn resident(start: *const u8) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (_, own) = maps.split_once(&format!("{:x}-", start.addr())).unwrap();
+        let (_, rss) = own.split_once("Rss:").unwrap();
+        rss.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_let_go_takes_no_memory_until_it_is_looked_at() {
+        let (mut file, page) = (tempfile::tempfile().unwrap(), rustix::param::page_size());
+        let written: Vec<u8> = (0..64 * page).map(|i| (i / 7) as u8).collect();
+        io::Write::write_all(&mut file, &written).unwrap();
+        // SAFETY: nobody else has the file
+        let map = Bytes::from_owner(unsafe { memmap2::Mmap::map(&file) }.unwrap());
+        touch(&map);
+        assert_eq!(resident(map.as_ptr()), 64 * page);
+        let_go(&map.slice(10..page));
+        let_go(&map.slice(page + 1..2 * page + 5));
+        assert_eq!(resident(map.as_ptr()), 64 * page);
+        // the page at either end belongs to others, too
+        let_go(&map.slice(1..64 * page - 1));
+        assert_eq!(resident(map.as_ptr()), 2 * page);
+        assert!(map == written);
     }
 
     #[test]

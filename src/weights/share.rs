@@ -28,10 +28,14 @@ impl Piece {
         self.rows.len() as u64 * self.columns.len() as u64 * self.dtype.width() as u64
     }
 
+    /// Whether nothing lies between its rows.
+    pub fn has_all_columns(&self) -> bool {
+        self.columns.len() == self.stride
+    }
+
     /// Where its bytes lie, counted from the start of the tensor: one range if it has all columns, else one a row.
     pub fn byte_ranges(&self) -> impl Iterator<Item = Range<u64>> + use<> {
-        let whole = self.columns.len() == self.stride;
-        let (runs, rows) = if whole { (1, self.rows.len()) } else { (self.rows.len(), 1) };
+        let (runs, rows) = if self.has_all_columns() { (1, self.rows.len()) } else { (self.rows.len(), 1) };
         let Self { stride, dtype, .. } = *self;
         let (first, width, columns) = (self.rows.start, dtype.width() as u64, self.columns.clone());
         let empty = self.bytes() == 0;

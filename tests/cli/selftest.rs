@@ -46,3 +46,12 @@ fn a_device_that_is_not_there_is_refused() {
         }
     }
 }
+
+#[test]
+fn a_fence_that_nothing_could_meet_by_is_refused() {
+    let computes = ["the processor computes", "leave --fence out"];
+    refused(&run(&["generate", "--device", "cpu", "--fence", "event"]), 2, &computes);
+    refused(&run(&["generate", "--device", "cpu", "--fence", "drain", "--local", "2"]), 2, &computes);
+    let shared = ["--fence spin", "2 ranks share this machine's GPU", "--fence event"];
+    refused(&run(&["generate", "--device", "metal", "--fence", "spin", "--local", "2"]), 2, &shared);
+}

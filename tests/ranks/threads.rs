@@ -17,7 +17,7 @@ use tbshard::transport::tcp::{self, Cipher, Connected, Join};
 
 use crate::control::plan::Rng;
 use crate::transport::fabric::{KEY, LOCALHOST, RUN};
-use rank::{Ended, Faulty, ILLS, Ill, Rank, Step, neighbour};
+use rank::{Ended, ILLS, Ill, Rank, Step, faulty, neighbour};
 use relay::{CONTROL, DAMAGES, DATA, Damage, Relay, Strike};
 
 /// Cases of each kind of harm.
@@ -132,7 +132,7 @@ impl Case {
         let progress = (!self.is_harmless()).then_some(PROGRESS);
         let deadlines = Deadlines { silent: SILENT, heartbeat_interval, progress, ..Deadlines::default() };
         let monitor = Monitor::start(rank, connected.control, names, deadlines).unwrap();
-        let endpoint = Box::new(Faulty { inner, armed: Arc::clone(&armed) });
+        let endpoint = faulty(inner, Arc::clone(&armed));
         let world = Communicator::new(endpoint, Some(monitor.clone()));
         let ill = match self.harm {
             Harm::Rank(ill) if rank == self.victim => Some((ill, self.step)),

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tbshard::models::Blueprint;
 use tbshard::partition::{Layout, Leaves, MAX_LEAVES, Plan};
-use tbshard::weights::{Piece, Share, parse_header};
+use tbshard::weights::{FP8_BLOCK, Piece, Share, parse_header};
 
 use super::shapes::{Shape, cases, check};
 use crate::support::tiny::tiny_checkpoints;
@@ -19,6 +19,8 @@ pub enum Spread {
     Columns,
     /// By rows, of which those of a key head are on every rank that has some of its group.
     Groups,
+    /// By blocks of FP8, each on every rank that has some of it.
+    Blocks,
     /// Whole on every rank.
     Whole,
     /// Whole on every rank of the first stage, for rows that are looked up.
@@ -46,7 +48,8 @@ pub fn spread(whole: &Share, name: &str) -> Spread {
         ("weight", "k_proj" | "v_proj" | "in_proj_qkv" | "in_proj_qkvz" | "in_proj_ba") => Spread::Groups,
         ("weight", "embed_tokens") => Spread::Table,
         ("weight", "gate" | "shared_expert_gate" | "q_a_proj" | "kv_a_proj_with_mqa" | "f_a_proj" | "g_a_proj")
-        | ("bias" | "e_score_correction_bias" | "A_log" | "dt_bias" | "weight_scale_inv", _) => Spread::Whole,
+        | ("bias" | "e_score_correction_bias" | "A_log" | "dt_bias", _) => Spread::Whole,
+        ("weight_scale_inv", _) => Spread::Blocks,
         ("weight", kept) if kept.ends_with("norm") || kept.ends_with("conv1d") || kept == "conv" => Spread::Whole,
         _ => panic!("how is `{name}` spread?"),
     }
@@ -98,7 +101,7 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
                     });
                 assert_eq!((sum, own), (len, len), "{name}");
             }
-            Spread::Groups => {
+            Spread::Groups | Spread::Blocks => {
                 let mut ranges: Vec<_> = owners.iter().flat_map(|rank| shares[*rank].byte_ranges(name)).collect();
                 ranges.sort_by_key(|range| range.start);
                 let reached = ranges.iter().fold(0, |reached, range| {
@@ -152,11 +155,21 @@ pub fn check_cover(plan: &Plan, whole: &Share, shares: &[Share]) {
     assert_eq!(union.values().sum::<u64>(), covered);
 }
 
-/// That every rank has the scales, and biases, of just the packed values that it has.
+/// That every rank has the scales, and biases, of just the packed values that it has, and of FP8 the blocks that those lie in.
 pub fn check_groups(shares: &[Share]) {
     for share in shares {
         let pieces = |name: &str| share.tensors().find(|(other, _)| *other == name).map(|(_, pieces)| pieces);
         for (name, values) in share.tensors() {
+            if let Some(scales) = pieces(&format!("{name}_scale_inv")) {
+                let blocks = |run: &Range<usize>| run.start / FP8_BLOCK..run.end.div_ceil(FP8_BLOCK);
+                for values in values.iter().filter(|values| values.bytes() > 0) {
+                    let (mut rows, columns) = (blocks(&values.rows), blocks(&values.columns));
+                    // heads may share a block
+                    let has =
+                        |row: usize| scales.iter().any(|piece| piece.rows.contains(&row) && piece.columns == columns);
+                    assert!(rows.all(has), "{name}: {scales:?}");
+                }
+            }
             // as mlx_lm names them, or as compressed-tensors does
             let (module, scales) = match (name.strip_suffix("weight"), name.strip_suffix("weight_packed")) {
                 (Some(module), _) => (module, "scales"),

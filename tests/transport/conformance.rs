@@ -1,11 +1,15 @@
 //! What every fabric keeps, over every fabric: order, content, sizes, queues, deadlines.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tbshard::comm::Communicator;
 use tbshard::transport::{Buffer, Endpoint, Kind, MAX_MESSAGE};
 
 use super::fabric::{FABRICS, Fabric, message, next, on_all, pattern, soon};
 use super::fake::Machines;
+use crate::support::sending::Sending;
 
 /// Sends `lengths` to every other rank, receives as many from each, and checks all that comes. Receives are posted
 /// first or last.
@@ -169,6 +173,67 @@ fn many_messages_wait_for_their_receives() {
     for fabric in FABRICS {
         on_all(fabric.mesh(2), |mut end| queue(&mut *end, 2000));
     }
+}
+
+#[test]
+fn messages_that_are_sent_from_where_they_lie_keep_their_places() {
+    const COUNT: usize = 300;
+    for fabric in FABRICS {
+        let length = |index: usize| [333, 0, 5000, 70_000, 1][index % 5];
+        let at_once = on_all(fabric.mesh(2), move |mut end| {
+            if end.rank() == 0 {
+                std::thread::sleep(Duration::from_millis(50));
+                for index in 0..COUNT {
+                    end.post_recv(1, Buffer::with_capacity(70_000)).unwrap();
+                    assert!(next(&mut *end).buffer.bytes() == pattern(1, 0, index, length(index)), "message {index}");
+                }
+                end.post_send(1, Buffer::with_capacity(0)).unwrap();
+                assert_eq!(next(&mut *end).kind, Kind::Sent);
+                return 0;
+            }
+            // far more than there is room for before the first is received, and a few are posted in any case
+            let mut posted = 0;
+            for index in 0..COUNT {
+                let bytes = pattern(1, 0, index, length(index));
+                if index % 7 == 0 || !end.send_now(0, &bytes).unwrap() {
+                    end.post_send(0, message(&bytes)).unwrap();
+                    posted += 1;
+                }
+            }
+            (0..posted).for_each(|_| assert_eq!(next(&mut *end).kind, Kind::Sent));
+            end.post_recv(0, Buffer::with_capacity(0)).unwrap();
+            assert_eq!(next(&mut *end).kind, Kind::Received);
+            COUNT - posted
+        });
+        let some = matches!(fabric, Fabric::Rdma(_));
+        assert_eq!((1..COUNT / 2).contains(&at_once[1]), some, "{fabric:?}: {at_once:?}");
+    }
+}
+
+#[test]
+fn a_sum_over_rdma_leaves_from_where_it_lies() {
+    let (posted, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let watched = |inner| {
+        let (posted, sent) = (posted.clone(), sent.clone());
+        let post = move |inner: &mut dyn Endpoint, peer, message| {
+            posted.fetch_add(1, Ordering::Relaxed);
+            inner.post_send(peer, message)
+        };
+        Sending::both_by(inner, post, move |inner, peer, message| {
+            let now = inner.send_now(peer, message)?;
+            sent.fetch_add(usize::from(now), Ordering::Relaxed);
+            Ok(now)
+        })
+    };
+    let ends = Fabric::Rdma(Machines::Macs).mesh(3).into_iter().map(watched).collect();
+    let sums = on_all(ends, |end| {
+        let (rank, world) = (end.rank() as f32, Communicator::new(end, None));
+        let mut values: Vec<f32> = (0..5120).map(|i| i as f32 + rank).collect();
+        world.all_reduce(&mut values).unwrap();
+        values
+    });
+    assert!(sums.iter().all(|sum| sum.iter().enumerate().all(|(i, value)| *value == 3.0 * i as f32 + 3.0)));
+    assert_eq!((posted.load(Ordering::Relaxed), sent.load(Ordering::Relaxed)), (0, 6));
 }
 
 #[test]

@@ -143,6 +143,9 @@ impl Endpoint for Held {
     fn post_recv(&mut self, peer: usize, into: Buffer) -> Result<()> {
         self.end_mut().post_recv(peer, into)
     }
+    fn send_now(&mut self, peer: usize, message: &[u8]) -> Result<bool> {
+        self.end_mut().send_now(peer, message)
+    }
     fn poll(&mut self, deadline: std::time::Instant) -> Polled {
         self.end_mut().poll(deadline)
     }

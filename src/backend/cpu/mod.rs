@@ -21,6 +21,7 @@ mod turned;
 mod wide;
 
 pub use pool::Pool;
+pub(super) use rows::gather;
 pub use simd::Isa;
 
 use super::{
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
-use crate::weights::Matrix;
+use crate::weights::{Matrix, Runs};
 
 /// SIMD kernels on a pool of threads.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Cpu {
     /// # Errors
     /// If the system refuses a thread.
     pub fn new(threads: usize) -> Result<Self> {
-        Self::with_isa(threads, Isa::available().pop().unwrap_or(Isa::Scalar))
+        Self::with_isa(threads, Isa::best())
     }
 
     /// Uses `threads` threads and the instruction set `isa`.
@@ -80,6 +81,10 @@ impl Backend for Cpu {
         x
     }
 
+    fn keep(&self, _: &Matrix) -> Result<Vec<Runs>> {
+        Ok(Vec::new())
+    }
+
     fn post(&self, partial: Tensor, _: (usize, usize)) -> Result<Exchange> {
         Ok(Exchange::Here(partial))
     }
@@ -93,7 +98,7 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
-        rows::gather(self.isa, table, ids)
+        gather(self.isa, table, ids)
     }
 
     fn linears(&self, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {

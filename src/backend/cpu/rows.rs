@@ -348,7 +348,7 @@ unsafe fn widen_row<S: Simd>(table: &Matrix, row: usize, to: &mut [f32]) {
 }
 
 /// Copies the rows `ids` of `table`, widened: `[ids, in]`.
-pub(super) fn gather(isa: Isa, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
+pub(in crate::backend) fn gather(isa: Isa, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
     check::ids(table, ids)?;
     let width = table.in_features();
     let mut out = Tensor::scratch(ids.len(), width);

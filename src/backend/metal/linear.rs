@@ -1,16 +1,16 @@
 //! Matrix products: weights where they lie, their format in a kernel's name, the tree of the leaves as steps.
 
 use bytemuck::bytes_of;
-use bytes::Bytes;
 
 use super::arena::Region;
-use super::memory::{Taken, tensor};
+use super::memory::{Resident, Values as OnDevice, tensor};
 use super::{LANES, Metal};
+use crate::backend::cpu::{Isa, gather};
 use crate::backend::{Tensor, check};
 use crate::error::{Error, Result};
-use crate::gpu::params::{GatherParams, HeadsParams, LinearParams, MatrixParams, StepParams};
+use crate::gpu::params::{HeadsParams, LinearParams, MatrixParams, StepParams};
 use crate::partition::Fold;
-use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Numbers, Values};
+use crate::weights::{Coding, Dtype, FP8_BLOCK, Matrix, Runs, Values};
 
 /// Output rows of a threadgroup: four SIMD-groups of four rows.
 pub(super) const ROWS: usize = 16;
@@ -33,6 +33,8 @@ pub(super) struct Weight {
     pub(super) scales: Region,
     pub(super) biases: Region,
     pub(super) params: MatrixParams,
+    /// Those of the matrix's bytes that were copied.
+    pub(super) copied: Vec<Runs>,
 }
 
 impl Weight {
@@ -76,44 +78,39 @@ fn format_of(values: &Values) -> &'static str {
 
 /// Makes `w` visible to kernels.
 pub(super) fn weight(metal: &Metal, w: &Matrix) -> Result<Weight> {
-    let (stride, (row, column)) = (w.stride(), w.origin());
-    let resident = |bytes: &Bytes, align| metal.residents.weights(&metal.stream, bytes, align);
-    let numbers = |numbers: &Numbers| resident(&numbers.bytes, numbers.dtype.width());
-    let mut params = MatrixParams {
-        out_features: w.out_features() as u32,
-        row: row as u32,
-        column: column as u32,
-        ..Default::default()
+    let mut copied = Vec::new();
+    let mut resident = |runs: Runs, align| -> Result<Region> {
+        let Resident { region, copied: is_copy } = metal.residents.weights(&metal.stream, &runs, align)?;
+        copied.extend(is_copy.then_some(runs));
+        Ok(region)
     };
-    let format = format_of(w.values());
-    let (values, scales, biases) = match w.values() {
-        Values::F32(values) => (resident(values, 4)?, None, None),
-        Values::F16(values) | Values::Bf16(values) => (resident(values, 2)?, None, None),
-        Values::Fp8 { values, scales } => {
+    let (values, scales, biases) = w.runs();
+    let mut params = MatrixParams { out_features: w.out_features() as u32, ..Default::default() };
+    let (align, width) = match w.values() {
+        Values::F32(_) => (4, 1),
+        Values::F16(_) | Values::Bf16(_) => (2, 1),
+        Values::Fp8 { scales, .. } => {
+            let (row, column) = w.origin();
+            params.row = (row % FP8_BLOCK) as u32;
+            params.column = (column % FP8_BLOCK) as u32;
             params.group = FP8_BLOCK as u32;
-            params.groups_a_row = stride.div_ceil(FP8_BLOCK) as u32;
             params.scales = dtype_code(None, scales.dtype)?;
-            (resident(values, 1)?, Some(numbers(scales)?), None)
+            (1, scales.dtype.width())
         }
         Values::Packed(packed) => {
             params.group = packed.coding.group() as u32;
-            params.groups_a_row = (stride / packed.coding.group()) as u32;
             params.scales = dtype_code(Some(packed.coding), packed.scales.dtype)?;
             params.biased = packed.biases.is_some().into();
-            let biases = packed.biases.as_ref().map(numbers).transpose()?;
-            (resident(&packed.values, 1)?, Some(numbers(&packed.scales)?), biases)
+            (1, packed.scales.dtype.width())
         }
     };
-    params.row_bytes = match w.values() {
-        Values::F32(_) => stride * 4,
-        Values::F16(_) | Values::Bf16(_) => stride * 2,
-        Values::Fp8 { .. } => stride,
-        Values::Packed(packed) => packed.coding.words(stride) * 4,
-    } as u32;
+    params.row_bytes = values.run() as u32;
+    params.groups_a_row = scales.as_ref().map_or(0, |scales| scales.run() / width) as u32;
+    let values = resident(values, align)?;
     // an index without a buffer is an error of Metal's
-    let scales = scales.unwrap_or_else(|| values.clone());
-    let biases = biases.unwrap_or_else(|| scales.clone());
-    Ok(Weight { format, values, scales, biases, params })
+    let scales = scales.map_or(Ok(values.clone()), |scales| resident(scales, width))?;
+    let biases = biases.map_or(Ok(scales.clone()), |biases| resident(biases, width))?;
+    Ok(Weight { format: format_of(w.values()), values, scales, biases, params, copied })
 }
 
 /// The subtrees of a fold as steps, and how many steps there are.
@@ -177,16 +174,8 @@ pub(super) fn per_head(metal: &Metal, x: &Tensor, ws: &[Matrix], turned: bool) -
     Ok(tensor(rows, heads * out, y))
 }
 
-/// The rows `ids` of `table`: `[ids, in]`.
+/// The rows `ids` of `table`: `[ids, in]`. The host looks them up, because a table in the GPU's reach is there as a whole.
 pub(super) fn embed(metal: &Metal, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
-    check::ids(table, ids)?;
-    let (weight, width) = (weight(metal, table)?, table.in_features());
-    let numbers = Taken::upload(&metal.stream, bytemuck::cast_slice(ids))?;
-    let y = metal.scratch(ids.len() * width)?;
-    let params = GatherParams { width: width as u32 };
-    let params = joined(&[bytes_of(&weight.params), bytes_of(&params)]);
-    let [values, scales, biases] = weight.regions();
-    let work = ([width.div_ceil(RUN * LANES), ids.len(), 1], LANES);
-    metal.run(("embed", weight.format), &[numbers.region(), values, scales, biases], &[y.region()], &params, work);
-    Ok(tensor(ids.len(), width, y))
+    let rows = gather(Isa::best(), table, ids)?;
+    Ok(tensor(rows.rows(), rows.cols(), OnDevice::upload(&metal.stream, rows.data())?))
 }

@@ -4,13 +4,12 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-
 use super::arena::{Region, Writer};
 use super::stream::Stream;
 use crate::backend::{Constant, DeviceMemory, Memory, Tensor};
 use crate::error::Result;
 use crate::gpu::{Buffer, Device};
+use crate::weights::Runs;
 
 /// A region that is given back in the end.
 #[derive(Debug)]
@@ -138,7 +137,17 @@ impl std::ops::Deref for Operand<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Residents {
     constants: Mutex<HashMap<usize, (Constant, Arc<Values>)>>,
-    weights: Mutex<HashMap<(usize, usize), (Bytes, Region)>>,
+    weights: Mutex<HashMap<Place, (Runs, Resident)>>,
+}
+
+/// Where runs lie: the address of the first, bytes of each, from one to the next, and of all.
+type Place = (usize, usize, usize, usize);
+
+/// A part of a weight where kernels see it, its runs one behind the other.
+#[derive(Debug, Clone)]
+pub(super) struct Resident {
+    pub(super) region: Region,
+    pub(super) copied: bool,
 }
 
 impl Residents {
@@ -153,32 +162,25 @@ impl Residents {
         Ok(values)
     }
 
-    /// `bytes` where the device sees them: the host's own, unless they do not start at a multiple of `align` (at most 4).
-    pub(super) fn weights(&self, stream: &Arc<Stream>, bytes: &Bytes, align: usize) -> Result<Region> {
+    /// `runs` where the device sees them, and nothing else but for the rest of their pages: the host's own, unless something
+    /// lies between them, or they do not start at a multiple of `align`.
+    pub(super) fn weights(&self, stream: &Arc<Stream>, runs: &Runs, align: usize) -> Result<Resident> {
         let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (bytes.as_ptr() as usize, bytes.len());
-        if let Some((_, region)) = weights.get(&key) {
-            return Ok(region.clone());
+        let at = runs.span().as_ptr().addr();
+        let place = (at, runs.run(), runs.every(), runs.bytes());
+        if let Some((_, resident)) = weights.get(&place) {
+            return Ok(resident.clone());
         }
-        let aligned = if key.0.is_multiple_of(align) { bytes.clone() } else { aligned(bytes) };
-        let (buffer, start) = stream.device().adopt(&aligned)?;
-        let region = Region { buffer: Arc::new(buffer), bytes: start..start + bytes.len() };
-        weights.insert(key, (bytes.clone(), region.clone()));
-        Ok(region)
+        let copied = !runs.are_one() || !at.is_multiple_of(align);
+        let (buffer, start) = match copied {
+            true => (stream.device().constant(runs.bytes(), &mut |to| runs.copy_to(to))?, 0),
+            false => stream.device().adopt(runs.span())?,
+        };
+        let region = Region { buffer: Arc::new(buffer), bytes: start..start + runs.bytes() };
+        let resident = Resident { region, copied };
+        weights.insert(place, (runs.clone(), resident.clone()));
+        Ok(resident)
     }
-}
-
-/// A copy that starts at a whole word.
-fn aligned(bytes: &Bytes) -> Bytes {
-    struct Words(Vec<u32>, usize);
-    impl AsRef<[u8]> for Words {
-        fn as_ref(&self) -> &[u8] {
-            &bytemuck::cast_slice(&self.0)[..self.1]
-        }
-    }
-    let mut words = vec![0u32; bytes.len().div_ceil(4)];
-    bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-    Bytes::from_owner(Words(words, bytes.len()))
 }
 
 /// A buffer of unspecified values: NaN in a debug build, so that what is read before it is written shows.

@@ -31,7 +31,7 @@ use super::{
 use crate::error::Result;
 use crate::gpu::Device;
 use crate::partition::Fold;
-use crate::weights::Matrix;
+use crate::weights::{Matrix, Runs};
 
 /// Threads of a threadgroup where every thread has a value of its own.
 const THREADS: usize = 256;
@@ -179,6 +179,10 @@ impl Backend for Metal {
                 x
             }
         }
+    }
+
+    fn keep(&self, w: &Matrix) -> Result<Vec<Runs>> {
+        linear::weight(self, w).map(|weight| weight.copied)
     }
 
     fn finish(&self) -> Result<()> {

@@ -130,6 +130,13 @@ impl Device for Apple {
         autoreleasepool(|_| memory::adopt(&self.0.device, &self.0.residency, bytes))
     }
 
+    fn constant(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Buffer> {
+        let buffer = self.allocate(bytes)?;
+        // SAFETY: so many bytes, zeroed, that nobody else knows of yet
+        fill(unsafe { std::slice::from_raw_parts_mut(buffer.start().as_ptr(), bytes) });
+        Ok(buffer)
+    }
+
     fn kernels(&self) -> Vec<String> {
         autoreleasepool(|_| {
             let libraries = [Some(&self.0.library), self.0.fences.as_ref().ok()];

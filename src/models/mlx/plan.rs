@@ -30,7 +30,7 @@ impl Conversion {
         let plan = Plan::solo(architecture.geometry().layers);
         let loader = Loader::new(&listing, (&plan, 0), &|_, _| ());
         architecture.load(&loader)?;
-        refuse_unused(source, &loader.share(), &|name| architecture.skips(name))?;
+        refuse_unused(source, &loader.taken().0, &|name| architecture.skips(name))?;
         let said = said_type(config);
         let mut draft = Draft { conventions, coding, said, source, entries: BTreeMap::new(), experts: BTreeMap::new() };
         let asked = listing.noted().asked;

@@ -145,9 +145,15 @@ impl Lane {
         self.sent.wrapping_sub(self.acknowledged)
     }
 
+    /// How many pieces may be sent.
+    pub(super) fn room(&self) -> usize {
+        let window = self.terms.window.saturating_sub(self.under_way()) as usize;
+        window.min(self.free.len().saturating_sub(RESERVE))
+    }
+
     /// Whether a piece may be sent.
     pub(super) fn is_open(&self) -> bool {
-        self.under_way() < self.terms.window && self.free.len() > RESERVE
+        self.room() > 0
     }
 
     /// Whether what has left may still be on its way: Apple's devices say no more (TN3205).

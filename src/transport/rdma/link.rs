@@ -38,6 +38,48 @@ struct Held {
     chunk: Chunk,
 }
 
+/// Where the next piece goes.
+#[derive(Default)]
+struct Way {
+    /// The number of the message that is next.
+    message: u32,
+    /// The lane whose turn it is.
+    turn: usize,
+}
+
+impl Way {
+    /// Sends the piece of a message that comes after its first `taken` bytes; returns its length, or none if no lane is open.
+    fn piece(
+        &mut self,
+        lanes: &mut [Lane],
+        slabs: &mut [Slab],
+        message: &[u8],
+        taken: usize,
+    ) -> Result<Option<usize>, Lost> {
+        let (total, usable) = (message.len(), usable(lanes, message.len()));
+        let open = (0..usable).map(|step| (self.turn + step) % usable).find(|lane| lanes[*lane].is_open());
+        let Some(number) = open else { return Ok(None) };
+        let lane = &mut lanes[number];
+        let piece = (total - taken).min(lane.piece());
+        // the lane knows the first two
+        let chunk =
+            Chunk { sequence: 0, taken: 0, kind: ChunkKind::Piece, message: self.message, total, offset: taken, piece };
+        lane.send(&mut slabs[lane.device], chunk, &message[taken..taken + piece])?;
+        self.turn = (number + 1) % lanes.len();
+        Ok(Some(piece))
+    }
+
+    /// The message has left.
+    fn next(&mut self) {
+        self.message = self.message.wrapping_add(1);
+    }
+}
+
+/// How many lanes a message of `total` bytes goes over.
+fn usable(lanes: &[Lane], total: usize) -> usize {
+    if total >= STRIPED { lanes.len() } else { 1 }
+}
+
 /// The lanes to one peer.
 pub(super) struct Link {
     peer: usize,
@@ -50,12 +92,9 @@ pub(super) struct Link {
     /// How its TCP connection ended without that.
     pub(super) last_words: Option<Lost>,
     outbox: VecDeque<Outgoing>,
-    /// Number of the outbox's front message.
-    next_out: u32,
+    way: Way,
     inbox: Pieces,
     held: Vec<Held>,
-    /// The lane whose turn it is.
-    turn: usize,
 }
 
 impl Link {
@@ -68,10 +107,9 @@ impl Link {
             ended: None,
             last_words: None,
             outbox: VecDeque::new(),
-            next_out: 0,
+            way: Way::default(),
             inbox: Pieces::default(),
             held: Vec::new(),
-            turn: 0,
         }
     }
 
@@ -94,33 +132,35 @@ impl Link {
         self.outbox.push_back(Outgoing { buffer: message, taken: 0 });
     }
 
+    /// Sends a message from where it lies, if the peer has room for all of it and none waits. Returns whether it was sent.
+    pub(super) fn send_now(&mut self, message: &[u8], slabs: &mut [Slab]) -> Result<bool, Lost> {
+        let lanes = &self.lanes[..usable(&self.lanes, message.len())];
+        let room: usize = lanes.iter().map(|lane| lane.room() * lane.piece()).sum();
+        if self.is_sending() || message.is_empty() || room < message.len() {
+            return Ok(false);
+        }
+        let mut taken = 0;
+        while taken < message.len() {
+            let Some(piece) = self.way.piece(&mut self.lanes, slabs, message, taken)? else {
+                return Err(Lost::gone("has less room than it had"));
+            };
+            taken += piece;
+        }
+        self.way.next();
+        Ok(true)
+    }
+
     /// Sends as much as the peer has room for. Returns whether anything was.
     pub(super) fn send(&mut self, slabs: &mut [Slab], ready: &mut Ready) -> Result<bool, Lost> {
         let mut moved = false;
         while let Some(front) = self.outbox.front_mut() {
-            let total = front.buffer.len();
-            let usable = if total >= STRIPED { self.lanes.len() } else { 1 };
-            let open = (0..usable).map(|step| (self.turn + step) % usable).find(|lane| self.lanes[*lane].is_open());
-            let Some(number) = open else { break };
-            let lane = &mut self.lanes[number];
-            let slab = &mut slabs[lane.device];
-            let piece = (total - front.taken).min(lane.piece());
-            let chunk = Chunk {
-                // the lane knows these two
-                sequence: 0,
-                taken: 0,
-                kind: ChunkKind::Piece,
-                message: self.next_out,
-                total,
-                offset: front.taken,
-                piece,
-            };
-            lane.send(slab, chunk, &front.buffer.bytes()[front.taken..front.taken + piece])?;
-            self.turn = (number + 1) % self.lanes.len();
+            let (message, taken) = (front.buffer.bytes(), front.taken);
+            let next = self.way.piece(&mut self.lanes, slabs, message, taken)?;
+            let Some(piece) = next else { break };
             front.taken += piece;
             moved = true;
-            if front.taken == total {
-                self.next_out = self.next_out.wrapping_add(1);
+            if front.taken == front.buffer.len() {
+                self.way.next();
                 if let Some(sent) = self.outbox.pop_front() {
                     ready.push(self.peer, Kind::Sent, sent.buffer);
                 }

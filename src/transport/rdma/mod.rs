@@ -307,6 +307,16 @@ impl Endpoint for Rdma {
         Ok(())
     }
 
+    fn send_now(&mut self, peer: usize, message: &[u8]) -> Result<bool> {
+        self.link(peer)?;
+        let Some(link) = self.links[peer].as_mut().filter(|link| link.lost.is_none()) else { return Ok(false) };
+        Ok(link.send_now(message, &mut self.slabs).unwrap_or_else(|lost| {
+            // found again when it is posted
+            link.lost = Some(lost);
+            false
+        }))
+    }
+
     fn poll(&mut self, deadline: Instant) -> Polled {
         pump::poll(self, deadline)
     }

@@ -2,21 +2,28 @@
 //! when one is shown the other's.
 //!
 //! A list begins with the host's memory as it is then. What kernels write the host is shown when it hears that the list has
-//! ended, by waiting for it or for an event. In between only what is coherent with the system crosses: a read sees what the
-//! host wrote, and a write is shown by the next fence of that scope.
+//! ended, by waiting for it or for an event. In between only what is coherent with the system crosses, and fences of that scope
+//! are needed for it, more of them than any one machine may ask for: a thread's read sees what the host wrote, but the next read
+//! of the same word sees the same again until there is a fence; a write is shown by the next fence of its thread, but those of
+//! calls of several threadgroups only by a fence in a later call, after the thread's own, and what that call wrote before its
+//! fence overtakes them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::fault::place;
 use crate::group::Runner;
 use crate::memory::Memory;
 
-/// A thread with so many fences waits for the host; it lets others run after every so many.
+/// A thread with so many fences and coherent accesses waits for the host; it lets others run after every so many.
 const WAITS: usize = 8;
 const YIELDS: usize = 1024;
+
+/// How long the host sees what overtook something else.
+const EARLY: Duration = Duration::from_millis(20);
 
 /// Words whose bits are together.
 const BITS: usize = 64;
@@ -100,20 +107,36 @@ struct Stored {
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
     pub(crate) deadline: Option<Instant>,
-    /// Of the current fiber, which never lets another run between them.
-    pub(crate) fences: usize,
+    /// Fences and coherent accesses of the current fiber, which never lets another run between them.
+    pub(crate) looks: usize,
 }
+
+/// Words that have a fence of their thread behind them and wait for another, and the call that wrote them. Those who run
+/// kernels side by side share them.
+pub(crate) type Late = Arc<Mutex<Vec<(usize, usize)>>>;
 
 /// The memory of one device, as a thread that runs kernels knows it.
 pub(crate) struct Caches {
     memories: Vec<Arc<Memory>>,
     // coherent, and no fence after them
     stored: Vec<Stored>,
+    late: Late,
+    // the words that threads have read since their last fence
+    seen: HashSet<(usize, usize)>,
+    // the call that runs, and whether it has several threadgroups
+    call: usize,
+    many: bool,
 }
 
 impl Caches {
-    pub(crate) fn new(memories: &[Arc<Memory>]) -> Self {
-        Self { memories: memories.to_vec(), stored: Vec::new() }
+    pub(crate) fn new(memories: &[Arc<Memory>], late: Late) -> Self {
+        let (stored, seen) = (Vec::new(), HashSet::new());
+        Self { memories: memories.to_vec(), stored, late, seen, call: 0, many: false }
+    }
+
+    /// A call of so many threadgroups begins, after all before it.
+    pub(crate) fn begin(&mut self, groups: usize) {
+        (self.call, self.many) = (self.call + 1, groups > 1);
     }
 
     /// Does `to` each word of what kernels see at `at`, given which of its memory it is.
@@ -142,6 +165,10 @@ impl Caches {
             self.stored.extend(words.map(|word| Stored { thread, word, code }));
             return;
         }
+        let words = at.start / 4..at.end.div_ceil(4);
+        if words.filter(|word| self.seen.insert((thread, *word))).count() == 0 {
+            return;
+        }
         self.words(at, |unseen, sides, word| {
             let bits = unseen.current[word / BITS].load(Ordering::Relaxed) | unseen.ended()[word / BITS];
             if bits >> (word % BITS) & 1 == 0 {
@@ -150,20 +177,37 @@ impl Caches {
         });
     }
 
-    /// What `thread` stored is shown to the host.
+    /// A fence of `thread`.
     pub(crate) fn fence(&mut self, thread: usize) {
-        let own: Vec<Stored> = self.stored.extract_if(.., |stored| stored.thread == thread).collect();
-        for stored in own {
-            self.words(stored.word * 4..stored.word * 4 + 4, |unseen, sides, word| {
-                unseen.current[word / BITS].fetch_and(!(1 << (word % BITS)), Ordering::Relaxed);
-                unseen.ended()[word / BITS] &= !(1 << (word % BITS));
-                sides.show_host(word);
-            });
+        self.seen.retain(|(reader, _)| *reader != thread);
+        let own: Vec<usize> =
+            self.stored.extract_if(.., |stored| stored.thread == thread).map(|stored| stored.word).collect();
+        let late = self.late.clone();
+        let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+        let before: Vec<usize> = late.extract_if(.., |(call, _)| *call < self.call).map(|(_, word)| word).collect();
+        if self.many {
+            late.extend(own.into_iter().map(|word| (self.call, word)));
+        } else {
+            own.iter().for_each(|word| self.show(*word));
+            // no fence stands between what was written and what was late then: the host may see the one without the other
+            if !own.is_empty() && !before.is_empty() {
+                std::thread::sleep(EARLY);
+            }
         }
+        before.into_iter().for_each(|word| self.show(word));
+    }
+
+    fn show(&self, word: usize) {
+        self.words(word * 4..word * 4 + 4, |unseen, sides, word| {
+            unseen.current[word / BITS].fetch_and(!(1 << (word % BITS)), Ordering::Relaxed);
+            unseen.ended()[word / BITS] &= !(1 << (word % BITS));
+            sides.show_host(word);
+        });
     }
 
     /// What `thread`, which ends, stored without a fence after it.
     pub(crate) fn unfenced(&mut self, thread: usize) -> Option<String> {
+        self.seen.retain(|(reader, _)| *reader != thread);
         let at = self.stored.iter().position(|stored| stored.thread == thread)?;
         let code = self.stored.swap_remove(at).code;
         self.stored.clear();
@@ -190,6 +234,7 @@ impl Runner {
         if let Some(caches) = &mut self.caches {
             caches.coherent(at..at + size, writes, thread, code);
         }
+        self.looks_on();
     }
 
     /// What the current fiber has written coherently, the host now sees.
@@ -198,16 +243,20 @@ impl Runner {
         if let Some(caches) = &mut self.caches {
             caches.fence(thread);
         }
-        // a thread with this many waits for the host
-        self.patience.fences += 1;
-        if self.patience.fences < WAITS {
+        self.looks_on();
+    }
+
+    /// The current fiber may wait for the host.
+    fn looks_on(&mut self) {
+        self.patience.looks += 1;
+        if self.patience.looks < WAITS {
             return;
         }
         if self.patience.deadline.is_some_and(|deadline| Instant::now() > deadline) {
             self.fail("the watchdog ends a list of commands that waits too long".to_owned());
         }
         // there may be fewer processors than kernels and hosts
-        if self.patience.fences.is_multiple_of(YIELDS) {
+        if self.patience.looks.is_multiple_of(YIELDS) {
             std::thread::yield_now();
         }
     }

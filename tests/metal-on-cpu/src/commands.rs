@@ -75,7 +75,7 @@ fn bound(argument: &Argument<'_>) -> Result<Bound> {
     if bytes.start > bytes.end || bytes.end > memory.len() {
         return Err(Error::msg(format!("bytes {bytes:?} of a buffer of {}", memory.len())));
     }
-    if writes && memory.is_constant() {
+    if writes && memory.constant().is_some() {
         return Err(Error::msg("what was adopted is not written"));
     }
     Ok(Bound { memory: memory.clone(), bytes, writes })

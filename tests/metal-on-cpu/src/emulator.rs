@@ -50,7 +50,21 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Calls that did nothing, because a count was zero.
     pub(crate) skipped: AtomicUsize,
+    /// Buffers that were ever made.
+    buffers: AtomicUsize,
     memories: Mutex<Vec<Weak<Memory>>>,
+    constants: Mutex<Constants>,
+}
+
+/// What was ever adopted or made constant.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Constants {
+    /// How often.
+    pub buffers: usize,
+    /// Bytes that were asked for.
+    pub bytes: usize,
+    /// Bytes of the buffers: whole pages.
+    pub memory: usize,
 }
 
 impl Shared {
@@ -67,6 +81,13 @@ impl Shared {
     }
 
     fn keep(&self, memory: Memory) -> Buffer {
+        self.buffers.fetch_add(1, Ordering::Relaxed);
+        if let Some(bytes) = memory.constant() {
+            let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+            constants.buffers += 1;
+            constants.bytes += bytes;
+            constants.memory += memory.len();
+        }
         let memory = Arc::new(memory);
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         if memories.len() == memories.capacity() {
@@ -97,8 +118,20 @@ impl Emulator {
 
     /// A device with these kernels.
     pub fn with(library: Library, options: Options) -> Self {
-        let shared = Arc::new(Shared { library, options, skipped: AtomicUsize::new(0), memories: Mutex::default() });
+        let (skipped, buffers) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (memories, constants) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { library, options, skipped, buffers, memories, constants });
         Self { queue: Arc::new(Queue::start(&shared)), shared }
+    }
+
+    /// What was ever adopted or made constant.
+    pub fn constants(&self) -> Constants {
+        *self.shared.constants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Buffers that were ever made.
+    pub fn buffers(&self) -> usize {
+        self.shared.buffers.load(Ordering::Relaxed)
     }
 
     /// Calls that did nothing, because the device found a count of zero.
@@ -132,6 +165,11 @@ impl Device for Emulator {
             false => Memory::adopt(bytes),
         };
         Ok((self.shared.keep(memory), start))
+    }
+
+    fn constant(&self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Buffer> {
+        let memory = Memory::constant_of(bytes, self.shared.options.strict, fill).map_err(out_of_memory(bytes))?;
+        Ok(self.shared.keep(memory))
     }
 
     fn kernels(&self) -> Vec<String> {

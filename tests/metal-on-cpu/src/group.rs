@@ -312,7 +312,7 @@ impl Runner {
 
     fn end(&mut self) {
         let own = self.current / LANES;
-        self.patience.fences = 0;
+        self.patience.looks = 0;
         if let Some(problem) = self.caches.as_mut().and_then(|caches| caches.unfenced(self.current)) {
             self.error.get_or_insert(problem);
         }

@@ -15,6 +15,6 @@ mod queue;
 mod races;
 pub mod translate;
 
-pub use emulator::{Emulator, Options};
+pub use emulator::{Constants, Emulator, Options};
 pub use library::Library;
 pub use order::Order;

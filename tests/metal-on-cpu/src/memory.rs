@@ -92,7 +92,7 @@ pub(crate) enum Memory {
     /// Memory of its own, or a copy of what was adopted.
     Own(Own),
     /// The host's memory.
-    Adopted { _bytes: Bytes, start: *mut u8, len: usize },
+    Adopted { bytes: Bytes, start: *mut u8, len: usize },
 }
 
 /// Memory between guard pages.
@@ -101,8 +101,8 @@ pub(crate) struct Own {
     pages: Shared,
     offset: usize,
     len: usize,
-    /// Kernels may read it whatever they are given.
-    pub(crate) resident: bool,
+    /// Bytes that nobody writes, and kernels may read whatever they are given.
+    constant: Option<usize>,
     /// Where host and kernels have a copy each.
     unseen: Option<Unseen>,
     access: AtomicI32,
@@ -123,25 +123,34 @@ impl Memory {
             true => (Shared::apart(bytes)?, Some(Unseen::new(bytes))),
         };
         let access = AtomicI32::new(PROT_READ | PROT_WRITE);
-        Ok(Self::Own(Own { pages, offset, len, resident: false, unseen, access }))
+        Ok(Self::Own(Own { pages, offset, len, constant: None, unseen, access }))
+    }
+
+    /// `len` bytes that `fill` fills and nobody writes afterwards.
+    pub(crate) fn constant_of(len: usize, at_the_end: bool, fill: &mut dyn FnMut(&mut [u8])) -> io::Result<Self> {
+        let Self::Own(mut own) = Self::allocate(len, at_the_end, false)? else { unreachable!("it was allocated") };
+        own.constant = Some(len);
+        let memory = Self::Own(own);
+        // SAFETY: so many bytes, zeroed, and nobody else knows of them yet
+        fill(unsafe { std::slice::from_raw_parts_mut(memory.host(), len) });
+        Ok(memory)
     }
 
     /// A copy of `bytes`, which nobody writes, and where it starts.
     pub(crate) fn copy(bytes: &Bytes) -> io::Result<(Self, usize)> {
         let before = bytes.as_ptr() as usize % 16;
-        let memory = Self::allocate(before + bytes.len(), true, false)?;
-        // SAFETY: there is room for them, and nobody else knows of it yet
-        unsafe { memory.host().add(before).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        let Self::Own(mut own) = memory else { unreachable!("it was allocated") };
-        own.resident = true;
-        Ok((Self::Own(own), before))
+        let mut memory = Self::constant_of(before + bytes.len(), true, &mut |to| to[before..].copy_from_slice(bytes))?;
+        if let Self::Own(own) = &mut memory {
+            own.constant = Some(bytes.len());
+        }
+        Ok((memory, before))
     }
 
     /// The pages that `bytes` lie in, and where they start.
     pub(crate) fn adopt(bytes: &Bytes) -> (Self, usize) {
         let before = bytes.as_ptr() as usize % page();
         let start = bytes.as_ptr().wrapping_sub(before).cast_mut();
-        (Self::Adopted { start, len: (before + bytes.len()).next_multiple_of(page()), _bytes: bytes.clone() }, before)
+        (Self::Adopted { start, len: (before + bytes.len()).next_multiple_of(page()), bytes: bytes.clone() }, before)
     }
 
     /// Where the host sees it.
@@ -175,11 +184,11 @@ impl Memory {
         }
     }
 
-    /// Whether nobody may write it.
-    pub(crate) fn is_constant(&self) -> bool {
+    /// The bytes that nobody may write, if that is what it is.
+    pub(crate) fn constant(&self) -> Option<usize> {
         match self {
-            Self::Own(own) => own.resident,
-            Self::Adopted { .. } => true,
+            Self::Own(own) => own.constant,
+            Self::Adopted { bytes, .. } => Some(bytes.len()),
         }
     }
 
@@ -196,7 +205,7 @@ impl Own {
     /// Lets kernels do with it what `writes` says, if anything.
     pub(crate) fn protect(&self, writes: Option<bool>) {
         let access = match writes {
-            None if self.resident => PROT_READ,
+            None if self.constant.is_some() => PROT_READ,
             None => PROT_NONE,
             Some(false) => PROT_READ,
             Some(true) => PROT_READ | PROT_WRITE,

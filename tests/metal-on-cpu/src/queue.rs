@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tbshard::error::{Error, Result};
 use tbshard::gpu::{Event, Pending};
 
-use crate::caches::Caches;
+use crate::caches::{Caches, Late};
 use crate::commands::{Bound, Recorded};
 use crate::emulator::Shared;
 use crate::fault;
@@ -169,9 +169,10 @@ impl<'a> Processor<'a> {
             memories.iter().filter_map(|memory| memory.apart()).for_each(|(unseen, sides)| unseen.begin(&sides));
         }
         let patience = if options.watchdog.is_zero() { WATCHDOG } else { options.watchdog };
+        let late = Late::default();
         for runner in &mut self.runners {
             runner.patience.deadline = Instant::now().checked_add(patience);
-            runner.caches = options.caches.then(|| Caches::new(&memories));
+            runner.caches = options.caches.then(|| Caches::new(&memories, late.clone()));
         }
         let result = self.calls(runs);
         self.runners.iter_mut().for_each(|runner| runner.caches = None);
@@ -225,6 +226,10 @@ impl<'a> Processor<'a> {
                 runner.races = Some(Races::new(buffers.clone()));
             }
         }
+        self.runners
+            .iter_mut()
+            .filter_map(|runner| runner.caches.as_mut())
+            .for_each(|caches| caches.begin(order.len()));
         let next = AtomicUsize::new(0);
         let work = |runner: &mut Runner| {
             while let Some(group) = order.get(next.fetch_add(1, Ordering::Relaxed)) {

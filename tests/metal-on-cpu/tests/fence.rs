@@ -1,19 +1,18 @@
 //! The fence at an all_reduce: by every way to meet the host the ranks compute the same bits, also when each wait gives up.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metal_on_cpu::compile::{Build, compile, join};
 use metal_on_cpu::{Emulator, Library, Options, Order};
 use tbshard::backend::{Backend, Exchange, Fence, Metal, Tensor};
+use tbshard::engine::{Engine, Wanted};
 use tbshard::error::{Error, Result};
 use tbshard::selftest::{crossings, exchanges};
-use tbshard::transport::loopback::Loopback;
-use tbshard::transport::{Buffer, Endpoint, Polled};
 
-use crate::ranks::{Parts, layout, run, try_run};
+use crate::ranks::{Emulators, Parts, layout, run, try_run, try_task, usual};
+use crate::sending::Sending;
 
 fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny").join(name)
@@ -21,15 +20,9 @@ fn tiny(name: &str) -> PathBuf {
 
 /// The logits of so many ranks, and how many calls did nothing on any of them.
 fn logits(dir: &Path, ranks: usize, fence: Fence, options: Options) -> (Vec<u32>, usize) {
-    let emulators = Mutex::new(Vec::new());
-    let emulator = || {
-        let emulator = Arc::new(Emulator::new(options).unwrap());
-        emulators.lock().unwrap().push(emulator.clone());
-        emulator
-    };
-    let parts = Parts { fence, emulator: &emulator, endpoint: &|endpoint| Box::new(endpoint) };
-    let logits = run(dir, &layout(ranks, 1), &parts);
-    (logits, emulators.into_inner().unwrap().iter().map(|emulator| emulator.skipped()).sum())
+    let emulators = Emulators::new(options);
+    let logits = run(dir, &layout(ranks, 1), &Parts { fence, emulators: &emulators, endpoint: &usual });
+    (logits, emulators.all().iter().map(|emulator| emulator.skipped()).sum())
 }
 
 #[test]
@@ -88,55 +81,24 @@ fn caches_hide_nothing_and_there_are_no_races() {
     }
 }
 
-/// An endpoint that does something at each message that it sends.
-struct Moody {
-    inner: Loopback,
-    sends: Arc<dyn Fn(usize) -> Result<()> + Send + Sync>,
-}
-
-impl Endpoint for Moody {
-    fn rank(&self) -> usize {
-        self.inner.rank()
-    }
-    fn world_size(&self) -> usize {
-        self.inner.world_size()
-    }
-    fn peer(&self, rank: usize) -> String {
-        self.inner.peer(rank)
-    }
-    fn post_send(&mut self, peer: usize, message: Buffer) -> Result<()> {
-        (self.sends)(self.inner.rank())?;
-        self.inner.post_send(peer, message)
-    }
-    fn post_recv(&mut self, peer: usize, into: Buffer) -> Result<()> {
-        self.inner.post_recv(peer, into)
-    }
-    fn poll(&mut self, deadline: Instant) -> Polled {
-        self.inner.poll(deadline)
-    }
-}
-
 #[test]
 fn a_peer_that_is_slow_costs_time_and_nothing_else() {
     let dir = tiny("llama");
     let (one, _) = logits(&dir, 1, Fence::default(), Options::default());
-    let (sent, skipped) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let sends: Arc<dyn Fn(usize) -> Result<()> + Send + Sync> = Arc::new(move |rank| {
-        // many times what the other's waits have patience for
-        if rank == 1 && sent.fetch_add(1, Ordering::Relaxed) % 5 == 2 {
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Ok(())
-    });
-    let emulator = || {
-        let emulator = Arc::new(Emulator::new(Options::default()).unwrap());
-        skipped.lock().unwrap().push(emulator.clone());
-        emulator
+    let slow = |inner| {
+        let mut sent = 0;
+        Sending::by(usual(inner), move |inner, peer, message| {
+            // many times what the other's waits have patience for
+            if inner.rank() == 1 && sent % 5 == 2 {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            sent += 1;
+            inner.post_send(peer, message)
+        })
     };
-    let fence = Fence::Spin { looks: 1000 };
-    let endpoint = |inner| Box::new(Moody { inner, sends: sends.clone() }) as Box<dyn Endpoint>;
-    assert!(run(&dir, &layout(2, 1), &Parts { fence, emulator: &emulator, endpoint: &endpoint }) == one);
-    assert!(skipped.lock().unwrap().iter().any(|emulator| emulator.skipped() > 0));
+    let (fence, emulators) = (Fence::Spin { looks: 1000 }, Emulators::new(Options::default()));
+    assert!(run(&dir, &layout(2, 1), &Parts { fence, emulators: &emulators, endpoint: &slow }) == one);
+    assert!(emulators.all().iter().any(|emulator| emulator.skipped() > 0));
 }
 
 #[test]
@@ -144,16 +106,19 @@ fn a_peer_that_dies_is_an_error_that_names_it_and_leaves_nothing() {
     let dir = tiny("llama");
     for fence in [Fence::Drain, Fence::Event, Fence::SPIN, Fence::Spin { looks: 3 }, Fence::Spin { looks: u32::MAX }] {
         for last in [0, 1, 2, 3, 5, 7, 9, 12] {
-            let sent = Arc::new(AtomicUsize::new(0));
-            let sends: Arc<dyn Fn(usize) -> Result<()> + Send + Sync> = Arc::new(move |rank| {
-                let dies = rank == 1 && sent.fetch_add(1, Ordering::Relaxed) == last;
-                if dies { Err(Error::msg("it dies")) } else { Ok(()) }
-            });
             let start = Instant::now();
-            let endpoint = |inner| Box::new(Moody { inner, sends: sends.clone() }) as Box<dyn Endpoint>;
-            let ended = Parts::usual(fence, Options::default(), |usual| {
-                try_run(&dir, &layout(2, 1), &Parts { endpoint: &endpoint, ..*usual })
-            });
+            let dying = |inner| {
+                let mut sent = 0;
+                Sending::by(usual(inner), move |inner, peer, message| {
+                    sent += 1;
+                    match inner.rank() == 1 && sent > last {
+                        true => Err(Error::msg("it dies")),
+                        false => inner.post_send(peer, message),
+                    }
+                })
+            };
+            let emulators = Emulators::new(Options::default());
+            let ended = try_run(&dir, &layout(2, 1), &Parts { fence, emulators: &emulators, endpoint: &dying });
             let Err(error) = &ended[0] else {
                 assert!(last > 6, "{fence:?}: nobody missed message {last}");
                 break;
@@ -161,6 +126,30 @@ fn a_peer_that_dies_is_an_error_that_names_it_and_leaves_nothing() {
             // dropping the backend has waited for the device, whose waits have no end of their own here
             assert!(error.to_string().contains("rank 1"), "{fence:?}, message {last}: {error}");
             assert!(start.elapsed() < Duration::from_secs(4), "{fence:?}, message {last}");
+        }
+    }
+}
+
+#[test]
+fn a_token_takes_no_memory_of_the_device() {
+    for name in ["llama", "qwen3_5", "kimi_k25-int4"] {
+        for fence in [Fence::Drain, Fence::Event, Fence::SPIN, Fence::Spin { looks: 1 }] {
+            let emulators = Emulators::new(Options::default());
+            let buffers = || emulators.all().iter().map(|emulator| emulator.buffers() as u32).sum();
+            let task = |engine: &mut Engine| {
+                let mut sequence = engine.start()?;
+                let mut made = Vec::new();
+                for token in 0..20 {
+                    engine.forward(&mut [(&mut sequence, &[token])], Wanted::Last, None)?;
+                    made.push(buffers());
+                }
+                engine.end(sequence);
+                Ok(made)
+            };
+            let parts = Parts { fence, emulators: &emulators, endpoint: &usual };
+            let made = try_task(&tiny(name), &layout(2, 1), &parts, &task).swap_remove(0).unwrap();
+            let steady = &made[5..];
+            assert!(steady.iter().all(|buffers| *buffers == steady[0]), "{name}, {fence:?}: {made:?}");
         }
     }
 }
@@ -277,6 +266,10 @@ fn every_part_of_the_fence_is_needed() {
     let mutants = [
         ("partial sums stay in a cache", plain("device float *landing")),
         ("no fence behind partial sums", without("    if (i < p.count) landing[i] = partial[i];")),
+        (
+            "no fence between partial sums and the signal",
+            without("                         constant SignalParams &p [[buffer(2)]]) {"),
+        ),
         ("no fence behind the signal", without("    words[SIGNALLED] = p.number;")),
         (
             "the signal stays in a cache",
@@ -287,6 +280,7 @@ fn every_part_of_the_fence_is_needed() {
             "the wait looks at a cache",
             plain("device uint *words [[buffer(1)]],\n                       device uint *counts"),
         ),
+        ("no fence between looks", (format!("look++) {{\n        {fence}"), "look++) {\n".to_owned())),
         ("no fence behind giving up", (format!("{gives_up}\n    {fence}"), format!("{gives_up}\n"))),
         ("a wait without end", instead("&& look < p.looks", "")),
         ("a wait that does not wait", instead("int((answered - p.number) << 1) >= 0 ? 1 : 0", "true ? 1 : 0")),

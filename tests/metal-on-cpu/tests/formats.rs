@@ -5,10 +5,11 @@ use tbshard::gpu::params::MatrixParams;
 
 use crate::support::{bytes, random};
 
-/// Rows and columns that are stored before those that are read.
-pub const BEFORE: [usize; 2] = [1, 8];
+/// Rows and columns of an FP8 block that are before those that are read, and columns that are stored after them.
+const BEFORE: [usize; 2] = [125, 120];
+const AFTER: usize = 8;
 
-/// A matrix as it is stored.
+/// A matrix as it is stored, from the first value that is read.
 pub struct Stored {
     pub format: &'static str,
     pub params: MatrixParams,
@@ -93,8 +94,9 @@ impl Stored {
         columns: usize,
     ) -> Self {
         let bits = bits_of(format);
-        let width = (columns + BEFORE[1]).next_multiple_of(group.max(1));
-        let height = rows + BEFORE[0];
+        let before = if format == "fp8" { BEFORE } else { [0; 2] };
+        let width = (columns + before[1] + AFTER).next_multiple_of(group.max(1));
+        let height = rows + before[0];
         let plain = random(4, height * width);
         let values = match format {
             "f32" => bytes(&plain).to_vec(),
@@ -108,8 +110,8 @@ impl Stored {
         let groups = width.checked_div(group).unwrap_or(0);
         let params = MatrixParams {
             out_features: rows as u32,
-            row: BEFORE[0] as u32,
-            column: BEFORE[1] as u32,
+            row: before[0] as u32,
+            column: before[1] as u32,
             row_bytes: (width * bits / 8) as u32,
             group: group as u32,
             groups_a_row: groups as u32,
@@ -118,13 +120,14 @@ impl Stored {
         };
         let count = (blocks * groups).max(1);
         let biases = if biased { scales(6, count, dtype) } else { vec![0; 4] };
+        let values = values[(before[0] * width + before[1]) * bits / 8..].to_vec();
         Self { format, params, values, scales: scales(5, count, dtype), biases, width }
     }
 
     /// The value at a row and a column that can be read.
     pub fn at(&self, row: usize, column: usize) -> f32 {
-        let (row, column, bits) = (row + BEFORE[0], column + BEFORE[1], bits_of(self.format));
-        let start = row * self.width + column;
+        let (bits, start) = (bits_of(self.format), row * self.width + column);
+        let (row, column) = (row + self.params.row as usize, column + self.params.column as usize);
         let code = || {
             let first = start * bits;
             (0..bits)

@@ -1,6 +1,6 @@
-//! Matrix products and rows of tables, by their definition.
+//! Matrix products by their definition.
 
-use tbshard::gpu::params::{GatherParams, LinearParams, StepParams};
+use tbshard::gpu::params::{LinearParams, StepParams};
 
 use crate::formats::{FORMATS, Stored};
 use crate::support::{Work, bytes, close, random};
@@ -55,22 +55,25 @@ fn products_of_odd_widths_and_several_leaves() {
 }
 
 #[test]
-fn rows_of_tables_of_every_format() {
+fn values_of_every_format() {
     for format in FORMATS {
         for width in [8, 64, 520] {
-            let stored = Stored::random(format, 7, width);
-            let ids = [6_u32, 0, 3];
-            let params = [bytes(&[stored.params]), bytes(&[GatherParams { width: width as u32 }])].concat();
+            let (stored, columns) = (Stored::random(format, 7, width), [0, 5, width - 1]);
+            // a product with a row that has a single one is a value
+            let x: Vec<f32> =
+                columns.iter().flat_map(|column| (0..width).map(move |i| f32::from(u8::from(i == *column)))).collect();
+            let params = LinearParams { rows: columns.len() as u32, in_features: width as u32, steps: 1 };
+            let step = StepParams { start: 0, end: width as u32, merges: 0, last: 1 };
             let work = Work {
-                name: &format!("embed_{}", stored.format),
-                reads: &[bytes(&ids), &stored.values, &stored.scales, &stored.biases],
-                write: &vec![0xff; ids.len() * width * 4],
-                params: &params,
-                groups: [width.div_ceil(8 * 32) as u32, ids.len() as u32, 1],
-                threads: 32,
+                name: &format!("linear_{}", stored.format),
+                reads: &[bytes(&x), &stored.values, &stored.scales, &stored.biases],
+                write: &vec![0xff; columns.len() * 7 * 4],
+                params: &[bytes(&[stored.params]), bytes(&[params]), bytes(&[step])].concat(),
+                groups: [1, 1, 1],
+                threads: 128,
             };
             let wanted: Vec<f32> =
-                ids.iter().flat_map(|id| (0..width).map(|column| stored.at(*id as usize, column))).collect();
+                columns.iter().flat_map(|column| (0..7).map(|row| stored.at(row, *column))).collect();
             let got = work.floats();
             let differs = (0..wanted.len()).find(|at| got[*at] != wanted[*at]);
             assert_eq!(differs, None, "{format:?} of {width}");

@@ -6,6 +6,7 @@ mod checks;
 mod fence;
 mod formats;
 mod linear;
+mod memory;
 mod models;
 mod mutations;
 mod operations;
@@ -13,5 +14,7 @@ mod races;
 mod ranks;
 mod rowwise;
 mod scheduler;
+#[path = "../../support/sending.rs"]
+mod sending;
 mod shim;
 mod support;

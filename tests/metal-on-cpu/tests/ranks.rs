@@ -1,7 +1,7 @@
 //! Whole models on several ranks, each with a device of its own: no layout changes a bit of the logits.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use metal_on_cpu::{Emulator, Options};
 use tbshard::backend::{Fence, Metal};
@@ -22,15 +22,32 @@ const AFTER: usize = 2;
 /// What ranks are made of, as threads of this process.
 pub struct Parts<'a> {
     pub fence: Fence,
-    pub emulator: &'a (dyn Fn() -> Arc<Emulator> + Sync),
+    pub emulators: &'a Emulators,
     pub endpoint: &'a (dyn Fn(Loopback) -> Box<dyn Endpoint> + Sync),
 }
 
-impl Parts<'_> {
-    /// What is usual, with an emulator of these options.
-    pub fn usual<T>(fence: Fence, options: Options, then: impl FnOnce(&Parts<'_>) -> T) -> T {
-        let emulator = || Arc::new(Emulator::new(options).unwrap());
-        then(&Parts { fence, emulator: &emulator, endpoint: &|endpoint| Box::new(endpoint) })
+/// The endpoint as it is.
+pub fn usual(endpoint: Loopback) -> Box<dyn Endpoint> {
+    Box::new(endpoint)
+}
+
+/// A device for each rank, kept to be asked afterwards.
+pub struct Emulators(Options, Mutex<Vec<Arc<Emulator>>>);
+
+impl Emulators {
+    pub fn new(options: Options) -> Self {
+        Self(options, Mutex::default())
+    }
+
+    fn another(&self) -> Arc<Emulator> {
+        let emulator = Arc::new(Emulator::new(self.0).unwrap());
+        self.1.lock().unwrap().push(emulator.clone());
+        emulator
+    }
+
+    /// Those that there are, in any order.
+    pub fn all(&self) -> Vec<Arc<Emulator>> {
+        self.1.lock().unwrap().clone()
     }
 }
 
@@ -50,28 +67,36 @@ fn logits(engine: &mut Engine) -> Result<Vec<u32>> {
     Ok(bits)
 }
 
-/// One rank of a model: the logits, on rank 0.
-fn rank(dir: &Path, layout: &Layout, parts: &Parts<'_>, endpoint: Loopback) -> Result<Vec<u32>> {
+/// What rank 0 does with the model.
+type Task<'a> = &'a (dyn Fn(&mut Engine) -> Result<Vec<u32>> + Sync);
+
+/// One rank of a model: what `task` returns, on rank 0.
+fn rank(dir: &Path, layout: &Layout, parts: &Parts<'_>, task: Task<'_>, endpoint: Loopback) -> Result<Vec<u32>> {
     let blueprint = Blueprint::open(dir)?;
     let plan = Plan::new(blueprint.geometry.layers, blueprint.geometry.heads, layout)?;
     let ranks = Ranks::new(Communicator::new((parts.endpoint)(endpoint), None), &plan)?;
     let rank = ranks.world.rank();
     let model = blueprint.load(&plan, rank, &|_, _| ())?;
-    let backend = Box::new(Metal::with_fence((parts.emulator)(), parts.fence));
+    let backend = Box::new(Metal::with_fence(parts.emulators.another(), parts.fence));
     let mut engine = Engine::with_ranks(model, backend, Room::of(64, 1)?, ranks)?;
     if rank > 0 {
         return engine.follow().map(|()| Vec::new());
     }
-    let logits = logits(&mut engine)?;
+    let done = task(&mut engine)?;
     engine.stop()?;
-    Ok(logits)
+    Ok(done)
 }
 
 /// What each rank says in the end.
 pub fn try_run(dir: &Path, layout: &Layout, parts: &Parts<'_>) -> Vec<Result<Vec<u32>>> {
+    try_task(dir, layout, parts, &logits)
+}
+
+/// What each rank says in the end, of which rank 0 does `task`.
+pub fn try_task(dir: &Path, layout: &Layout, parts: &Parts<'_>, task: Task<'_>) -> Vec<Result<Vec<u32>>> {
     let mesh = loopback::mesh(layout.world_size);
     std::thread::scope(|scope| {
-        let start = |endpoint| scope.spawn(move || rank(dir, layout, parts, endpoint));
+        let start = |endpoint| scope.spawn(move || rank(dir, layout, parts, task, endpoint));
         let ranks: Vec<_> = mesh.into_iter().map(start).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
@@ -91,7 +116,8 @@ pub fn layout(tp: usize, pp: usize) -> Layout {
 #[test]
 fn no_layout_changes_a_bit() {
     let run = |dir: &Path, layout: &Layout| {
-        Parts::usual(Fence::default(), Options::default(), |parts| run(dir, layout, parts))
+        let emulators = Emulators::new(Options::default());
+        run(dir, layout, &Parts { fence: Fence::default(), emulators: &emulators, endpoint: &usual })
     };
     for dir in checkpoints() {
         let one = run(&dir, &layout(1, 1));

@@ -1,14 +1,16 @@
 //! One rank as a thread: the start-up, passes on command, the end; and what can go wrong in the rank itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tbshard::backend::cpu::Pool;
 use tbshard::comm::control::{Cause, Monitor};
 use tbshard::comm::{Algorithm, Communicator, Hello, Watch, self_test};
 use tbshard::error::{Error, Result};
-use tbshard::transport::{Buffer, Endpoint, Polled};
+use tbshard::transport::Endpoint;
+
+use crate::support::sending::Sending;
 
 /// What goes wrong in a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,26 +51,11 @@ pub fn neighbour(rank: usize, world: usize) -> usize {
     if world == 4 { rank ^ 1 } else { (rank + 1) % world }
 }
 
-/// An endpoint that stops keeping the contract when it is told to.
-pub struct Faulty {
-    pub inner: Box<dyn Endpoint>,
-    /// What happens to what is sent, once `armed`.
-    pub armed: Arc<std::sync::Mutex<Option<Ill>>>,
-}
-
-impl Endpoint for Faulty {
-    fn rank(&self) -> usize {
-        self.inner.rank()
-    }
-    fn world_size(&self) -> usize {
-        self.inner.world_size()
-    }
-    fn peer(&self, rank: usize) -> String {
-        self.inner.peer(rank)
-    }
-    fn post_send(&mut self, peer: usize, mut message: Buffer) -> Result<()> {
-        let next = neighbour(self.rank(), self.world_size());
-        let mut armed = self.armed.lock().unwrap();
+/// An endpoint that stops keeping the contract in the way that it is `armed` with.
+pub fn faulty(inner: Box<dyn Endpoint>, armed: Arc<Mutex<Option<Ill>>>) -> Box<dyn Endpoint> {
+    Sending::by(inner, move |inner, peer, mut message| {
+        let next = neighbour(inner.rank(), inner.world_size());
+        let mut armed = armed.lock().unwrap();
         match *armed {
             // the buffer never comes back, as if it waited for ever
             Some(Ill::Mute) if peer == next => return Ok(()),
@@ -79,14 +66,8 @@ impl Endpoint for Faulty {
             _ => {}
         }
         drop(armed);
-        self.inner.post_send(peer, message)
-    }
-    fn post_recv(&mut self, peer: usize, into: Buffer) -> Result<()> {
-        self.inner.post_recv(peer, into)
-    }
-    fn poll(&mut self, deadline: Instant) -> Polled {
-        self.inner.poll(deadline)
-    }
+        inner.post_send(peer, message)
+    })
 }
 
 /// A rank's part in a run.
@@ -94,7 +75,7 @@ pub struct Rank {
     pub world: Communicator,
     pub monitor: Arc<Monitor>,
     pub ill: Option<(Ill, Step)>,
-    pub armed: Arc<std::sync::Mutex<Option<Ill>>>,
+    pub armed: Arc<Mutex<Option<Ill>>>,
     pub slow: Duration,
     /// How long rank 0 goes on.
     pub until: Instant,

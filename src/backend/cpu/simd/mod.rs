@@ -47,6 +47,11 @@ impl Isa {
         isas
     }
 
+    /// The widest of them.
+    pub(in crate::backend) fn best() -> Self {
+        Self::available().pop().unwrap_or(Self::Scalar)
+    }
+
     /// The name of the instruction set.
     pub fn name(self) -> &'static str {
         match self {
