@@ -141,6 +141,14 @@ struct RowParams {
     uint position;
 };
 
+// Up to 32 rows of one sequence from `first` on, the first of which stands at `position`; `pages` as a row's.
+struct BlockParams {
+    uint first;
+    uint count;
+    uint pages;
+    uint position;
+};
+
 // Rows of one sequence, and the slot of its state.
 struct SegmentParams {
     uint slot;

@@ -152,9 +152,8 @@ fn batches(longest: usize) -> Vec<Batch> {
 /// Positions of the longest sequence of [`batches`]: in one page, and in several.
 const LENGTHS: [usize; 2] = [40, 70];
 
-/// Rows of one sequence far behind positions that nobody has written, which are zeros: they see several spans.
-fn late() -> Batch {
-    let (start, count) = (2100usize, 3);
+/// Rows of one sequence behind positions that nobody has written, which are zeros: few that see several spans, or many.
+fn late(start: usize, count: usize) -> Batch {
     let pages: Vec<u32> = (0..(start + count).div_ceil(PAGE) as u32).rev().collect();
     let mut batch = Batch::default();
     batch.push(0, start, count, &pages);
@@ -163,10 +162,11 @@ fn late() -> Batch {
 
 /// Batches that go to one cache after the other, and the pages of those caches.
 fn caches() -> Vec<(Vec<Batch>, usize)> {
-    let late = late();
-    let pages = late.segments().iter().map(|segment| segment.pages.len()).sum();
     let mut all: Vec<_> = LENGTHS.map(|longest| (batches(longest), 2 * longest.div_ceil(PAGE))).into();
-    all.push((vec![late], pages));
+    for batch in [late(2100, 3), late(90, 41)] {
+        let pages = batch.segments().iter().map(|segment| segment.pages.len()).sum();
+        all.push((vec![batch], pages));
+    }
     all
 }
 

@@ -56,11 +56,15 @@ struct Rows {
     rows: Taken,
     // a structure a segment
     segments: Taken,
+    // a structure a block of rows of segments of many, and how many these are
+    prompts: Option<(Taken, usize)>,
+    // the runs of all other rows
+    others: Vec<std::ops::Range<usize>>,
 }
 
 impl Metal {
     /// The name of its arithmetic, which changes when any bit of a result may.
-    pub const ARITHMETIC: &str = "metal-exact-1";
+    pub const ARITHMETIC: &str = "metal-exact-2";
 
     /// Computes on `device`, and meets it as [`Fence::default`] says.
     pub fn new(device: Arc<dyn Device>) -> Self {
