@@ -49,6 +49,8 @@ pub fn all() -> Vec<Case> {
     all.extend([1, 16].map(delta));
     all.extend(routing());
     all.extend(Format::all().into_iter().enumerate().map(|(i, format)| experts(format, i % 2 == 1)));
+    all.extend(Format::all().into_iter().enumerate().map(|(i, format)| many_experts(format, i % 2 == 0)));
+    all.push(wide_experts());
     all.push(chain());
     all
 }
@@ -281,27 +283,55 @@ fn routing() -> Vec<Case> {
 
 fn experts(format: Format, with_shared: bool) -> Case {
     let name = format!("experts {}{}", format.name(), if with_shared { " and a shared one" } else { "" });
+    mixture(name, format, (256, 128), (3, 4, 2), with_shared)
+}
+
+/// One expert has more tokens than a tile, one has none.
+fn many_experts(format: Format, with_shared: bool) -> Case {
+    let shared = if with_shared { " and a shared one" } else { "" };
+    let name = format!("experts {}{shared}, many tokens", format.name());
+    mixture(name, format, (128, 128), (41, 6, 3), with_shared)
+}
+
+/// So wide that a GPU sums the leaves of some columns after those of others.
+fn wide_experts() -> Case {
+    let name = "experts with a shared one of many features, many tokens".to_owned();
+    mixture(name, Format::F32, (1100, 16), (17, 3, 1), true)
+}
+
+/// Features, and columns of an expert's unit; so many tokens, experts and experts a token. The first expert is everybody's choice and the last one nobody's.
+fn mixture(
+    name: String,
+    format: Format,
+    (hidden, unit): (usize, usize),
+    (rows, count, top_k): (usize, usize, usize),
+    with_shared: bool,
+) -> Case {
     case(name, SUMS, move |backend, numbers| {
-        // many tokens where the shared one is there: it is a product of tiles then
-        let (hidden, inner, rows) = (256, 384, if with_shared { 18 } else { 3 });
+        let (inner, shared_inner) = (3 * unit, 5 * unit);
         let matrices = |numbers: &mut Numbered, out, inner| {
-            (0..4).map(|_| numbers.matrix(format, out, inner)).collect::<Result<Vec<Matrix>>>()
+            (0..count).map(|_| numbers.matrix(format, out, inner)).collect::<Result<Vec<Matrix>>>()
         };
         let routed = ExpertWeights {
             gate: matrices(numbers, inner, hidden)?,
             up: matrices(numbers, inner, hidden)?,
             down: matrices(numbers, hidden, inner)?,
         };
-        let (gate, up) = (numbers.matrix(Format::Bf16, 640, hidden)?, numbers.matrix(Format::Bf16, 640, hidden)?);
-        let down = numbers.matrix(Format::Bf16, hidden, 640)?;
-        let fold = |inner| Fold::whole(Leaves::into_parts(inner, 128, 3));
-        let (fold, shared_fold) = (fold(inner), fold(640));
+        let [gate, up] = [(); 2].map(|()| numbers.matrix(Format::Bf16, shared_inner, hidden));
+        let (gate, up, down) = (gate?, up?, numbers.matrix(Format::Bf16, hidden, shared_inner)?);
+        let fold = |inner| Fold::whole(Leaves::into_parts(inner, unit, 3));
+        let (fold, shared_fold) = (fold(inner), fold(shared_inner));
         let weights = Some(numbers.tensor(rows, 1)?);
         let shared = SharedExpert { gate: &gate, up: &up, down: &down, fold: &shared_fold, weights };
         let experts = Experts { routed: &routed, fold: &fold, shared: with_shared.then_some(shared) };
         let x = numbers.tensor(rows, hidden)?;
-        let router = Router { scores: Scores::Softmax, top_k: 2, normalise: true, scale: 1.0 };
-        let routes = backend.route(&numbers.tensor(rows, 4)?, &router);
+        let router = Router { scores: Scores::Softmax, top_k, normalise: true, scale: 1.0 };
+        let mut logits = numbers.tensor(rows, count)?;
+        for row in 0..rows {
+            logits.row_mut(row)[0] += 2.0;
+            logits.row_mut(row)[count - 1] = -9.0;
+        }
+        let routes = backend.route(&logits, &router);
         backend.experts(&x, &routes, &experts).map(|y| values(&[y]))
     })
 }

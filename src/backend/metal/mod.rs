@@ -8,6 +8,7 @@ mod arena;
 mod attention;
 mod delta;
 mod fence;
+mod grouped;
 mod linear;
 mod list;
 mod memory;

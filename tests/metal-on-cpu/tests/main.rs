@@ -6,6 +6,7 @@ mod attention;
 mod checks;
 mod fence;
 mod formats;
+mod grouped;
 mod linear;
 mod models;
 mod mutations;
