@@ -99,13 +99,16 @@ fn embed(format: Format) -> Case {
 }
 
 fn rowwise() -> Vec<Case> {
-    let norm = case("rms_norm", SUMS, |backend, numbers| {
+    let norm = case("rms_norm, add_rms_norm", SUMS, |backend, numbers| {
         let mut all = Vec::new();
         for width in [5, 128, 1000] {
             let (x, weight) = (numbers.tensor(3, 2 * width)?, numbers.constant(width));
             let gate = numbers.tensor(3, 2 * width)?;
             all.push(backend.rms_norm(&x, &weight, 1e-6));
             all.push(backend.rms_norm_gated(&x, &gate, &weight, 1e-6));
+            let mut sum = x;
+            all.push(backend.add_rms_norm(&mut sum, &gate, &weight, 1e-6));
+            all.push(sum);
         }
         Ok(values(&all))
     });

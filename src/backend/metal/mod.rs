@@ -217,6 +217,11 @@ impl Backend for Metal {
         self.or_zeros(rowwise::rms_norm(self, x, Some(gate), weight, eps), x.rows(), x.cols())
     }
 
+    fn add_rms_norm(&self, x: &mut Tensor, added: &Tensor, weight: &Constant, eps: f32) -> Tensor {
+        let (rows, cols) = (x.rows(), x.cols());
+        self.or_zeros(rowwise::add_rms_norm(self, x, added, weight, eps), rows, cols)
+    }
+
     fn rope(&self, x: &mut Tensor, head_dim: usize, table: &Tensor, style: RopeStyle) {
         self.or_noted(rowwise::rope(self, x, head_dim, table, style));
     }
