@@ -302,7 +302,8 @@ fn wide_experts() -> Case {
     mixture(name, Format::F32, (1100, 16), (17, 3, 1), true)
 }
 
-/// Features, and columns of an expert's unit; so many tokens, experts and experts a token. The first expert is everybody's choice and the last one nobody's.
+/// Features, and columns of an expert's unit; so many tokens, experts and experts a token. The first expert is everybody's
+/// choice and the last one nobody's.
 fn mixture(
     name: String,
     format: Format,
