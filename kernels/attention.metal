@@ -1,9 +1,7 @@
 // Attention over paged tiles, folded left to right with an online softmax: twin of src/backend/cpu/attention.
-#include "common.h"
+#include "cache.h"
 
-// Positions of a tile, of a page, and of a span whose tiles are folded one after the other.
-constant constexpr uint TILE = 32;
-constant constexpr uint PAGE = 64;
+// Positions of a span, whose tiles are folded one after the other.
 constant constexpr uint SPAN = 1024;
 // Query heads that share the loads of a tile.
 constant constexpr uint HEADS_AT_ONCE = 4;
@@ -34,29 +32,6 @@ kernel void store_latent(device const float *latent [[buffer(0)]], device const 
     device float *to = cache + (ulong(page) * PAGE + row.position % PAGE) * p.head_dim;
     for (uint d = lane; d < p.head_dim; d += LANES) to[d] = latent[ulong(group.y) * p.head_dim + d];
 }
-
-// A tile of keys and values.
-struct Heads {
-    device const float *tile;
-    uint width;
-
-    Heads(device const float *cache, uint page, uint position, uint kv_head, constant AttentionParams &p)
-        : tile(cache + ulong((page * p.kv_heads + kv_head) * (PAGE / TILE) + position % PAGE / TILE) * 2 * TILE * p.width),
-          width(p.width) {}
-    float key(uint d, uint position) const { return tile[d * TILE + position]; }
-    float value(uint position, uint d) const { return tile[(TILE + position) * width + d]; }
-};
-
-// A tile of latent vectors: keys as a whole and values in their first part.
-struct Latent {
-    device const float *tile;
-    uint width;
-
-    Latent(device const float *cache, uint page, uint position, uint, constant AttentionParams &p)
-        : tile(cache + (ulong(page) * PAGE + position % PAGE) * p.width), width(p.width) {}
-    float key(uint d, uint position) const { return tile[position * width + d]; }
-    float value(uint position, uint d) const { return tile[position * width + d]; }
-};
 
 // softmax(q kᵀ · scale) v of one row and up to HEADS_AT_ONCE heads over one span; N · 32 values at most. Threadgroups: heads,
 // rows, spans. A lane has a position of the tile, and then every 32nd value. With several spans a row, head and span leave

@@ -1,4 +1,4 @@
-// Experts that a router has chosen: twin of src/backend/cpu/moe.rs. Their matrices are found in a table.
+// Experts that a router has chosen, for few tokens: twin of src/backend/cpu/moe.rs. Their matrices are found in a table.
 #include "leaves.h"
 
 // The product of a token with a matrix of each of its experts, leaves and tree as `linear`: [tokens · top_k, out].
@@ -39,7 +39,7 @@ kernel void experts_down(device const float *inner [[buffer(0)]], device const u
     ulong at = (ulong(group.z) * p.tokens + group.y) * p.out_features + row;
     float sum = own && p.adds ? y[at] : 0.0f;
     for (uint rank = 0; rank < p.top_k; rank++) {
-        ulong pair = ulong(p.first + group.y) * p.top_k + rank;
+        ulong pair = ulong(group.y) * p.top_k + rank;
         Stored w = stored_at(table[p.single ? 0 : chosen[pair]]);
         device const float *xs[1] = {inner + pair * p.in_features};
         float product = leaf<F, 1>(w, m, first_row, xs, step.start, step.end, lane);
@@ -64,7 +64,7 @@ kernel void tree(device const float *leaves [[buffer(0)]], device float *y [[buf
     for (uint s = 0; s < p.steps; s++) {
         sums.add(leaves[(ulong(s) * p.tokens + token) * p.width + column], steps[s].merges);
         if (steps[s].last) {
-            y[(ulong(root) * p.rows + p.first + token) * p.width + column] = sums.sums[0];
+            y[(ulong(root) * p.tokens + token) * p.width + column] = sums.sums[0];
             sums.depth = 0;
             root++;
         }

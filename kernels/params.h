@@ -76,11 +76,10 @@ struct HeadsParams {
     uint out_features;
 };
 
-// The experts of `tokens` tokens from `first` on, `top_k` each (all the expert 0 where `single`). Weights: 0 as they are,
-// 1 their sigmoid, 2 one. `adds`: to what is there. `steps` steps follow.
+// The experts of `tokens` tokens, `top_k` each (all the expert 0 where `single`). Weights: 0 as they are, 1 their sigmoid, 2 one.
+// `adds`: to what is there. `steps` steps follow.
 struct ExpertParams {
     uint tokens;
-    uint first;
     uint top_k;
     uint single;
     uint in_features;
@@ -90,12 +89,45 @@ struct ExpertParams {
     uint steps;
 };
 
-// Sums of `steps` leaves, `width` values each, become those of `tokens` tokens from `first` on of `rows`.
+// Sums of `steps` leaves, `width` values each, become those of `tokens` tokens.
 struct TreeParams {
     uint tokens;
-    uint first;
-    uint rows;
     uint width;
+    uint steps;
+};
+
+// Pairs of a token and an expert.
+struct PairsParams {
+    uint pairs;
+};
+
+// Pairs of one expert: `count` of them from `first` on, in the order of their experts.
+struct PairRun {
+    uint expert;
+    uint first;
+    uint count;
+};
+
+// Products of `pairs` pairs, `sharing` of which have one row of `in_features` values, with the rows from `first` on of their
+// experts' matrices; `steps` steps follow.
+struct GroupedParams {
+    uint pairs;
+    uint sharing;
+    uint in_features;
+    uint first;
+    uint out_features;
+    uint steps;
+};
+
+// Leaves of `top_k` experts of `tokens` tokens, and of one that they share (0 none, 1 weighed by a sigmoid, 2 by one), become the
+// `width` columns from `first` on of rows of `hidden` values; `steps` steps follow.
+struct RankParams {
+    uint tokens;
+    uint top_k;
+    uint shared;
+    uint first;
+    uint width;
+    uint hidden;
     uint steps;
 };
 
@@ -133,6 +165,14 @@ struct AttentionParams {
 
 // Where a row of a batch stands: its position, and where its page table starts, counted in words.
 struct RowParams {
+    uint pages;
+    uint position;
+};
+
+// Up to 32 rows of one sequence from `first` on, the first of which stands at `position`; `pages` as a row's.
+struct BlockParams {
+    uint first;
+    uint count;
     uint pages;
     uint position;
 };

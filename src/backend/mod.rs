@@ -120,6 +120,12 @@ pub trait Backend: Send + Sync {
     /// RMSNorm over runs of `weight.len()` values.
     fn rms_norm(&self, x: &Tensor, weight: &Constant, eps: f32) -> Tensor;
 
+    /// x + added in place, and [`Backend::rms_norm`] of that, with the bits of one after the other.
+    fn add_rms_norm(&self, x: &mut Tensor, added: &Tensor, weight: &Constant, eps: f32) -> Tensor {
+        self.add(x, added);
+        self.rms_norm(x, weight, eps)
+    }
+
     /// RMSNorm over runs of `weight.len()` values, times silu(gate).
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &Constant, eps: f32) -> Tensor;
 

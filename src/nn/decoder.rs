@@ -119,17 +119,25 @@ impl Decoder {
             }
             (None, None) => return Err(Error::msg("a stage has neither an embedding nor a stage before it")),
         };
+        // what the layer before is yet to add to `x`
+        let mut fed: Option<Tensor> = None;
         for (i, (block, state)) in self.blocks.iter().zip(states).enumerate() {
             let layer = self.first_layer + i;
+            let normed = match fed.take() {
+                Some(fed) => block.input_norm.forward_added(&mut x, &fed, &cx),
+                None => block.input_norm.forward(&x, &cx),
+            };
             if let Some(observer) = &mut observer {
                 cx.finish()?;
                 observer(layer, &x);
             }
             cx.at(Place { layer, part: "mixer" });
-            let mixed = block.mixer.forward(&block.input_norm.forward(&x, &cx), state, &mut cx)?;
-            backend.add(&mut x, &mixed);
+            let mixed = block.mixer.forward(&normed, state, &mut cx)?;
+            let normed = block.post_norm.forward_added(&mut x, &mixed, &cx);
             cx.at(Place { layer, part: "mlp" });
-            let fed = block.feed_forward.forward(&block.post_norm.forward(&x, &cx), &mut cx)?;
+            fed = Some(block.feed_forward.forward(&normed, &mut cx)?);
+        }
+        if let Some(fed) = fed {
             backend.add(&mut x, &fed);
         }
         let layers = self.first_layer + self.blocks.len();

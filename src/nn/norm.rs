@@ -38,6 +38,11 @@ impl RmsNorm {
         cx.backend.rms_norm(x, &self.weight, self.eps)
     }
 
+    /// Adds `added` to `x`, and normalises every run of that.
+    pub fn forward_added(&self, x: &mut Tensor, added: &Tensor, cx: &Context<'_>) -> Tensor {
+        cx.backend.add_rms_norm(x, added, &self.weight, self.eps)
+    }
+
     /// Normalises every run, then multiplies by silu(gate).
     pub fn forward_gated(&self, x: &Tensor, gate: &Tensor, cx: &Context<'_>) -> Tensor {
         cx.backend.rms_norm_gated(x, gate, &self.weight, self.eps)

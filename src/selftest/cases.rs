@@ -49,6 +49,8 @@ pub fn all() -> Vec<Case> {
     all.extend([1, 16].map(delta));
     all.extend(routing());
     all.extend(Format::all().into_iter().enumerate().map(|(i, format)| experts(format, i % 2 == 1)));
+    all.extend(Format::all().into_iter().enumerate().map(|(i, format)| many_experts(format, i % 2 == 0)));
+    all.push(wide_experts());
     all.push(chain());
     all
 }
@@ -97,13 +99,16 @@ fn embed(format: Format) -> Case {
 }
 
 fn rowwise() -> Vec<Case> {
-    let norm = case("rms_norm", SUMS, |backend, numbers| {
+    let norm = case("rms_norm, add_rms_norm", SUMS, |backend, numbers| {
         let mut all = Vec::new();
         for width in [5, 128, 1000] {
             let (x, weight) = (numbers.tensor(3, 2 * width)?, numbers.constant(width));
             let gate = numbers.tensor(3, 2 * width)?;
             all.push(backend.rms_norm(&x, &weight, 1e-6));
             all.push(backend.rms_norm_gated(&x, &gate, &weight, 1e-6));
+            let mut sum = x;
+            all.push(backend.add_rms_norm(&mut sum, &gate, &weight, 1e-6));
+            all.push(sum);
         }
         Ok(values(&all))
     });
@@ -152,9 +157,8 @@ fn batches(longest: usize) -> Vec<Batch> {
 /// Positions of the longest sequence of [`batches`]: in one page, and in several.
 const LENGTHS: [usize; 2] = [40, 70];
 
-/// Rows of one sequence far behind positions that nobody has written, which are zeros: they see several spans.
-fn late() -> Batch {
-    let (start, count) = (2100usize, 3);
+/// Rows of one sequence behind positions that nobody has written, which are zeros: few that see several spans, or many.
+fn late(start: usize, count: usize) -> Batch {
     let pages: Vec<u32> = (0..(start + count).div_ceil(PAGE) as u32).rev().collect();
     let mut batch = Batch::default();
     batch.push(0, start, count, &pages);
@@ -163,10 +167,11 @@ fn late() -> Batch {
 
 /// Batches that go to one cache after the other, and the pages of those caches.
 fn caches() -> Vec<(Vec<Batch>, usize)> {
-    let late = late();
-    let pages = late.segments().iter().map(|segment| segment.pages.len()).sum();
     let mut all: Vec<_> = LENGTHS.map(|longest| (batches(longest), 2 * longest.div_ceil(PAGE))).into();
-    all.push((vec![late], pages));
+    for batch in [late(2100, 3), late(90, 41)] {
+        let pages = batch.segments().iter().map(|segment| segment.pages.len()).sum();
+        all.push((vec![batch], pages));
+    }
     all
 }
 
@@ -281,27 +286,56 @@ fn routing() -> Vec<Case> {
 
 fn experts(format: Format, with_shared: bool) -> Case {
     let name = format!("experts {}{}", format.name(), if with_shared { " and a shared one" } else { "" });
+    mixture(name, format, (256, 128), (3, 4, 2), with_shared)
+}
+
+/// One expert has more tokens than a tile, one has none.
+fn many_experts(format: Format, with_shared: bool) -> Case {
+    let shared = if with_shared { " and a shared one" } else { "" };
+    let name = format!("experts {}{shared}, many tokens", format.name());
+    mixture(name, format, (128, 128), (41, 6, 3), with_shared)
+}
+
+/// So wide that a GPU sums the leaves of some columns after those of others.
+fn wide_experts() -> Case {
+    let name = "experts with a shared one of many features, many tokens".to_owned();
+    mixture(name, Format::F32, (1100, 16), (17, 3, 1), true)
+}
+
+/// Features, and columns of an expert's unit; so many tokens, experts and experts a token. The first expert is everybody's
+/// choice and the last one nobody's.
+fn mixture(
+    name: String,
+    format: Format,
+    (hidden, unit): (usize, usize),
+    (rows, count, top_k): (usize, usize, usize),
+    with_shared: bool,
+) -> Case {
     case(name, SUMS, move |backend, numbers| {
-        // many tokens where the shared one is there: it is a product of tiles then
-        let (hidden, inner, rows) = (256, 384, if with_shared { 18 } else { 3 });
+        let (inner, shared_inner) = (3 * unit, 5 * unit);
         let matrices = |numbers: &mut Numbered, out, inner| {
-            (0..4).map(|_| numbers.matrix(format, out, inner)).collect::<Result<Vec<Matrix>>>()
+            (0..count).map(|_| numbers.matrix(format, out, inner)).collect::<Result<Vec<Matrix>>>()
         };
         let routed = ExpertWeights {
             gate: matrices(numbers, inner, hidden)?,
             up: matrices(numbers, inner, hidden)?,
             down: matrices(numbers, hidden, inner)?,
         };
-        let (gate, up) = (numbers.matrix(Format::Bf16, 640, hidden)?, numbers.matrix(Format::Bf16, 640, hidden)?);
-        let down = numbers.matrix(Format::Bf16, hidden, 640)?;
-        let fold = |inner| Fold::whole(Leaves::into_parts(inner, 128, 3));
-        let (fold, shared_fold) = (fold(inner), fold(640));
+        let [gate, up] = [(); 2].map(|()| numbers.matrix(Format::Bf16, shared_inner, hidden));
+        let (gate, up, down) = (gate?, up?, numbers.matrix(Format::Bf16, hidden, shared_inner)?);
+        let fold = |inner| Fold::whole(Leaves::into_parts(inner, unit, 3));
+        let (fold, shared_fold) = (fold(inner), fold(shared_inner));
         let weights = Some(numbers.tensor(rows, 1)?);
         let shared = SharedExpert { gate: &gate, up: &up, down: &down, fold: &shared_fold, weights };
         let experts = Experts { routed: &routed, fold: &fold, shared: with_shared.then_some(shared) };
         let x = numbers.tensor(rows, hidden)?;
-        let router = Router { scores: Scores::Softmax, top_k: 2, normalise: true, scale: 1.0 };
-        let routes = backend.route(&numbers.tensor(rows, 4)?, &router);
+        let router = Router { scores: Scores::Softmax, top_k, normalise: true, scale: 1.0 };
+        let mut logits = numbers.tensor(rows, count)?;
+        for row in 0..rows {
+            logits.row_mut(row)[0] += 2.0;
+            logits.row_mut(row)[count - 1] = -9.0;
+        }
+        let routes = backend.route(&logits, &router);
         backend.experts(&x, &routes, &experts).map(|y| values(&[y]))
     })
 }

@@ -19,7 +19,7 @@ pub(super) const THREADS: usize = 4 * LANES;
 /// Its tokens.
 const TOKENS: usize = 4;
 /// Output rows and tokens of a threadgroup where many tokens share what is read.
-const TILE: usize = 32;
+pub(super) const TILE: usize = 32;
 /// So many tokens that a tile is worth it.
 pub(super) const MANY: usize = 16;
 /// Values that a thread widens at once.
@@ -134,27 +134,33 @@ pub(super) fn joined(parts: &[&[u8]]) -> Vec<u8> {
 
 /// `[tokens, in] × [out, in]ᵀ` of every matrix: one `[tokens, out]` block per subtree of `fold`.
 pub(super) fn linears(metal: &Metal, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Result<Vec<Tensor>> {
-    let (from, steps, rows) = (metal.input(x)?, steps(fold), x.rows());
-    let params = LinearParams { rows: rows as u32, in_features: x.cols() as u32, steps: steps.len() as u32 };
+    let steps = steps(fold);
     let one = |w: &&Matrix| {
         check::linear(x, w, fold)?;
-        let (blocks, out) = (fold.roots.len() * rows, w.out_features());
-        let y = metal.scratch(blocks * out)?;
-        if blocks > 0 {
-            let weight = weight(metal, w)?;
-            let params = joined(&[bytes_of(&weight.params), bytes_of(&params), bytemuck::cast_slice(&steps)]);
-            let [values, scales, biases] = weight.regions();
-            let (kernel, groups) = match rows {
-                1 => ("linear_one", [out.div_ceil(ROWS), 1, 1]),
-                MANY.. => ("matmul", [out.div_ceil(TILE), rows.div_ceil(TILE), 1]),
-                _ => ("linear", [out.div_ceil(ROWS), rows.div_ceil(TOKENS), 1]),
-            };
-            let reads = [&*from, values, scales, biases];
-            metal.run((kernel, weight.format), &reads, &[y.region()], &params, (groups, THREADS));
-        }
-        Ok(tensor(blocks, out, y))
+        Ok(tensor(fold.roots.len() * x.rows(), w.out_features(), product(metal, x, w, &steps)?))
     };
     ws.iter().map(one).collect()
+}
+
+/// `[tokens, in] × [out, in]ᵀ`: one `[tokens, out]` block per subtree of `steps`.
+pub(super) fn product(metal: &Metal, x: &Tensor, w: &Matrix, steps: &[StepParams]) -> Result<OnDevice> {
+    let (rows, out) = (x.rows(), w.out_features());
+    let y = metal.scratch(steps.iter().filter(|step| step.last == 1).count() * rows * out)?;
+    if steps.is_empty() {
+        return Ok(y);
+    }
+    let (from, weight) = (metal.input(x)?, weight(metal, w)?);
+    let params = LinearParams { rows: rows as u32, in_features: x.cols() as u32, steps: steps.len() as u32 };
+    let params = joined(&[bytes_of(&weight.params), bytes_of(&params), bytemuck::cast_slice(steps)]);
+    let [values, scales, biases] = weight.regions();
+    let (kernel, groups) = match rows {
+        1 => ("linear_one", [out.div_ceil(ROWS), 1, 1]),
+        MANY.. => ("matmul", [out.div_ceil(TILE), rows.div_ceil(TILE), 1]),
+        _ => ("linear", [out.div_ceil(ROWS), rows.div_ceil(TOKENS), 1]),
+    };
+    let reads = [&*from, values, scales, biases];
+    metal.run((kernel, weight.format), &reads, &[y.region()], &params, (groups, THREADS));
+    Ok(y)
 }
 
 /// A matrix of its own for every head: one leaf a product, or the rows of `w` added in their order where `turned`.

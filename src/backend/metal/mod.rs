@@ -8,6 +8,7 @@ mod arena;
 mod attention;
 mod delta;
 mod fence;
+mod grouped;
 mod linear;
 mod list;
 mod memory;
@@ -56,11 +57,15 @@ struct Rows {
     rows: Taken,
     // a structure a segment
     segments: Taken,
+    // a structure a block of rows of segments of many, and how many these are
+    prompts: Option<(Taken, usize)>,
+    // the runs of all other rows
+    others: Vec<std::ops::Range<usize>>,
 }
 
 impl Metal {
     /// The name of its arithmetic, which changes when any bit of a result may.
-    pub const ARITHMETIC: &str = "metal-exact-1";
+    pub const ARITHMETIC: &str = "metal-exact-2";
 
     /// Computes on `device`, and meets it as [`Fence::default`] says.
     pub fn new(device: Arc<dyn Device>) -> Self {
@@ -214,6 +219,11 @@ impl Backend for Metal {
 
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, weight: &Constant, eps: f32) -> Tensor {
         self.or_zeros(rowwise::rms_norm(self, x, Some(gate), weight, eps), x.rows(), x.cols())
+    }
+
+    fn add_rms_norm(&self, x: &mut Tensor, added: &Tensor, weight: &Constant, eps: f32) -> Tensor {
+        let (rows, cols) = (x.rows(), x.cols());
+        self.or_zeros(rowwise::add_rms_norm(self, x, added, weight, eps), rows, cols)
     }
 
     fn rope(&self, x: &mut Tensor, head_dim: usize, table: &Tensor, style: RopeStyle) {

@@ -1,8 +1,10 @@
-//! Mixture of experts: the choice, the chosen experts' SwiGLU, and their sum leaf by leaf.
+//! Mixture of experts: the choice, the chosen experts' SwiGLU, and their sum leaf by leaf; for few tokens here, for many in
+//! `grouped.rs`.
 
 use bytemuck::bytes_of;
 
-use super::linear::{ROWS, THREADS, joined, linears, steps};
+use super::grouped;
+use super::linear::{MANY, ROWS, THREADS, joined, linears, steps};
 use super::memory::{Values, tensor};
 use super::rowwise::combine;
 use super::tables::Table;
@@ -15,8 +17,6 @@ use crate::partition::{Fold, Leaves};
 /// Experts of a router at most, and groups of them: what the kernel has room for.
 const EXPERTS: usize = 1024;
 const GROUPS: usize = 32;
-/// Bytes of leaves that are kept until they are summed.
-const LEAVES: usize = 64 << 20;
 
 /// The experts of every row, the lower index first among equals.
 pub(super) fn route(metal: &Metal, logits: &Tensor, router: &Router<'_>) -> Result<Routes> {
@@ -56,12 +56,14 @@ pub(super) fn experts(metal: &Metal, x: &Tensor, routes: &Routes, experts: &Expe
     check::experts(x, 0..experts.routed.gate.len().min(1), experts)?;
     let (tokens, hidden, top_k) = (x.rows(), x.cols(), routes.top_k());
     let (fold, own) = (experts.fold, steps(experts.fold));
-    let y = metal.scratch(fold.roots.len() * tokens * hidden)?;
     let tables = |ws| Ok::<_, Error>(metal.tables.of(metal, ws)?.filter(|_| tokens > 0 && !own.is_empty()));
     let [gate, up, down] = [&experts.routed.gate, &experts.routed.up, &experts.routed.down].map(|ws| tables(ws));
     let (Some(gate), Some(up), Some(down)) = (gate?, up?, down?) else {
-        return Ok(tensor(fold.roots.len() * tokens, hidden, y));
+        return Ok(tensor(fold.roots.len() * tokens, hidden, metal.scratch(fold.roots.len() * tokens * hidden)?));
     };
+    if tokens >= MANY {
+        return grouped::experts(metal, x, routes, experts, [&gate, &up, &down]);
+    }
     let mut inner = first_half(metal, x, routes, &gate, fold.width())?;
     combine(metal, "swiglu", &mut inner, &first_half(metal, x, routes, &up, fold.width())?)?;
     let routed =
@@ -76,26 +78,17 @@ pub(super) fn experts(metal: &Metal, x: &Tensor, routes: &Routes, experts: &Expe
             table.map(|table| (inner, table, steps(shared.fold), shared.weights.as_ref()))
         }
     };
-    let at_once = (LEAVES / (own.len() * hidden * 4)).clamp(1, tokens);
-    for first in (0..tokens).step_by(at_once) {
-        let run = (first, at_once.min(tokens - first));
-        let leaves = metal.scratch(own.len() * run.1 * hidden)?;
-        second_half(metal, &routed, &own, run, hidden, &leaves)?;
-        if let Some((inner, table, steps, weights)) = &shared {
-            let half = Half { inner, table, chosen: None, weights: *weights, top_k: 1 };
-            second_half(metal, &half, steps, run, hidden, &leaves)?;
-        }
-        let params = TreeParams {
-            tokens: run.1 as u32,
-            first: first as u32,
-            rows: tokens as u32,
-            width: hidden as u32,
-            steps: own.len() as u32,
-        };
-        let params = joined(&[bytes_of(&params), bytemuck::cast_slice(&own)]);
-        let work = ([hidden.div_ceil(LANES), run.1, 1], LANES);
-        metal.run(("tree", ""), &[leaves.region()], &[y.region()], &params, work);
+    let leaves = metal.scratch(own.len() * tokens * hidden)?;
+    second_half(metal, &routed, &own, (tokens, hidden), &leaves)?;
+    if let Some((inner, table, steps, weights)) = &shared {
+        let half = Half { inner, table, chosen: None, weights: *weights, top_k: 1 };
+        second_half(metal, &half, steps, (tokens, hidden), &leaves)?;
     }
+    let params = TreeParams { tokens: tokens as u32, width: hidden as u32, steps: own.len() as u32 };
+    let params = joined(&[bytes_of(&params), bytemuck::cast_slice(&own)]);
+    let y = metal.scratch(fold.roots.len() * tokens * hidden)?;
+    let work = ([hidden.div_ceil(LANES), tokens, 1], LANES);
+    metal.run(("tree", ""), &[leaves.region()], &[y.region()], &params, work);
     Ok(tensor(fold.roots.len() * tokens, hidden, y))
 }
 
@@ -129,19 +122,17 @@ struct Half<'a> {
     top_k: usize,
 }
 
-/// The leaves of the down projections of `run.1` tokens from `run.0` on: `[steps, tokens, hidden]`.
+/// The leaves of the down projections: `[steps, tokens, hidden]`.
 fn second_half(
     metal: &Metal,
     half: &Half<'_>,
     steps: &[StepParams],
-    run: (usize, usize),
-    hidden: usize,
+    (tokens, hidden): (usize, usize),
     leaves: &Values,
 ) -> Result<()> {
     let single = half.chosen.is_none();
     let params = ExpertParams {
-        tokens: run.1 as u32,
-        first: run.0 as u32,
+        tokens: tokens as u32,
         top_k: half.top_k as u32,
         single: single.into(),
         in_features: half.inner.cols() as u32,
@@ -155,7 +146,7 @@ fn second_half(
     let chosen = metal.input(half.chosen.unwrap_or(half.inner))?;
     let weights = metal.input(half.weights.unwrap_or(half.inner))?;
     let reads = [&*inner, &chosen, &weights, half.table.entries.region()];
-    let work = ([hidden.div_ceil(ROWS), run.1, steps.len()], THREADS);
+    let work = ([hidden.div_ceil(ROWS), tokens, steps.len()], THREADS);
     metal.run(("experts_down", half.table.format), &reads, &[leaves.region()], &params, work);
     Ok(())
 }

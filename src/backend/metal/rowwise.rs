@@ -17,16 +17,38 @@ pub(super) fn rms_norm(
     weight: &Constant,
     eps: f32,
 ) -> Result<Tensor> {
-    let (width, values) = (weight.len(), x.rows() * x.cols());
-    let params = NormParams { width: width as u32, gated: gate.is_some().into(), eps };
+    let params = NormParams { width: weight.len() as u32, gated: gate.is_some().into(), eps };
     let (from, gate) = (metal.input(x)?, metal.input(gate.unwrap_or(x))?);
+    let y = metal.scratch(x.rows() * x.cols())?;
+    let work = threads_for_runs(x, weight);
     let weight = metal.residents.constant(&metal.stream, weight)?;
-    let y = metal.scratch(values)?;
-    // a wide run alone would keep most of a GPU waiting; how it is summed depends on its width
-    let threads = if width < WIDE { LANES } else { THREADS };
-    let work = ([values / width.max(1), 1, 1], threads);
     metal.run(("rms_norm", ""), &[&from, weight.region(), &gate], &[y.region()], bytemuck::bytes_of(&params), work);
     Ok(tensor(x.rows(), x.cols(), y))
+}
+
+/// x + added in place, and [`rms_norm`] of that.
+pub(super) fn add_rms_norm(
+    metal: &Metal,
+    x: &mut Tensor,
+    added: &Tensor,
+    weight: &Constant,
+    eps: f32,
+) -> Result<Tensor> {
+    assert_eq!((x.rows(), x.cols()), (added.rows(), added.cols()));
+    let params = NormParams { width: weight.len() as u32, gated: 0, eps };
+    let y = metal.scratch(x.rows() * x.cols())?;
+    let ((rows, cols), work) = ((x.rows(), x.cols()), threads_for_runs(x, weight));
+    let weight = metal.residents.constant(&metal.stream, weight)?;
+    let (added, x) = (metal.input(added)?, metal.in_place(x)?);
+    let writes = [x, y.region()];
+    metal.run(("add_rms_norm", ""), &[&added, weight.region()], &writes, bytemuck::bytes_of(&params), work);
+    Ok(tensor(rows, cols, y))
+}
+
+/// A threadgroup a run: a wide one alone would keep most of a GPU waiting, and how it is summed depends on its width.
+fn threads_for_runs(x: &Tensor, weight: &Constant) -> ([usize; 3], usize) {
+    let (width, values) = (weight.len(), x.rows() * x.cols());
+    ([values / width.max(1), 1, 1], if width < WIDE { LANES } else { THREADS })
 }
 
 /// One of the kernels that change `x` by a `y` of its shape.

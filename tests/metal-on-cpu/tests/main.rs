@@ -2,9 +2,11 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+mod attention;
 mod checks;
 mod fence;
 mod formats;
+mod grouped;
 mod linear;
 mod memory;
 mod models;

@@ -1,5 +1,9 @@
 //! Norms, rotations and operations on values by themselves.
 
+use std::sync::Arc;
+
+use metal_on_cpu::{Emulator, Options};
+use tbshard::backend::{Backend, Metal, Tensor};
 use tbshard::gpu::params::{NormParams, PieceParams, RopeParams, RunParams};
 
 use crate::support::{Work, bytes, close, random};
@@ -90,4 +94,19 @@ fn pieces() {
         wanted[11 + run * 31 + i] = from[3 + run * 20 + i];
     }
     assert_eq!(work.floats(), wanted);
+}
+
+#[test]
+fn a_norm_that_adds_has_the_bits_of_one_after_the_other() {
+    for width in [40, 128, 1000] {
+        let backend = Metal::new(Arc::new(Emulator::new(Options::default()).unwrap()));
+        let tensor = |seed| Tensor::from_vec(3, 2 * width, random(seed, 6 * width)).unwrap();
+        let (mut x, added, weight) = (tensor(1), tensor(2), random(3, width).into());
+        let y = backend.add_rms_norm(&mut x, &added, &weight, 1e-5);
+        let mut sum = tensor(1);
+        backend.add(&mut sum, &added);
+        let wanted = backend.rms_norm(&sum, &weight, 1e-5);
+        assert!(x.data() == sum.data() && y.data() == wanted.data(), "{width}");
+        assert!(x.data() != tensor(1).data());
+    }
 }
