@@ -236,6 +236,7 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
     let size = xs.len() * LANES;
     let widest = steps.iter().map(|step| step.columns.len()).max().unwrap_or(0);
     let mut stack = Tensor::scratch(DEPTH, size);
+    let stack = stack.data_mut();
     let mut window = Window::new(widest / group);
     let groups = block.matrix.in_features() / group;
     let rows = LANES.min(block.matrix.out_features());
@@ -247,9 +248,10 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
         let start = first.min(block.matrix.out_features() - rows);
         let mut height = 0;
         window.there = 0..0;
+        let (ahead, ahead_bits) = ahead(block, first + LANES);
         for Step { columns, merges } in steps {
             let stored = codes.groups.sixteen(start, columns.start, BITS);
-            let ahead = ahead(block, first + LANES, columns.start);
+            let ahead = Sixteen { start: ahead.start.wrapping_add(columns.start * ahead_bits / 8), ..ahead };
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 let stored = match &mut copies {
@@ -258,16 +260,16 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
                 };
                 let numbers =
                     window.at::<S, D>(codes, (start, rows), columns.start / group..columns.end / group, groups);
-                let sums = stack.row_mut(height);
+                let sums = &mut stack[height * size..][..size];
                 match xs {
                     [x] => leaf::<S, D, BITS, true>([stored, ahead], &[x], (columns, group), numbers, sums),
                     _ => leaf::<S, D, BITS, false>([stored, ahead], xs, (columns, group), numbers, sums),
                 }
             }
-            height = merge(&mut stack, height, *merges, size);
+            height = merge(stack, height, *merges, size);
         }
         let out = out.from(0, first - block.rows.start);
-        for (i, sums) in stack.data()[..height * size].chunks_exact(size).enumerate() {
+        for (i, sums) in stack[..height * size].chunks_exact(size).enumerate() {
             for (t, sums) in sums.chunks_exact(LANES).enumerate() {
                 // SAFETY: the caller's promise
                 unsafe { out.put::<LANES>(i, t, &sums[first - start..], tall) };
@@ -276,11 +278,12 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
     }
 }
 
-/// The sixteen rows that come next, if they are packed too.
-fn ahead(block: &Block<'_>, row: usize, col: usize) -> Sixteen {
+/// The sixteen rows that come next, if they are packed too, and the bits of their values.
+fn ahead(block: &Block<'_>, row: usize) -> (Sixteen, usize) {
     let next = block.ahead(row).and_then(|(matrix, row)| Some((matrix, row, packed(matrix)?)));
-    next.map_or(Sixteen { start: std::ptr::null(), stride: 0 }, |(matrix, row, packed)| {
-        Groups::of(packed, matrix.stride(), matrix.origin()).sixteen(row, col, packed.coding.bits())
+    next.map_or((Sixteen { start: std::ptr::null(), stride: 0 }, 0), |(matrix, row, packed)| {
+        let bits = packed.coding.bits();
+        (Groups::of(packed, matrix.stride(), matrix.origin()).sixteen(row, 0, bits), bits)
     })
 }
 

@@ -9,7 +9,6 @@ use super::rows::{Rows, with_rows};
 use super::simd::{Isa, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::turned::Tokens;
 use super::wide::{Ahead, widened};
-use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
@@ -117,10 +116,11 @@ unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: Tokens<'_, f32>, steps: 
 
 /// Adds vectors of `size` sums that are complete, from the one at `height` on, each to the one below it, `merges` times; returns
 /// how high the stack is then.
-pub(super) fn merge(stack: &mut Tensor, mut height: usize, merges: usize, size: usize) -> usize {
+#[inline(always)]
+pub(super) fn merge(stack: &mut [f32], mut height: usize, merges: usize, size: usize) -> usize {
     for _ in 0..merges {
         height -= 1;
-        let (sums, rest) = stack.data_mut()[height * size..].split_at_mut(size);
+        let (sums, rest) = stack[height * size..].split_at_mut(size);
         sums.iter_mut().zip(&rest[..size]).for_each(|(sum, value)| *sum += value);
     }
     height + 1

@@ -8,7 +8,7 @@ use super::Cpu;
 use super::arithmetic::Products;
 use super::dot::LINE;
 use super::linear::Shared;
-use super::simd::{LANES, Simd, dispatch};
+use super::simd::{Isa, LANES, Simd, dispatch};
 use super::stream::Out;
 use super::wide::{Ahead, TALL};
 use crate::backend::Tensor;
@@ -16,6 +16,9 @@ use crate::partition::{Fold, Step};
 
 /// Words that are turned at once, of 32 bits: one of sixteen rows for each of sixteen lanes.
 const SQUARE: usize = LANES * LANES;
+
+/// Columns of leaves that are short: adding their lanes takes long beside making them.
+const SHORT: usize = 256;
 
 /// Activations of several tokens: their rows and, of every whole sixteen of them, maybe the same turned by [`roots`].
 #[derive(Clone, Copy)]
@@ -52,9 +55,12 @@ impl<'a, X: Copy> Tokens<'a, X> {
 }
 
 /// The whole sixteens of `rows`, turned: for each root of `fold` `[sixteens, words]`, of which every leaf has `[16, steps, 16]`: of
-/// each lane its operands step by step, one of each token. Leaves end with zeros. Empty if there are fewer than sixteen rows.
+/// each lane its operands step by step, one of each token. Leaves end with zeros. Empty if that does not pay for so few rows.
 pub(super) fn roots<X: NoUninit + Sync>(cpu: &Cpu, rows: &[&[X]], fold: &Fold) -> Vec<Tensor> {
-    let some = if rows.len() < LANES { 0 } else { fold.roots.len() };
+    // a register tile of rows is as good for one sixteen, and better if leaves are so long that their lanes cost nothing
+    let short = fold.leaves.len() < fold.leaves.count() * SHORT;
+    let least = if cpu.isa == Isa::Avx512 && !short { 2 * LANES } else { LANES };
+    let some = if rows.len() < least { 0 } else { fold.roots.len() };
     (0..some).map(|root| turned(cpu, rows, fold.steps(root))).collect()
 }
 

@@ -30,12 +30,13 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
     let rest = &xs.rows[turned..];
     let size = TALL * xs.rows.len();
     let mut stack = Tensor::scratch(DEPTH, size);
+    let stack = stack.data_mut();
     for row in block.rows.clone().step_by(TALL) {
         let tall = TALL.min(block.rows.end - row);
         let (mut height, mut deep) = (0, 0);
         for (i, Step { columns, merges }) in steps.iter().enumerate() {
             let width = columns.len().next_multiple_of(K::STEP);
-            let (to, to_rest) = stack.row_mut(height).split_at_mut(turned * TALL);
+            let (to, to_rest) = stack[height * size..][..size].split_at_mut(turned * TALL);
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 with_rows!(block.matrix, stored => for r in 0..tall {
@@ -45,11 +46,11 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
                 sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
                 all_tokens::<S, K>(K::wide(scratch, width), tall, rest, columns, to_rest, ahead);
             }
-            height = merge(&mut stack, height, *merges, size);
+            height = merge(stack, height, *merges, size);
             deep += width / K::STEP;
         }
         let out = out.from(0, row - block.rows.start);
-        for (i, sums) in stack.data()[..height * size].chunks_exact(size).enumerate() {
+        for (i, sums) in stack[..height * size].chunks_exact(size).enumerate() {
             let (sums, rest) = sums.split_at(turned * TALL);
             // SAFETY: the caller's promise
             unsafe {
