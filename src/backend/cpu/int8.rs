@@ -266,7 +266,8 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
                     _ => leaf::<S, D, BITS, false>([stored, ahead], xs, (columns, group), numbers, sums),
                 }
             }
-            height = merge(stack, height, *merges, size);
+            // SAFETY: the instruction set is available
+            height = unsafe { merge::<S>(stack, height, *merges, size) };
         }
         let out = out.from(0, first - block.rows.start);
         for (i, sums) in stack[..height * size].chunks_exact(size).enumerate() {

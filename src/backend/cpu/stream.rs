@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::arithmetic::{Exact, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::rows::{Rows, with_rows};
-use super::simd::{Isa, Simd, dispatch, dispatch_dots, dispatch_fast};
+use super::simd::{Isa, LANES, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::turned::Tokens;
 use super::wide::{Ahead, widened};
 use crate::partition::{MAX_LEAVES, Step};
@@ -116,12 +116,20 @@ unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: Tokens<'_, f32>, steps: 
 
 /// Adds vectors of `size` sums that are complete, from the one at `height` on, each to the one below it, `merges` times; returns
 /// how high the stack is then.
+///
+/// # Safety
+/// As [`Simd`].
 #[inline(always)]
-pub(super) fn merge(stack: &mut [f32], mut height: usize, merges: usize, size: usize) -> usize {
+pub(super) unsafe fn merge<S: Simd>(stack: &mut [f32], mut height: usize, merges: usize, size: usize) -> usize {
     for _ in 0..merges {
         height -= 1;
         let (sums, rest) = stack[height * size..].split_at_mut(size);
-        sums.iter_mut().zip(&rest[..size]).for_each(|(sum, value)| *sum += value);
+        let ((sums, last), (values, rest)) = (sums.as_chunks_mut::<LANES>(), rest[..size].as_chunks::<LANES>());
+        for (sum, value) in sums.iter_mut().zip(values) {
+            // SAFETY: sixteen values each
+            unsafe { S::store(sum.as_mut_ptr(), S::add(S::load(sum.as_ptr()), S::load(value.as_ptr()))) };
+        }
+        last.iter_mut().zip(rest).for_each(|(sum, value)| *sum += value);
     }
     height + 1
 }

@@ -46,7 +46,8 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
                 sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
                 all_tokens::<S, K>(K::wide(scratch, width), tall, rest, columns, to_rest, ahead);
             }
-            height = merge(stack, height, *merges, size);
+            // SAFETY: the instruction set is available
+            height = unsafe { merge::<S>(stack, height, *merges, size) };
             deep += width / K::STEP;
         }
         let out = out.from(0, row - block.rows.start);
