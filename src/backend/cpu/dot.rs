@@ -81,12 +81,14 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
     }
 }
 
-/// Asks for what stands at column `col` of the rows from `row` on.
+/// Asks for what stands `k` columns after `col` in the rows from `row` on, once a line.
 #[inline(always)]
-unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(w: R, row: usize, col: usize) {
-    for r in 0..ROWS {
-        // SAFETY: a prefetch of any address is harmless
-        unsafe { w.prefetch::<S>(row + r, col) };
+unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(w: R, (row, col): (usize, usize), k: usize) {
+    if (k * R::BITS / 8).is_multiple_of(LINE) {
+        for r in 0..ROWS {
+            // SAFETY: a prefetch of any address is harmless
+            unsafe { w.prefetch::<S>(row + r, col + k) };
+        }
     }
 }
 
@@ -153,8 +155,8 @@ pub(super) unsafe fn tile<
             let end = whole.min(k.saturating_add(w.left_in_group(col + k).max(K::STEP)));
             // runs of known size are unrolled
             while R::RUN > K::STEP && k + R::RUN <= end {
-                if AHEAD && (k * R::BITS / 8).is_multiple_of(LINE) {
-                    fetch::<S, R, ROWS>(w, ahead, col + k);
+                if AHEAD {
+                    fetch::<S, R, ROWS>(w, (ahead, col), k);
                 }
                 for _ in 0..R::RUN / K::STEP {
                     step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
@@ -162,8 +164,8 @@ pub(super) unsafe fn tile<
                 }
             }
             while k < end {
-                if AHEAD && (k * R::BITS / 8).is_multiple_of(LINE) {
-                    fetch::<S, R, ROWS>(w, ahead, col + k);
+                if AHEAD {
+                    fetch::<S, R, ROWS>(w, (ahead, col), k);
                 }
                 step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
                 k += K::STEP;

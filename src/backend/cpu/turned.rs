@@ -209,13 +209,29 @@ impl Sixteens<'_> {
     }
 }
 
+/// The sums that lanes `lane` and `lane + $apart` have become.
+macro_rules! halves {
+    ($whole:ident of $half:ident, $apart:literal) => {
+        #[inline(always)]
+        unsafe fn $whole<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(
+            self,
+            lane: usize,
+        ) -> [[S::V; GROUPS]; ROWS] {
+            // SAFETY: the caller's promise
+            unsafe {
+                let lower = self.$half::<S, K, ROWS, GROUPS>(lane);
+                add::<S, ROWS, GROUPS>(lower, self.$half::<S, K, ROWS, GROUPS>(lane + $apart))
+            }
+        }
+    };
+}
+
 impl<X: Copy> Leaf<X> {
     /// The products of `ROWS` rows with sixteen tokens, `GROUPS` times.
     #[inline(always)]
     unsafe fn tile<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(self, sums: &mut [f32]) {
         // SAFETY: the caller's promise
-        let all =
-            unsafe { add::<S, ROWS, GROUPS>(self.eight::<S, K, ROWS, GROUPS>(0), self.eight::<S, K, ROWS, GROUPS>(1)) };
+        let all = unsafe { self.sixteen::<S, K, ROWS, GROUPS>(0) };
         for r in 0..ROWS {
             for g in 0..GROUPS {
                 // SAFETY: the instruction set is available, the slice has sixteen values
@@ -224,40 +240,11 @@ impl<X: Copy> Leaf<X> {
         }
     }
 
-    // the tree of lanes of `Simd::sum`
-
-    #[inline(always)]
-    unsafe fn eight<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(
-        self,
-        lane: usize,
-    ) -> [[S::V; GROUPS]; ROWS] {
-        // SAFETY: the caller's promise
-        unsafe {
-            add::<S, ROWS, GROUPS>(self.four::<S, K, ROWS, GROUPS>(lane), self.four::<S, K, ROWS, GROUPS>(lane + 2))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn four<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(
-        self,
-        lane: usize,
-    ) -> [[S::V; GROUPS]; ROWS] {
-        // SAFETY: the caller's promise
-        unsafe {
-            add::<S, ROWS, GROUPS>(self.two::<S, K, ROWS, GROUPS>(lane), self.two::<S, K, ROWS, GROUPS>(lane + 4))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn two<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(
-        self,
-        lane: usize,
-    ) -> [[S::V; GROUPS]; ROWS] {
-        // SAFETY: the caller's promise
-        unsafe {
-            add::<S, ROWS, GROUPS>(self.lane::<S, K, ROWS, GROUPS>(lane), self.lane::<S, K, ROWS, GROUPS>(lane + 8))
-        }
-    }
+    // the tree of `Simd::sum`: a function each, because sums in a stack of arrays would leave the registers
+    halves!(sixteen of eight, 1);
+    halves!(eight of four, 2);
+    halves!(four of two, 4);
+    halves!(two of lane, 8);
 
     /// The sums of one lane.
     #[inline(always)]

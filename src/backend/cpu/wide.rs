@@ -74,7 +74,7 @@ unsafe fn all_tokens<S: Simd, K: Products<S>>(
     out: &mut [f32],
     mut ahead: Ahead,
 ) {
-    let share = ahead.left.div_ceil((xs.len().div_ceil(4) * tall.div_ceil(4)).max(1));
+    let share = ahead.left.div_ceil((xs.len().div_ceil(S::TOKENS) * tall.div_ceil(4)).max(1));
     let mut t = 0;
     while t < xs.len() {
         let (xs, to) = (&xs[t..], &mut out[t * TALL..]);
@@ -95,7 +95,7 @@ unsafe fn all_tokens<S: Simd, K: Products<S>>(
     }
 }
 
-/// A tile of `ROWS` rows and the first four of `xs`, or as many as there are.
+/// A tile of `ROWS` rows and the first [`Simd::TOKENS`] of `xs`, or as many as there are.
 #[inline(always)]
 unsafe fn some_tokens<S: Simd, K: Products<S>, const ROWS: usize>(
     w: K::Wide,
