@@ -2,8 +2,9 @@
 
 use bytemuck::bytes_of;
 
-use super::linear::{THREADS, TILE, joined, linears, product, steps};
+use super::linear::{THREADS, TILE, joined, product, steps};
 use super::memory::{Values, tensor};
+use super::moe::shared_inner;
 use super::rowwise::combine;
 use super::tables::Table;
 use super::{LANES, Metal};
@@ -136,11 +137,7 @@ struct SharedHalf<'a> {
 
 impl<'a> SharedHalf<'a> {
     fn of(metal: &Metal, x: &Tensor, expert: &'a SharedExpert<'a>) -> Result<Self> {
-        let whole = Fold::whole(Leaves::unsharded(x.cols()));
-        let mut pair = linears(metal, x, &[expert.gate, expert.up], &whole)?;
-        let (up, mut inner) = (pair.swap_remove(1), pair.swap_remove(0));
-        combine(metal, "swiglu", &mut inner, &up)?;
-        Ok(Self { inner, expert, steps: alone(expert.fold) })
+        Ok(Self { inner: shared_inner(metal, x, expert)?, expert, steps: alone(expert.fold) })
     }
 
     /// The rows `first..first + out` of the down projection: one `[tokens, out]` block a leaf.

@@ -25,21 +25,19 @@ pub(super) const MANY: usize = 16;
 /// Values that a thread widens at once.
 const RUN: usize = 8;
 
-/// A matrix where kernels see it.
+/// A matrix where kernels see it; what its format has not is what comes before it.
 #[derive(Debug)]
 pub(super) struct Weight {
     pub(super) format: &'static str,
-    pub(super) values: Region,
-    pub(super) scales: Region,
-    pub(super) biases: Region,
+    values: Resident,
+    scales: Resident,
+    biases: Resident,
     pub(super) params: MatrixParams,
-    /// Those of the matrix's bytes that were copied.
-    pub(super) copied: Vec<Runs>,
 }
 
 impl Weight {
     pub(super) fn regions(&self) -> [&Region; 3] {
-        [&self.values, &self.scales, &self.biases]
+        [&self.values.region, &self.scales.region, &self.biases.region]
     }
 }
 
@@ -78,12 +76,7 @@ fn format_of(values: &Values) -> &'static str {
 
 /// Makes `w` visible to kernels.
 pub(super) fn weight(metal: &Metal, w: &Matrix) -> Result<Weight> {
-    let mut copied = Vec::new();
-    let mut resident = |runs: Runs, align| -> Result<Region> {
-        let Resident { region, copied: is_copy } = metal.residents.weights(&metal.stream, &runs, align)?;
-        copied.extend(is_copy.then_some(runs));
-        Ok(region)
-    };
+    let resident = |runs: Runs, align| metal.residents.weights(&metal.stream, &runs, align);
     let (values, scales, biases) = w.runs();
     let mut params = MatrixParams { out_features: w.out_features() as u32, ..Default::default() };
     let (align, width) = match w.values() {
@@ -110,7 +103,14 @@ pub(super) fn weight(metal: &Metal, w: &Matrix) -> Result<Weight> {
     // an index without a buffer is an error of Metal's
     let scales = scales.map_or(Ok(values.clone()), |scales| resident(scales, width))?;
     let biases = biases.map_or(Ok(scales.clone()), |biases| resident(biases, width))?;
-    Ok(Weight { format: format_of(w.values()), values, scales, biases, params, copied })
+    Ok(Weight { format: format_of(w.values()), values, scales, biases, params })
+}
+
+/// Makes `w` visible to kernels; those of its bytes that were copied for it.
+pub(super) fn keep(metal: &Metal, w: &Matrix) -> Result<Vec<Runs>> {
+    let (weight, (values, scales, biases)) = (weight(metal, w)?, w.runs());
+    let parts = [(Some(values), weight.values), (scales, weight.scales), (biases, weight.biases)];
+    Ok(parts.into_iter().filter_map(|(runs, resident)| runs.filter(|_| resident.copied)).collect())
 }
 
 /// The subtrees of a fold as steps, and how many steps there are.

@@ -187,7 +187,7 @@ impl Backend for Metal {
     }
 
     fn keep(&self, w: &Matrix) -> Result<Vec<Runs>> {
-        linear::weight(self, w).map(|weight| weight.copied)
+        linear::keep(self, w)
     }
 
     fn finish(&self) -> Result<()> {

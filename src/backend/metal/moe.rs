@@ -9,7 +9,7 @@ use super::memory::{Values, tensor};
 use super::rowwise::combine;
 use super::tables::Table;
 use super::{LANES, Metal};
-use crate::backend::{Constant, Experts, Router, Routes, Scores, Tensor, check};
+use crate::backend::{Constant, Experts, Router, Routes, Scores, SharedExpert, Tensor, check};
 use crate::error::{Error, Result};
 use crate::gpu::params::{ExpertParams, RouterParams, StepParams, TreeParams};
 use crate::partition::{Fold, Leaves};
@@ -71,9 +71,7 @@ pub(super) fn experts(metal: &Metal, x: &Tensor, routes: &Routes, experts: &Expe
     let shared = match &experts.shared {
         None => None,
         Some(shared) => {
-            let mut pair = linears(metal, x, &[shared.gate, shared.up], &Fold::whole(Leaves::unsharded(hidden)))?;
-            let (up, mut inner) = (pair.swap_remove(1), pair.swap_remove(0));
-            combine(metal, "swiglu", &mut inner, &up)?;
+            let inner = shared_inner(metal, x, shared)?;
             let table = metal.tables.of(metal, std::slice::from_ref(shared.down))?;
             table.map(|table| (inner, table, steps(shared.fold), shared.weights.as_ref()))
         }
@@ -90,6 +88,14 @@ pub(super) fn experts(metal: &Metal, x: &Tensor, routes: &Routes, experts: &Expe
     let work = ([hidden.div_ceil(LANES), tokens, 1], LANES);
     metal.run(("tree", ""), &[leaves.region()], &[y.region()], &params, work);
     Ok(tensor(fold.roots.len() * tokens, hidden, y))
+}
+
+/// What the expert that every token uses has before its down projection.
+pub(super) fn shared_inner(metal: &Metal, x: &Tensor, shared: &SharedExpert<'_>) -> Result<Tensor> {
+    let mut pair = linears(metal, x, &[shared.gate, shared.up], &Fold::whole(Leaves::unsharded(x.cols())))?;
+    let (up, mut inner) = (pair.swap_remove(1), pair.swap_remove(0));
+    combine(metal, "swiglu", &mut inner, &up)?;
+    Ok(inner)
 }
 
 /// The product of every token with a matrix of each of its experts: `[tokens · top_k, out]`.
