@@ -33,17 +33,35 @@ pub(super) trait Products<S: Simd>: Copy {
     unsafe fn splat(from: *const Self::X) -> Self::W;
     unsafe fn store(to: *mut Self::X, values: Self::W);
     unsafe fn add(acc: S::V, w: Self::W, x: Self::W) -> S::V;
+    /// The sum of what [`Products::add`] left, in the order of [`Simd::sum`].
+    #[inline(always)]
+    unsafe fn sum(acc: S::V) -> f32 {
+        // SAFETY: the caller's promise
+        unsafe { S::sum(acc) }
+    }
+    #[inline(always)]
+    unsafe fn sum4(acc: [S::V; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise
+        unsafe { S::sum4(acc) }
+    }
+    #[inline(always)]
+    unsafe fn sum16(acc: [[S::V; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's promise
+        unsafe { S::sum16(acc) }
+    }
 }
 
-/// f32 activations, weights as exact as their format is.
+/// f32 activations, weights as exact as their format is; sixteen columns in the order of [`Simd::riffle`] if `RIFFLED`.
 #[derive(Clone, Copy)]
-pub(super) struct Exact;
+pub(super) struct InF32<const RIFFLED: bool>;
+
+pub(super) type Exact = InF32<false>;
 
 /// Activations and weights rounded to bf16.
 #[derive(Clone, Copy)]
 pub(super) struct Fast<P>(PhantomData<P>);
 
-impl<S: Simd> Products<S> for Exact {
+impl<S: Simd, const RIFFLED: bool> Products<S> for InF32<RIFFLED> {
     type X = f32;
     type W = S::V;
     type Wide = F32Rows;
@@ -55,7 +73,7 @@ impl<S: Simd> Products<S> for Exact {
     #[inline(always)]
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> S::V {
         // SAFETY: the caller's promise
-        unsafe { w.load::<S>(place, group) }
+        unsafe { if RIFFLED { w.load_riffled::<S>(place, group) } else { w.load::<S>(place, group) } }
     }
     #[inline(always)]
     unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> S::V {
@@ -87,6 +105,21 @@ impl<S: Simd> Products<S> for Exact {
         // SAFETY: the caller's promise
         unsafe { S::fma(w, x, acc) }
     }
+    #[inline(always)]
+    unsafe fn sum(acc: S::V) -> f32 {
+        // SAFETY: the caller's promise
+        unsafe { if RIFFLED { S::sum4_riffled([acc; 4])[0] } else { S::sum(acc) } }
+    }
+    #[inline(always)]
+    unsafe fn sum4(acc: [S::V; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise
+        unsafe { if RIFFLED { S::sum4_riffled(acc) } else { S::sum4(acc) } }
+    }
+    #[inline(always)]
+    unsafe fn sum16(acc: [[S::V; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's promise
+        unsafe { if RIFFLED { S::sum16_riffled(acc) } else { S::sum16(acc) } }
+    }
 }
 
 impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
@@ -115,7 +148,7 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
                 ..=LANES => S::splat(0.0),
                 _ => {
                     let next = place.after::<R>(LANES);
-                    w.load_some::<S>(next, count - LANES, w.group::<S>(next.row, next.col))
+                    w.load_some::<S>(next, count - LANES, w.group::<S>(w.group_at(next.row, next.col)))
                 }
             };
             P::round(low, high)

@@ -67,7 +67,7 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
     unsafe {
         let mut i = 0;
         while i < whole {
-            let group = w.group::<S>(row, col + i);
+            let group = w.group::<S>(w.group_at(row, col + i));
             let end = whole.min(i.saturating_add(w.left_in_group(col + i).max(K::STEP)));
             while i < end {
                 K::store(to.add(i), K::weights(w, w.place(row, col + i), group));
@@ -75,7 +75,7 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
             }
         }
         if whole < count {
-            let group = w.group::<S>(row, col + whole);
+            let group = w.group::<S>(w.group_at(row, col + whole));
             K::store(to.add(whole), K::weights_some(w, w.place(row, col + whole), count - whole, group));
         }
     }
@@ -143,16 +143,22 @@ pub(super) unsafe fn tile<
             x[t] = xs[t].as_ptr().add(cols.start);
         }
         let mut acc = [[S::splat(0.0); ROWS]; TOKENS];
-        let (len, whole) = (cols.len(), cols.len() / K::STEP * K::STEP);
+        let (mut places, mut numbers) = ([w.place(row, col); ROWS], [w.group_at(row, col); ROWS]);
+        for r in 1..ROWS {
+            (places[r], numbers[r]) = (w.place(row + r, col), w.group_at(row + r, col));
+        }
+        let (len, whole, per_group) = (cols.len(), cols.len() / K::STEP * K::STEP, w.left_in_group(col).max(K::STEP));
         let mut k = 0;
         while k < whole {
-            let mut groups = [w.group::<S>(row, col + k); ROWS];
-            let mut places = [w.place(row, col + k); ROWS];
+            // leaves begin with a group
+            let mut groups = [w.group::<S>(numbers[0]); ROWS];
             for r in 1..ROWS {
-                groups[r] = w.group::<S>(row + r, col + k);
-                places[r] = w.place(row + r, col + k);
+                groups[r] = w.group::<S>(numbers[r]);
             }
-            let end = whole.min(k.saturating_add(w.left_in_group(col + k).max(K::STEP)));
+            for r in 0..ROWS {
+                numbers[r] += 1;
+            }
+            let end = whole.min(k.saturating_add(per_group));
             // runs of known size are unrolled
             while R::RUN > K::STEP && k + R::RUN <= end {
                 if AHEAD {
@@ -175,8 +181,8 @@ pub(super) unsafe fn tile<
             for t in 0..TOKENS {
                 let xv = K::load_some(x[t].add(k), len - k);
                 for r in 0..ROWS {
-                    let (place, group) = (w.place(row + r, col + k), w.group::<S>(row + r, col + k));
-                    acc[t][r] = K::add(acc[t][r], K::weights_some(w, place, len - k, group), xv);
+                    let group = w.group::<S>(w.group_at(row + r, col + k));
+                    acc[t][r] = K::add(acc[t][r], K::weights_some(w, places[r], len - k, group), xv);
                 }
             }
         }
@@ -186,7 +192,7 @@ pub(super) unsafe fn tile<
             for t in 0..TOKENS {
                 square[t % 4].copy_from_slice(&acc[t][..4]);
             }
-            let all = S::sum16(square);
+            let all = K::sum16(square);
             for t in 0..TOKENS {
                 sums[t].copy_from_slice(&all[t][..ROWS]);
             }
@@ -194,11 +200,11 @@ pub(super) unsafe fn tile<
         }
         for t in 0..TOKENS {
             if ROWS == 4 {
-                let four = S::sum4([acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]]);
+                let four = K::sum4([acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]]);
                 sums[t].copy_from_slice(&four[..ROWS]);
             } else {
                 for r in 0..ROWS {
-                    sums[t][r] = S::sum(acc[t][r]);
+                    sums[t][r] = K::sum(acc[t][r]);
                 }
             }
         }

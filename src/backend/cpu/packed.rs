@@ -152,6 +152,10 @@ macro_rules! in_groups {
             self.groups.left(col)
         }
         #[inline(always)]
+        fn group_at(self, row: usize, col: usize) -> usize {
+            self.groups.index(row, col)
+        }
+        #[inline(always)]
         fn address(self, row: usize, col: usize) -> *const u8 {
             self.groups.address(row, col, Self::BITS)
         }
@@ -168,14 +172,14 @@ macro_rules! in_groups {
 impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 4 && N::FAST;
+    const RIFFLED: bool = BITS == 4;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
-    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
-        let index = self.groups.index(row, col);
+    unsafe fn group<S: Simd>(self, number: usize) -> S::V {
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
         unsafe {
-            let (scale, bias) = (self.scales.splat::<S>(index), self.biases.splat::<S>(index));
+            let (scale, bias) = (self.scales.splat::<S>(number), self.biases.splat::<S>(number));
             S::fma(S::load(COUNT.as_ptr()), scale, bias)
         }
     }
@@ -189,18 +193,24 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<BITS>(place.at)) }
     }
+    #[inline(always)]
+    unsafe fn load_riffled<S: Simd>(self, place: Place, table: S::V) -> S::V {
+        // SAFETY: as above
+        unsafe { if BITS == 4 { S::lookup_riffled(table, place.at) } else { S::riffle(self.load::<S>(place, table)) } }
+    }
 }
 
 impl<N: Number> Rows for CentredRows<N> {
     const BITS: usize = 4;
     const DIRECT: bool = N::FAST;
+    const RIFFLED: bool = true;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
-    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn group<S: Simd>(self, number: usize) -> S::V {
         // SAFETY: there is a scale for every group by `Matrix::new`
         unsafe {
-            let scale = self.scales.splat::<S>(self.groups.index(row, col));
+            let scale = self.scales.splat::<S>(number);
             // zeros are positive, as scale · 8 + bias is
             S::fma(S::load(CENTRED.as_ptr()), scale, S::splat(0.0))
         }
@@ -215,6 +225,11 @@ impl<N: Number> Rows for CentredRows<N> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<4>(place.at)) }
     }
+    #[inline(always)]
+    unsafe fn load_riffled<S: Simd>(self, place: Place, table: S::V) -> S::V {
+        // SAFETY: as above
+        unsafe { S::lookup_riffled(table, place.at) }
+    }
 }
 
 impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
@@ -223,10 +238,9 @@ impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     type Group<S: Simd> = (S::V, S::V);
     in_groups!();
     #[inline(always)]
-    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> (S::V, S::V) {
-        let index = self.groups.index(row, col);
+    unsafe fn group<S: Simd>(self, number: usize) -> (S::V, S::V) {
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
-        unsafe { (self.scales.splat::<S>(index), self.biases.splat::<S>(index)) }
+        unsafe { (self.scales.splat::<S>(number), self.biases.splat::<S>(number)) }
     }
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
@@ -242,14 +256,15 @@ impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
 
 impl<N: Number> Rows for Fp4Rows<N> {
     const BITS: usize = 4;
+    const RIFFLED: bool = true;
     const RUN: usize = LANES;
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
-    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn group<S: Simd>(self, number: usize) -> S::V {
         // SAFETY: there is a scale for every group by `Matrix::new`
         unsafe {
-            let scale = self.scales.at(self.groups.index(row, col));
+            let scale = self.scales.at(number);
             S::mul(S::load(E2M1.as_ptr()), S::splat(scale))
         }
     }
@@ -258,6 +273,11 @@ impl<N: Number> Rows for Fp4Rows<N> {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<4>(place.at)) }
     }
+    #[inline(always)]
+    unsafe fn load_riffled<S: Simd>(self, place: Place, table: S::V) -> S::V {
+        // SAFETY: as above
+        unsafe { S::lookup_riffled(table, place.at) }
+    }
 }
 
 impl Rows for Mxfp8Rows {
@@ -265,9 +285,9 @@ impl Rows for Mxfp8Rows {
     type Group<S: Simd> = S::V;
     in_groups!();
     #[inline(always)]
-    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> S::V {
+    unsafe fn group<S: Simd>(self, number: usize) -> S::V {
         // SAFETY: there is a scale for every group by `Matrix::new`
-        unsafe { S::splat(self.scales.at(self.groups.index(row, col))) }
+        unsafe { S::splat(self.scales.at(number)) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, place: Place, scale: S::V) -> S::V {

@@ -41,6 +41,8 @@ pub(super) trait Rows: Copy {
     const DIRECT: bool = true;
     /// The same where operands are rounded to bf16.
     const DIRECT_PAIRS: bool = false;
+    /// Whether [`Rows::load_riffled`] is what costs less where the instruction set says so.
+    const RIFFLED: bool = false;
     /// Columns that can be taken at once: no group ends among them.
     const RUN: usize = PAIRED;
     /// What the values of a group are scaled with.
@@ -50,8 +52,13 @@ pub(super) trait Rows: Copy {
     fn left_in_group(self, _col: usize) -> usize {
         usize::MAX
     }
-    /// The group of column `col` of row `row`.
-    unsafe fn group<S: Simd>(self, row: usize, col: usize) -> Self::Group<S>;
+    /// The number of the group of column `col`; those of a row follow each other.
+    #[inline(always)]
+    fn group_at(self, _row: usize, _col: usize) -> usize {
+        0
+    }
+    /// The group of this number.
+    unsafe fn group<S: Simd>(self, number: usize) -> Self::Group<S>;
     /// Where the weight is stored; the row may lie after the last one.
     fn address(self, row: usize, col: usize) -> *const u8;
     #[inline(always)]
@@ -68,13 +75,20 @@ pub(super) trait Rows: Copy {
     unsafe fn load<S: Simd>(self, place: Place, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.
     unsafe fn load_some<S: Simd>(self, place: Place, count: usize, group: Self::Group<S>) -> S::V;
+    /// As [`Rows::load`], in the order of [`Simd::riffle`].
+    #[inline(always)]
+    unsafe fn load_riffled<S: Simd>(self, place: Place, group: Self::Group<S>) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::riffle(self.load::<S>(place, group)) }
+    }
     /// Thirty-two weights, rounded to bf16; `group` is that of the first.
     #[inline(always)]
     unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, place: Place, group: Self::Group<S>) -> P::P {
         let Place { row, col, .. } = place;
         // SAFETY: the caller's promise
         unsafe {
-            let next = if self.left_in_group(col) < PAIRED { self.group::<S>(row, col + LANES) } else { group };
+            let next =
+                if self.left_in_group(col) < PAIRED { self.group::<S>(self.group_at(row, col + LANES)) } else { group };
             P::round(self.load::<S>(place, group), self.load::<S>(place.after::<Self>(LANES), next))
         }
     }
@@ -85,7 +99,7 @@ macro_rules! ungrouped {
     () => {
         type Group<S: Simd> = ();
         #[inline(always)]
-        unsafe fn group<S: Simd>(self, _row: usize, _col: usize) {}
+        unsafe fn group<S: Simd>(self, _number: usize) {}
     };
 }
 

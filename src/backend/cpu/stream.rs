@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
-use super::arithmetic::{Exact, Products, Xs};
+use super::arithmetic::{Exact, InF32, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, LANES, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::turned::Tokens;
 use super::wide::{Ahead, widened};
+use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
@@ -17,6 +18,9 @@ pub(super) const DEPTH: usize = MAX_LEAVES.ilog2() as usize + 3;
 
 /// How many rows ahead weights are asked for: with rows this apart, streams are too short for the hardware.
 const AHEAD: usize = 8;
+
+/// Leaves of fewer columns are not riffled: their sums take longer than is won.
+const RIFFLE_FROM: usize = 256;
 
 /// Rows of a matrix, and where the thread that has them is likely to go on.
 #[derive(Clone)]
@@ -161,8 +165,31 @@ unsafe fn stored_rows<R: Rows>(isa: Isa, w: R, block: &Block<'_>, xs: Xs<'_>, st
 
 #[inline(always)]
 unsafe fn exact<S: Simd, R: Rows>(w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out) {
+    let long = steps.iter().all(|step| step.columns.len() >= RIFFLE_FROM);
+    if const { S::RIFFLES && R::RIFFLED && R::DIRECT } && long {
+        // SAFETY: the instruction set is available
+        let riffled = unsafe { riffled::<S>(xs, steps) };
+        let mut rows: [&[f32]; WIDEN_FROM] = [&[]; WIDEN_FROM];
+        rows.iter_mut().zip(riffled.rows_iter()).for_each(|(to, row)| *to = row);
+        // SAFETY: as below
+        return unsafe { direct::<S, InF32<true>, R>(w, block, &rows[..xs.len()], steps, out) };
+    }
     // SAFETY: the ranges were checked by `stream`
     unsafe { direct::<S, Exact, R>(w, block, xs, steps, out) }
+}
+
+/// The columns of `steps` of every `x`, all whole sixteens, each in the order of [`Simd::riffle`].
+#[inline(always)]
+unsafe fn riffled<S: Simd>(xs: &[&[f32]], steps: &[Step]) -> Tensor {
+    let reach = steps.iter().map(|step| step.columns.end).max().unwrap_or(0);
+    let mut riffled = Tensor::scratch(xs.len(), reach);
+    for (x, to) in xs.iter().zip(riffled.data_mut().chunks_exact_mut(reach.max(1))) {
+        for (x, to) in x.as_chunks::<LANES>().0.iter().zip(to.as_chunks_mut::<LANES>().0) {
+            // SAFETY: sixteen values each
+            unsafe { S::store(to.as_mut_ptr(), S::riffle(S::load(x.as_ptr()))) };
+        }
+    }
+    riffled
 }
 
 /// Four rows at a time. What is not read so is not compiled either.

@@ -67,9 +67,34 @@ unsafe fn sums(a: [__m512; 4], b: [__m512; 4]) -> __m256 {
     }
 }
 
+/// Neighbouring lanes added: in every quarter the two sums of `a`, then those of `b`.
+#[inline(always)]
+unsafe fn pairs(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: callers are compiled for AVX-512
+    unsafe { _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)) }
+}
+
+/// Neighbouring quarters added: the two sums of `a`, then those of `b`.
+#[inline(always)]
+unsafe fn pair_quarters(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: callers are compiled for AVX-512
+    unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b)) }
+}
+
+/// Of riffled vectors: lanes i and i+8 added, then i and i+4. Quarters: 0 and 1 of `a` and of `b`, 2 and 3, those of `c` and `d`.
+#[inline(always)]
+unsafe fn riffled_fours(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
+    // SAFETY: callers are compiled for AVX-512
+    unsafe {
+        let (x, y) = (pairs(a, b), pairs(c, d));
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(x, y), _mm512_shuffle_f32x4::<0b11_10_11_10>(x, y))
+    }
+}
+
 // SAFETY (all blocks below): `Simd`'s contract: the processor has AVX-512 and pointers are valid for sixteen values
 impl Simd for Avx512 {
     const TOKENS: usize = 4;
+    const RIFFLES: bool = true;
     type V = __m512;
     type Codes = __m512i;
 
@@ -208,6 +233,20 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn riffle(v: __m512) -> __m512 {
+        // SAFETY: see above
+        unsafe { _mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15), v) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_riffled(table: __m512, from: *const u8) -> __m512 {
+        // SAFETY: see above, for eight bytes
+        unsafe {
+            let starts = _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
+            let words = _mm512_set1_epi64(from.cast::<i64>().read_unaligned());
+            _mm512_permutexvar_ps(_mm512_srlv_epi32(words, starts), table)
+        }
+    }
+    #[inline(always)]
     unsafe fn sum(v: __m512) -> f32 {
         // SAFETY: see above
         unsafe {
@@ -225,5 +264,30 @@ impl Simd for Avx512 {
     unsafe fn sum16(v: [[__m512; 4]; 4]) -> [[f32; 4]; 4] {
         // SAFETY: see above
         unsafe { std::mem::transmute([sums(v[0], v[1]), sums(v[2], v[3])]) }
+    }
+    #[inline(always)]
+    unsafe fn sum4_riffled(v: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: see above
+        unsafe {
+            let x = riffled_fours(v[0], v[1], v[2], v[3]);
+            let twos = pair_quarters(x, x);
+            let sums = _mm512_castps512_ps256(pairs(twos, twos));
+            std::mem::transmute(_mm_movelh_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum16_riffled(v: [[__m512; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: see above
+        unsafe {
+            let left = pair_quarters(
+                riffled_fours(v[0][0], v[0][1], v[1][0], v[1][1]),
+                riffled_fours(v[2][0], v[2][1], v[3][0], v[3][1]),
+            );
+            let right = pair_quarters(
+                riffled_fours(v[0][2], v[0][3], v[1][2], v[1][3]),
+                riffled_fours(v[2][2], v[2][3], v[3][2], v[3][3]),
+            );
+            std::mem::transmute(pairs(left, right))
+        }
     }
 }

@@ -71,6 +71,8 @@ impl Isa {
 pub(super) trait Simd: Copy {
     /// Tokens whose sums with four rows are kept in registers: there are thirty-two of sixteen lanes, or eight.
     const TOKENS: usize = 1;
+    /// Whether [`Simd::lookup_riffled`] costs less than [`Simd::unpack`] and [`Simd::lookup`].
+    const RIFFLES: bool = false;
     /// Sixteen f32.
     type V: Copy;
     /// Sixteen packed values, each in the low bits of its lane.
@@ -112,6 +114,17 @@ pub(super) trait Simd: Copy {
     unsafe fn add_exponent(y: Self::V, t: Self::V) -> Self::V;
     /// The lanes of `a` and `b` by turns: those of the lower halves, and those of the upper ones.
     unsafe fn zip(a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// Lanes 0, 8, 1, 9 and so on, where [`Simd::RIFFLES`].
+    #[inline(always)]
+    unsafe fn riffle(v: Self::V) -> Self::V {
+        v
+    }
+    /// The entries of `table` that sixteen codes of four bits name, in the order of [`Simd::riffle`].
+    #[inline(always)]
+    unsafe fn lookup_riffled(table: Self::V, from: *const u8) -> Self::V {
+        // SAFETY: the caller's promise covers this call
+        unsafe { Self::riffle(Self::lookup(table, Self::unpack::<4>(from))) }
+    }
     /// The sum in the fixed order: lanes i and i+8, then i and i+4, i and i+2, i and i+1.
     unsafe fn sum(v: Self::V) -> f32;
     /// Four sums at once, each in the order of [`Simd::sum`].
@@ -125,6 +138,18 @@ pub(super) trait Simd: Copy {
     unsafe fn sum16(v: [[Self::V; 4]; 4]) -> [[f32; 4]; 4] {
         // SAFETY: the caller's promise covers this call
         unsafe { [Self::sum4(v[0]), Self::sum4(v[1]), Self::sum4(v[2]), Self::sum4(v[3])] }
+    }
+    /// [`Simd::sum4`] of vectors in the order of [`Simd::riffle`].
+    #[inline(always)]
+    unsafe fn sum4_riffled(v: [Self::V; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise covers this call
+        unsafe { Self::sum4(v) }
+    }
+    /// [`Simd::sum16`] of vectors in the order of [`Simd::riffle`].
+    #[inline(always)]
+    unsafe fn sum16_riffled(v: [[Self::V; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's promise covers this call
+        unsafe { Self::sum16(v) }
     }
 }
 
