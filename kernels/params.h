@@ -69,8 +69,9 @@ struct StepParams {
     uint last;
 };
 
-// A product a head: rows of `heads` times `in_features` values become rows of `heads` times `out_features`.
+// A product a head: `rows` rows of `heads` times `in_features` values become rows of `heads` times `out_features`.
 struct HeadsParams {
+    uint rows;
     uint heads;
     uint in_features;
     uint out_features;

@@ -31,29 +31,49 @@ struct Tile {
     // The columns of one leaf: `row` and `token` are those of this thread's line. Of the tile's tokens only `count` are asked for.
     template <typename F>
     void leaf(Stored w, constant MatrixParams &m, uint row, device const float *token, uint count, constant StepParams &step) {
-        for (uint i = 0; i < 4; i++) sums[i] = simdgroup_float8x8(0.0f);
+        clear(sums);
         for (uint tile = step.start; tile < step.end; tile += TILE_COLUMNS) {
-            uint column = tile + offset;
             float run[RUN] = {};
-            if (column < step.end) F::load(w, m, row, column, step.end, run);
-            threadgroup_barrier(mem_flags::mem_threadgroup);
-            for (uint i = 0; i < RUN; i++) {
-                weights[line * PITCH + offset + i] = run[i];
-                tokens[line * PITCH + offset + i] = column + i < step.end ? token[column + i] : 0.0f;
-            }
-            threadgroup_barrier(mem_flags::mem_threadgroup);
-            for (uint k = 0; k < TILE_COLUMNS && simd_token < count; k += 8) {
-                simdgroup_float8x8 a[2], b[2];
-                for (uint i = 0; i < 2; i++) {
-                    simdgroup_load(a[i], tokens + (simd_token + 8 * i) * PITCH + k, PITCH);
-                    simdgroup_load(b[i], weights + (simd_row + 8 * i) * PITCH + k, PITCH, ulong2(0, 0), true);
-                }
-                for (uint i = 0; i < 4; i++) simdgroup_multiply_accumulate(sums[i], a[i / 2], b[i % 2], sums[i]);
-            }
+            if (tile + offset < step.end) F::load(w, m, row, tile + offset, step.end, run);
+            bring(run, token, tile + offset, step.end);
+            for (uint k = 0; k < TILE_COLUMNS && simd_token < count; k += 8) multiply<false>(sums, k);
         }
+        push(step.merges);
+    }
+
+    static void clear(thread simdgroup_float8x8 *to) {
+        for (uint i = 0; i < 4; i++) to[i] = simdgroup_float8x8(0.0f);
+    }
+
+    // Puts a run of weights to this thread's place, and what its token has from `column` on, before `end`.
+    void bring(thread const float *run, device const float *token, uint column, uint end) {
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        for (uint i = 0; i < RUN; i++) {
+            weights[line * PITCH + offset + i] = run[i];
+            tokens[line * PITCH + offset + i] = column + i < end ? token[column + i] : 0.0f;
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+    }
+
+    // Adds the products of eight columns, from `k` on of those that are there. A line of weights has the columns of a row; if they
+    // are turned, the rows of a column.
+    template <bool TURNED> void multiply(thread simdgroup_float8x8 *to, uint k) {
+        simdgroup_float8x8 a[2], b[2];
+        for (uint i = 0; i < 2; i++) {
+            simdgroup_load(a[i], tokens + (simd_token + 8 * i) * PITCH + k, PITCH);
+            if (TURNED)
+                simdgroup_load(b[i], weights + k * PITCH + simd_row + 8 * i, PITCH);
+            else
+                simdgroup_load(b[i], weights + (simd_row + 8 * i) * PITCH + k, PITCH, ulong2(0, 0), true);
+        }
+        for (uint i = 0; i < 4; i++) simdgroup_multiply_accumulate(to[i], a[i / 2], b[i % 2], to[i]);
+    }
+
+    // Puts the sums on the stack; then `merges` pairs of what is there become one.
+    void push(uint merges) {
         for (uint i = 0; i < 4; i++) stack[depth][i] = float2(sums[i].thread_elements()[0], sums[i].thread_elements()[1]);
         depth++;
-        for (uint merge = 0; merge < step.merges; merge++) {
+        for (uint merge = 0; merge < merges; merge++) {
             depth--;
             for (uint i = 0; i < 4; i++) stack[depth - 1][i] += stack[depth][i];
         }

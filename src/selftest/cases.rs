@@ -45,7 +45,7 @@ pub fn all() -> Vec<Case> {
     all.extend(rowwise());
     all.extend([(1, 1, 0, 16), (6, 2, 0, 64), (5, 2, 2, 128), (4, 1, 0, 256), (3, 3, 0, 20)].map(attention));
     all.extend([(3, 24, 16), (5, 96, 80), (2, 576, 512)].map(latent));
-    all.extend(Format::all().into_iter().map(per_head));
+    all.extend(Format::all().into_iter().flat_map(per_head));
     all.extend([1, 16].map(delta));
     all.extend(routing());
     all.extend(Format::all().into_iter().enumerate().map(|(i, format)| experts(format, i % 2 == 1)));
@@ -211,12 +211,18 @@ fn latent((heads, width, inner): (usize, usize, usize)) -> Case {
     })
 }
 
-fn per_head(format: Format) -> Case {
-    case(format!("per_head {}", format.name()), SUMS, move |backend, numbers| {
-        let ws: Result<Vec<Matrix>> = (0..3).map(|_| numbers.matrix(format, 72, 128)).collect();
-        let (ws, x, turned) = (ws?, numbers.tensor(3, 3 * 128)?, numbers.tensor(3, 3 * 72)?);
-        Ok(values(&[backend.per_head(&x, &ws, false)?, backend.per_head(&turned, &ws, true)?]))
-    })
+/// A token and some, and more than fill tiles.
+fn per_head(format: Format) -> [Case; 2] {
+    let heads = |name: String, rows, [inner, out]: [usize; 2]| {
+        case(name, SUMS, move |backend, numbers| {
+            let ws: Result<Vec<Matrix>> = (0..3).map(|_| numbers.matrix(format, out, inner)).collect();
+            let (ws, x, turned) = (ws?, numbers.tensor(rows, 3 * inner)?, numbers.tensor(rows, 3 * out)?);
+            Ok(values(&[backend.per_head(&x, &ws, false)?, backend.per_head(&turned, &ws, true)?]))
+        })
+    };
+    let (name, width) = (format.name(), 70usize.next_multiple_of(format.group()));
+    let few = heads(format!("per_head {name}"), 3, [128, 72]);
+    [few, heads(format!("per_head {name}, many tokens"), 35, [width, 44])]
 }
 
 /// Convolution, gates and the rule, one decay a head or one a channel, over sequences that go on.

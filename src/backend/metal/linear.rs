@@ -169,11 +169,15 @@ pub(super) fn per_head(metal: &Metal, x: &Tensor, ws: &[Matrix], turned: bool) -
     let (from, rows, heads) = (metal.input(x)?, x.rows(), ws.len());
     let y = metal.scratch(rows * heads * out)?;
     if let Some(table) = metal.tables.of(metal, ws)? {
-        let params = HeadsParams { heads: heads as u32, in_features: inner as u32, out_features: out as u32 };
+        let params =
+            HeadsParams { rows: rows as u32, heads: heads as u32, in_features: inner as u32, out_features: out as u32 };
         let params = joined(&[bytes_of(&table.params), bytes_of(&params)]);
-        let (kernel, work) = match turned {
-            false => ("heads", ([out.div_ceil(ROWS), rows, heads], THREADS)),
-            true => ("heads_turned", ([out.div_ceil(RUN * LANES), rows, heads], LANES)),
+        let tiles = ([out.div_ceil(TILE), rows.div_ceil(TILE), heads], THREADS);
+        let (kernel, work) = match (turned, rows) {
+            (false, MANY..) => ("heads_many", tiles),
+            (false, _) => ("heads", ([out.div_ceil(ROWS), rows, heads], THREADS)),
+            (true, MANY..) => ("heads_turned_many", tiles),
+            (true, _) => ("heads_turned", ([out.div_ceil(RUN * LANES), rows, heads], LANES)),
         };
         metal.run((kernel, table.format), &[&from, table.entries.region()], &[y.region()], &params, work);
     }

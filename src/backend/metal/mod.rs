@@ -65,7 +65,7 @@ struct Rows {
 
 impl Metal {
     /// The name of its arithmetic, which changes when any bit of a result may.
-    pub const ARITHMETIC: &str = "metal-exact-2";
+    pub const ARITHMETIC: &str = "metal-exact-3";
 
     /// Computes on `device`, and meets it as [`Fence::default`] says.
     pub fn new(device: Arc<dyn Device>) -> Self {

@@ -7,6 +7,7 @@ mod checks;
 mod fence;
 mod formats;
 mod grouped;
+mod heads;
 mod linear;
 mod memory;
 mod models;
