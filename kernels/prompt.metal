@@ -8,11 +8,33 @@ constant constexpr uint BLOCK = 32;
 constant constexpr uint SCORES_PITCH = TILE + 4;
 constant constexpr uint SCORES = BLOCK * SCORES_PITCH;
 
+// Makes zeros of values that are not finite and ones in their places in `broken`; whether there were any.
+inline bool without_broken(thread simdgroup_float8x8 &values, thread simdgroup_float8x8 &broken) {
+    bool found = false;
+    for (uint e = 0; e < 2; e++) {
+        bool finite = isfinite(values.thread_elements()[e]);
+        broken.thread_elements()[e] = finite ? 0.0f : 1.0f;
+        values.thread_elements()[e] = finite ? values.thread_elements()[e] : 0.0f;
+        found = found || !finite;
+    }
+    return simd_any(found);
+}
+
+// What becomes of sums that a `broken` value belongs to: those of rows that have `seen` it.
+inline void with_broken(thread simdgroup_float8x8 &sums, simdgroup_float8x8 weights, simdgroup_float8x8 values,
+                        simdgroup_float8x8 seen, simdgroup_float8x8 broken) {
+    simdgroup_float8x8 count = simdgroup_float8x8(0.0f), spoilt;
+    simdgroup_multiply_accumulate(count, seen, broken, count);
+    simdgroup_multiply_accumulate(spoilt, weights, values, sums);
+    for (uint e = 0; e < 2; e++)
+        if (count.thread_elements()[e] > 0.0f) sums.thread_elements()[e] = spoilt.thread_elements()[e];
+}
+
 // softmax(q kᵀ · scale) v of one head and a block's rows. Threadgroups: heads, blocks. S SIMD-groups share the scores of a tile
 // and the rows whose weights they become; then each has the N matrices of columns of the result that are its own. What one tile
 // leaves in threadgroup memory lies apart from what the next one does, so two barriers a tile are enough. A position that
-// a row does not see weighs zero, so a value there that is no number spoils the row: as that is of the same sequence, all
-// that comes after it is spoilt already.
+// a row does not see weighs zero and is multiplied all the same: where there are some, values that are not finite stay out of the
+// matrices, and the sums of rows that see one are those with it.
 template <typename Cache, uint S, uint N>
 kernel void attention_prompt(device const float *q [[buffer(0)]], device const BlockParams *blocks [[buffer(1)]],
                              device const uint *tables [[buffer(2)]], device const float *cache [[buffer(3)]],
@@ -94,11 +116,19 @@ kernel void attention_prompt(device const float *q [[buffer(0)]], device const B
                 uint column = (simd * N + n) * 8;
                 if (column >= p.values) break;
                 tile.values(values, k, column);
-                // what lies behind the end was another sequence's, and zero times it may be no number
-                if (position + TILE > end)
-                    for (uint e = 0; e < 2; e++)
-                        if (position + k + matrix_row[e] >= end) values.thread_elements()[e] = 0.0f;
+                simdgroup_float8x8 broken;
+                bool spoilt = position + TILE > block.position + 1 && without_broken(values, broken);
                 for (uint i = 0; i < BLOCK / 8; i++) simdgroup_multiply_accumulate(results[i][n], left[i], values, results[i][n]);
+                if (!spoilt) continue;
+                tile.values(values, k, column);
+                for (uint i = 0; i < BLOCK / 8; i++) {
+                    simdgroup_float8x8 seen;
+                    for (uint e = 0; e < 2; e++) {
+                        bool visible = position + k + matrix_column[e] <= block.position + 8 * i + matrix_row[e];
+                        seen.thread_elements()[e] = visible ? 1.0f : 0.0f;
+                    }
+                    with_broken(results[i][n], left[i], values, seen, broken);
+                }
             }
         }
     }

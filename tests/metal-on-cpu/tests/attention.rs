@@ -1,6 +1,7 @@
 //! Attention of a prompt's rows together and of the same rows a few at a time: here, where matrices add in the order in which the
 //! other kernel does, they have the same bits.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use metal_on_cpu::{Emulator, Options};
@@ -35,6 +36,14 @@ enum Store {
     Latent(LatentStore),
 }
 
+/// What the first of `every` so many values is in some rows of queries (0), keys or latent vectors (1) and values (2).
+struct Broken {
+    rows: Range<usize>,
+    tensors: Range<u64>,
+    every: usize,
+    value: f32,
+}
+
 impl Kind {
     fn store(self, backend: &dyn Backend, pages: usize) -> Store {
         match self {
@@ -43,20 +52,27 @@ impl Kind {
         }
     }
 
-    /// The bits of what `rows` rows of numbers that `value` makes of random ones become.
-    fn run(self, backend: &Metal, store: &mut Store, batch: &Batch, seed: u64, value: fn(f32) -> f32) -> Vec<u32> {
+    /// The bits of what the rows of a batch become, random ones but for what is `broken`.
+    fn run(self, backend: &Metal, store: &mut Store, batch: &Batch, seed: u64, broken: Option<&Broken>) -> Vec<u32> {
         let rows = batch.rows();
-        let tensor = |seed, cols: usize| {
-            Tensor::from_vec(rows, cols, random(seed, rows * cols).into_iter().map(value).collect()).unwrap()
+        let tensor = |i: u64, cols: usize| {
+            let mut tensor = Tensor::from_vec(rows, cols, random(seed + i, rows * cols)).unwrap();
+            if let Some(Broken { rows, every, value, .. }) = broken.filter(|broken| broken.tensors.contains(&i)) {
+                let values = |row: usize| row * cols..(row + 1) * cols;
+                for at in rows.clone().flat_map(|row| values(row).step_by(*every)) {
+                    tensor.data_mut()[at] = *value;
+                }
+            }
+            tensor
         };
         let y = match (self, store) {
             (Self::Heads(heads, shared, before, dim), Store::Heads(store)) => {
                 let heads = HeadGroups { heads, shared, group: (heads + before).div_ceil(shared), before };
-                let [q, k, v] = [(0, heads.heads), (1, shared), (2, shared)].map(|(i, n)| tensor(seed + i, n * dim));
+                let [q, k, v] = [(0, heads.heads), (1, shared), (2, shared)].map(|(i, n)| tensor(i, n * dim));
                 backend.attention(&q, &k, &v, store, batch, &AttentionShape { heads, scale: 0.4 })
             }
             (Self::Latent(heads, width, values), Store::Latent(store)) => {
-                let (q, latent) = (tensor(seed, heads * width), tensor(seed + 1, width));
+                let (q, latent) = (tensor(0, heads * width), tensor(1, width));
                 let shape = LatentShape { heads, width, values, scale: 0.3 };
                 backend.latent_attention(&q, &latent, store, batch, &shape)
             }
@@ -95,9 +111,9 @@ fn a_prompts_rows_have_the_bits_of_rows_alone() {
                 let backend = metal(Options::default());
                 let mut store = kind.store(&backend, pages.len());
                 if start > 0 {
-                    kind.run(&backend, &mut store, &batch(0, &[start], &pages), 1, |x| x);
+                    kind.run(&backend, &mut store, &batch(0, &[start], &pages), 1, None);
                 }
-                kind.run(&backend, &mut store, &batch(start, parts, &pages), 9, |x| x)
+                kind.run(&backend, &mut store, &batch(start, parts, &pages), 9, None)
             };
             let whole = run(cuts[0]);
             assert!(whole.iter().all(|bits| f32::from_bits(*bits).is_finite()), "{kind:?}");
@@ -116,11 +132,41 @@ fn what_another_sequence_left_in_a_page_is_not_seen() {
                 let backend = metal(Options::default());
                 let mut store = kind.store(&backend, 1);
                 if left {
-                    kind.run(&backend, &mut store, &batch(0, &[PAGE], &[0]), 1, |_| f32::NAN);
+                    let broken = Broken { rows: 0..PAGE, tensors: 0..3, every: 1, value: f32::NAN };
+                    kind.run(&backend, &mut store, &batch(0, &[PAGE], &[0]), 1, Some(&broken));
                 }
-                kind.run(&backend, &mut store, &batch(0, &[count], &[0]), 5, |x| x)
+                kind.run(&backend, &mut store, &batch(0, &[count], &[0]), 5, None)
             };
             assert!(run(true) == run(false), "{kind:?}, {count} rows");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_is_seen_by_the_rows_after_it_alone() {
+    let (count, pages, parts) = (41, [1, 0], [&[41][..], &[15, 15, 11]]);
+    for kind in KINDS {
+        for (start, row, every, value, tensors) in [
+            (0, 0, 1, f32::NAN, 1..3),
+            (0, 20, 8, f32::INFINITY, 2..3),
+            (45, 9, 1, f32::NAN, 1..2),
+            (45, 33, 8, f32::NAN, 1..3),
+            (45, 40, 1, f32::INFINITY, 1..3),
+        ] {
+            let broken = Broken { rows: row..row + 1, tensors: tensors.clone(), every, value };
+            let run = |parts: &[usize], broken: Option<&Broken>| {
+                let backend = metal(Options::default());
+                let mut store = kind.store(&backend, pages.len());
+                if start > 0 {
+                    kind.run(&backend, &mut store, &batch(0, &[start], &pages), 1, None);
+                }
+                kind.run(&backend, &mut store, &batch(start, parts, &pages), 9, broken)
+            };
+            let (sound, [together, apart]) = (run(parts[0], None), parts.map(|parts| run(parts, Some(&broken))));
+            let before = row * sound.len() / count;
+            assert!(together[..before] == sound[..before], "{kind:?}: {value} in row {row} from {start} on");
+            let same = |(a, b): (&u32, &u32)| a == b || [a, b].iter().all(|bits| f32::from_bits(**bits).is_nan());
+            assert!(together.iter().zip(&apart).all(same), "{kind:?}: {value} in row {row} from {start} on");
         }
     }
 }
@@ -131,7 +177,7 @@ fn no_schedule_changes_a_bit_of_a_prompts_attention() {
         let run = |options| {
             let backend = metal(options);
             let mut store = kind.store(&backend, 2);
-            kind.run(&backend, &mut store, &batch(0, &[70], &[1, 0]), 3, |x| x)
+            kind.run(&backend, &mut store, &batch(0, &[70], &[1, 0]), 3, None)
         };
         let first = run(Options::default());
         for options in schedules() {
@@ -145,7 +191,7 @@ fn there_are_no_races_in_a_prompts_attention() {
     for kind in KINDS {
         let backend = metal(Options { races: true, ..Options::default() });
         let mut store = kind.store(&backend, 2);
-        kind.run(&backend, &mut store, &batch(0, &[70], &[1, 0]), 3, |x| x);
+        kind.run(&backend, &mut store, &batch(0, &[70], &[1, 0]), 3, None);
         backend.finish().unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
     }
 }
