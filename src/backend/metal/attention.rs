@@ -27,17 +27,17 @@ const PARTS: usize = 64 << 20;
 /// Makes a batch visible to kernels.
 pub(super) fn upload(metal: &Metal, batch: &Batch) -> Result<Rows> {
     let (mut rows, mut pages) = (Vec::with_capacity(batch.rows()), Vec::new());
-    let (mut blocks, mut others) = (Vec::new(), Vec::<Range<usize>>::new());
+    let (mut blocks, mut all, mut others) = (Vec::new(), Few::default(), Few::default());
     for segment in batch.segments() {
         // the tables follow the rows
         let first = batch.rows() * 2 + pages.len();
         pages.extend_from_slice(&segment.pages);
         let row = |row| RowParams { pages: first as u32, position: segment.position(row) as u32 };
         rows.extend(segment.rows.clone().map(row));
-        match others.last_mut() {
-            _ if segment.rows.len() >= MANY => blocks.extend(blocks_of(segment, first)),
-            Some(last) if last.end == segment.rows.start => last.end = segment.rows.end,
-            _ => others.push(segment.rows.clone()),
+        all.push(segment);
+        match segment.rows.len() {
+            MANY.. => blocks.extend(blocks_of(segment, first)),
+            _ => others.push(segment),
         }
     }
     let segments = batch.segments().iter().map(|segment| SegmentParams {
@@ -56,8 +56,29 @@ pub(super) fn upload(metal: &Metal, batch: &Batch) -> Result<Rows> {
         rows: Taken::upload(&metal.stream, &rows)?,
         segments: Taken::upload(&metal.stream, bytemuck::cast_slice(&segments))?,
         prompts,
+        all,
         others,
     })
+}
+
+/// Rows each of which attends by itself.
+#[derive(Debug, Default)]
+pub(super) struct Few {
+    runs: Vec<Range<usize>>,
+    /// Of the row that sees most.
+    spans: usize,
+}
+
+impl Few {
+    fn push(&mut self, segment: &Segment) {
+        let Range { start, end } = segment.rows;
+        match self.runs.last_mut() {
+            _ if start == end => return,
+            Some(last) if last.end == start => last.end = end,
+            _ => self.runs.push(start..end),
+        }
+        self.spans = self.spans.max(segment.position(end - 1) / SPAN + 1);
+    }
 }
 
 /// The blocks of a prompt whose page table starts at `pages`.
@@ -101,7 +122,7 @@ pub(super) fn attention(
         _ => return Err(Error::msg(format!("no kernel has heads of {dim} values"))),
     };
     let kernels = Kernels { few: kernels[0], many: (kernels[1], 4 * LANES) };
-    attend(metal, &kernels, q, &rows, &cache, batch, (heads, dim, dim, shape.scale))
+    attend(metal, &kernels, q, &rows, &cache, (heads, dim, dim, shape.scale))
 }
 
 /// As [`attention`], over latent vectors whose first values are the value too.
@@ -128,7 +149,7 @@ pub(super) fn latent_attention(
     };
     let kernels = Kernels { few: kernels[0], many: (kernels[1], 8 * LANES) };
     let heads = HeadGroups { heads, shared: usize::from(heads > 0), group: heads.max(1), before: 0 };
-    attend(metal, &kernels, q, &rows, &cache, batch, (heads, width, values, scale))
+    attend(metal, &kernels, q, &rows, &cache, (heads, width, values, scale))
 }
 
 /// The kernels for a shape of heads.
@@ -146,7 +167,6 @@ fn attend(
     q: &Tensor,
     rows: &Rows,
     cache: &Region,
-    batch: &Batch,
     (heads, width, values, scale): (HeadGroups, usize, usize, f32),
 ) -> Result<Tensor> {
     let chunks = heads.group.div_ceil(HEADS);
@@ -165,17 +185,16 @@ fn attend(
     let from = metal.input(q)?;
     let y = metal.scratch(q.rows() * heads.heads * values)?;
     let whole = width.is_multiple_of(MATRIX) && values.is_multiple_of(MATRIX);
-    let (all, mut others) = (0..q.rows(), &rows.others[..]);
-    match &rows.prompts {
+    let few = match &rows.prompts {
         Some((blocks, count)) if whole => {
             let reads = [&*from, blocks.region(), rows.rows.region(), cache];
             let work = ([heads.heads, *count, 1], kernels.many.1);
             metal.run((kernels.many.0, ""), &reads, &[y.region()], bytes_of(&params), work);
+            &rows.others
         }
-        _ => others = std::slice::from_ref(&all),
-    }
-    let last = |rows: &Range<usize>| batch.positions().skip(rows.start).take(rows.len()).max();
-    let spans = others.iter().filter_map(last).max().map_or(0, |last| last / SPAN + 1);
+        _ => &rows.all,
+    };
+    let spans = few.spans;
     params.spans = spans as u32;
     let attend = |params: &AttentionParams, count: usize, to: &Values| {
         let work = ([heads.shared * chunks, count, spans], LANES);
@@ -183,7 +202,7 @@ fn attend(
     };
     let of_row = heads.heads * spans * (2 + values);
     let at_once = if spans > 1 { (PARTS / (4 * of_row).max(1)).max(1) } else { usize::MAX };
-    for rows in others {
+    for rows in &few.runs {
         for first in rows.clone().step_by(at_once) {
             let count = at_once.min(rows.end - first);
             params.first = first as u32;

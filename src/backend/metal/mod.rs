@@ -59,8 +59,9 @@ struct Rows {
     segments: Taken,
     // a structure a block of rows of segments of many, and how many these are
     prompts: Option<(Taken, usize)>,
-    // the runs of all other rows
-    others: Vec<std::ops::Range<usize>>,
+    // all rows, and those of segments of few, where they attend by themselves
+    all: attention::Few,
+    others: attention::Few,
 }
 
 impl Metal {

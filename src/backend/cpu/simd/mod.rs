@@ -27,29 +27,36 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All of them, the widest last.
+    const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+
     /// The instruction sets that this processor has, the widest last.
     pub fn available() -> Vec<Self> {
-        let mut isas = vec![Self::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            if avx2 && is_x86_feature_detected!("f16c") {
-                isas.push(Self::Avx2);
-                let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-                let wide = wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl");
-                if wide && is_x86_feature_detected!("avx512vbmi") {
-                    isas.push(Self::Avx512);
-                }
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        isas.push(Self::Neon);
-        isas
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// The widest of them.
     pub(in crate::backend) fn best() -> Self {
-        Self::available().pop().unwrap_or(Self::Scalar)
+        Self::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Self::Scalar)
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+                let wide = wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl");
+                Self::Avx2.is_available() && wide && is_x86_feature_detected!("avx512vbmi")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            _ => false,
+        }
     }
 
     /// The name of the instruction set.
