@@ -18,7 +18,9 @@ use super::said;
 use crate::error::{Error, Result};
 use crate::gpu::Buffer;
 
-/// What a buffer of this device is known by. Metal lets go of the pages before their owner does.
+/// What a buffer of this device is known by. Metal lets go of the pages before their owner does. Neighbours that were adopted may
+/// have a page in common, which counts for both: Metal asks for whole pages, not that they are one buffer's alone (llama.cpp's
+/// buffers over a mapped model overlap too), and nobody writes them.
 pub(super) struct Pages {
     buffer: Retained<ProtocolObject<dyn MTLBuffer>>,
     residency: Arc<Residency>,
