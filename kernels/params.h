@@ -132,6 +132,15 @@ struct RankParams {
     uint steps;
 };
 
+// Columns of rows of `width` values, which are those from `first` on of whole rows, in `chunks` runs of `chunk`; rows from `row` on.
+struct ArgmaxParams {
+    uint width;
+    uint row;
+    uint first;
+    uint chunk;
+    uint chunks;
+};
+
 // How logits become experts; the best `top_groups` of `groups` groups are chosen from where sigmoid scores are compared.
 struct RouterParams {
     uint experts;

@@ -3,6 +3,7 @@
 //! An operation has three properties. It computes what the readable form in `reference` does, up to f32 rounding. Its
 //! bits are the same on every instruction set and number of threads. A row's bits do not depend on the other rows.
 
+mod argmax;
 mod attention;
 mod check;
 mod delta;

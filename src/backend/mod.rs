@@ -8,6 +8,7 @@ mod exchange;
 mod lines;
 mod memory;
 pub mod metal;
+mod peak;
 mod shapes;
 mod state;
 mod tensor;
@@ -18,6 +19,7 @@ pub use exchange::{Crossing, Exchange};
 pub use lines::Lines;
 pub use memory::{Constant, DeviceMemory, Memory};
 pub use metal::{Fence, Metal};
+pub use peak::Peak;
 
 pub use shapes::{
     AttentionShape, DeltaGates, DeltaShape, ExpertWeights, Experts, HeadGroups, LatentShape, RopeStyle, Router, Routes,
@@ -25,6 +27,8 @@ pub use shapes::{
 };
 pub use state::{DeltaStore, KvStore, LatentStore, LayerState, PAGE, TILE};
 pub use tensor::{Piece, Tensor};
+
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::partition::Fold;
@@ -199,4 +203,8 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If the shapes do not fit.
     fn experts(&self, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor>;
+
+    /// The largest value of each of the rows `rows` of `x`, whose columns are those from `first` on of a whole row:
+    /// `[rows, Peak::WORDS]`, a [`Peak`] a row.
+    fn argmax(&self, x: &Tensor, rows: Range<usize>, first: usize) -> Tensor;
 }

@@ -3,7 +3,7 @@
 use super::operands::{Format, Numbered};
 use crate::backend::{
     AttentionShape, Backend, Batch, DeltaShape, DeltaStore, ExpertWeights, Experts, HeadGroups, KvStore, LatentShape,
-    LatentStore, PAGE, Piece, RopeStyle, Router, Scores, SharedExpert, Tensor,
+    LatentStore, PAGE, Peak, Piece, RopeStyle, Router, Scores, SharedExpert, Tensor,
 };
 use crate::error::Result;
 use crate::partition::{Fold, Leaves};
@@ -51,6 +51,7 @@ pub fn all() -> Vec<Case> {
     all.extend(Format::all().into_iter().enumerate().map(|(i, format)| experts(format, i % 2 == 1)));
     all.extend(Format::all().into_iter().enumerate().map(|(i, format)| many_experts(format, i % 2 == 0)));
     all.push(wide_experts());
+    all.push(argmax());
     all.push(chain());
     all
 }
@@ -300,6 +301,42 @@ fn many_experts(format: Format, with_shared: bool) -> Case {
     let shared = if with_shared { " and a shared one" } else { "" };
     let name = format!("experts {}{shared}, many tokens", format.name());
     mixture(name, format, (128, 128), (41, 6, 3), with_shared)
+}
+
+/// Values among others that are no numbers, equal, or so small that a processor may take them for zero.
+const ODD: [[f32; 5]; 6] = [
+    [f32::NAN, 1.0, 1.0, 0.5, 0.0],
+    [0.25, f32::NAN, f32::INFINITY, f32::INFINITY, -1.0],
+    [f32::NEG_INFINITY, -3.0, f32::NAN, -3.0, f32::NEG_INFINITY],
+    [-0.0, 0.0, -1e-45, -0.0, -1e-40],
+    [1e-45, 0.0, 2e-45, 2e-45, -0.0],
+    [f32::NEG_INFINITY, f32::NAN, f32::NAN, f32::NEG_INFINITY, f32::NAN],
+];
+
+/// Rows of which all values but some are alike or less than these, of the beginning of a vocabulary and from its middle.
+fn argmax() -> Case {
+    case("argmax", 0.0, |backend, numbers| {
+        let mut all = Vec::new();
+        for cols in [1, 5, 31, 300, 1024, 1025, 9000, 40_000] {
+            let mut x = numbers.tensor(2 * ODD.len() + 1, cols)?;
+            for (row, odd) in ODD.iter().cycle().enumerate().take(x.rows() - 1) {
+                let row = x.row_mut(row);
+                row.iter_mut().for_each(|value| *value -= 1e3);
+                let begin = if numbers.below(2) == 0 { 0 } else { numbers.below(cols) };
+                let places = [begin, numbers.below(cols), numbers.below(cols), numbers.below(cols), cols - 1];
+                places.iter().zip(odd).for_each(|(at, value)| row[*at] = *value);
+            }
+            for first in [0, 3000] {
+                let peaks = backend.argmax(&x, 1..x.rows(), first);
+                all.push((peaks, backend.argmax(&x, 0..1, first)));
+            }
+        }
+        backend.finish()?;
+        let words = all.iter().flat_map(|(most, one)| most.data().as_chunks().0.iter().chain(one.data().as_chunks().0));
+        let peaks = words.map(|words| Peak::from_words(*words));
+        // columns as numbers: as bits they would be near to any other
+        Ok(peaks.flat_map(|peak| [peak.value, peak.column as f32, f32::from(u8::from(peak.finite))]).collect())
+    })
 }
 
 /// So wide that a GPU sums the leaves of some columns after those of others.

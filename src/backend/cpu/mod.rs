@@ -1,5 +1,6 @@
 //! The reference backend and the product on Linux: SIMD kernels, one file an operation, one order of additions.
 
+mod argmax;
 mod arithmetic;
 mod attention;
 mod delta;
@@ -19,6 +20,8 @@ mod simd;
 mod stream;
 mod turned;
 mod wide;
+
+use std::ops::Range;
 
 pub use pool::Pool;
 pub(super) use rows::gather;
@@ -187,5 +190,9 @@ impl Backend for Cpu {
 
     fn experts(&self, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
         moe::experts(self, x, routes, experts)
+    }
+
+    fn argmax(&self, x: &Tensor, rows: Range<usize>, first: usize) -> Tensor {
+        argmax::argmax(self, x, rows, first)
     }
 }

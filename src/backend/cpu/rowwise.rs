@@ -12,8 +12,19 @@ const SERIAL_BELOW: usize = 32 * 1024;
 
 /// Calls `f(i, chunk)` for every run of `width` values of `data`, on several threads if there is enough to do.
 pub(super) fn for_each_run(cpu: &Cpu, data: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    share_runs(cpu, data.len(), data, width, f);
+}
+
+/// As [`for_each_run`], where so many `values` are looked at for all runs.
+pub(super) fn share_runs(
+    cpu: &Cpu,
+    values: usize,
+    data: &mut [f32],
+    width: usize,
+    f: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let runs = data.len() / width.max(1);
-    if data.len() < SERIAL_BELOW {
+    if values < SERIAL_BELOW {
         data.chunks_exact_mut(width.max(1)).enumerate().for_each(|(i, run)| f(i, run));
         return;
     }

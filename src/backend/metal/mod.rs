@@ -5,6 +5,7 @@
 //! the operands alone.
 
 mod arena;
+mod argmax;
 mod attention;
 mod delta;
 mod fence;
@@ -17,6 +18,7 @@ mod rowwise;
 mod stream;
 mod tables;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::fence::Fence;
@@ -27,7 +29,7 @@ use self::stream::{Name, Stream, Work};
 use self::tables::Tables;
 use super::{
     AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Exchange, Experts, KvStore,
-    LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
+    LatentShape, LatentStore, Memory, Peak, Piece, RopeStyle, Router, Routes, Tensor,
 };
 use crate::error::Result;
 use crate::gpu::Device;
@@ -309,5 +311,10 @@ impl Backend for Metal {
 
     fn experts(&self, x: &Tensor, routes: &Routes, experts: &Experts<'_>) -> Result<Tensor> {
         moe::experts(self, x, routes, experts)
+    }
+
+    fn argmax(&self, x: &Tensor, rows: Range<usize>, first: usize) -> Tensor {
+        let count = rows.len();
+        self.or_zeros(argmax::argmax(self, x, rows, first), count, Peak::WORDS)
     }
 }

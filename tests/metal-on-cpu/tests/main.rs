@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+mod argmax;
 mod attention;
 mod checks;
 mod fence;
