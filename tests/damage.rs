@@ -27,6 +27,13 @@ impl Specimen {
         Ok(logits.data().to_vec())
     }
 
+    /// Opens the model and asks for the token after a few.
+    pub fn run_greedily(&self) -> Result<u32> {
+        let mut engine = Engine::new(self.open()?, Box::new(Cpu::new(1).unwrap()), 64, 1).unwrap();
+        let mut sequence = engine.start()?;
+        Ok(engine.next_tokens(&mut [(&mut sequence, &[1, 2, 3, 290])])?[0])
+    }
+
     /// Changes the header of a safetensors file and leaves its data as they are.
     pub fn edit_header(&self, file: &str, edit: impl FnOnce(&mut Map<String, Value>)) {
         self.edit_bytes(file, |bytes| {

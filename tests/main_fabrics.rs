@@ -17,5 +17,6 @@ mod support {
     pub mod program;
     pub mod ranks;
     pub mod sending;
+    pub mod specimen;
     pub mod tiny;
 }

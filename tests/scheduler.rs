@@ -1,6 +1,7 @@
 //! Many answers at once: what a job is given is what it would be given alone.
 
 mod bits;
+mod greedy;
 mod places;
 
 use std::path::Path;

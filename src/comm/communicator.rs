@@ -113,7 +113,15 @@ impl Communicator {
     /// # Errors
     /// If there is no such rank, or a rank is lost.
     pub fn send(&self, to: usize, values: &[f32]) -> Result<()> {
-        self.run(Operation::Send, |wire| wire.send_values(self.peer(to)?, &[values]))
+        self.send_joined(to, &[values])
+    }
+
+    /// As [`Communicator::send`], of several runs of values as one message.
+    ///
+    /// # Errors
+    /// As [`Communicator::send`].
+    pub fn send_joined(&self, to: usize, runs: &[&[f32]]) -> Result<()> {
+        self.run(Operation::Send, |wire| wire.send_values(self.peer(to)?, runs))
     }
 
     /// Receives `count` values from rank `from`.

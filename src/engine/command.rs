@@ -148,7 +148,7 @@ impl Words<'_> {
 
     fn run(&mut self) -> Option<Run> {
         let slot = self.number()?;
-        let wanted = [Wanted::Nothing, Wanted::Last, Wanted::All].into_iter().nth(self.number()?)?;
+        let wanted = [Wanted::Nothing, Wanted::Last, Wanted::All, Wanted::Token].into_iter().nth(self.number()?)?;
         let (pages, tokens) = (self.number()?, self.number()?);
         Some(Run { slot, wanted, pages: self.list(pages)?, tokens: self.list(tokens)? })
     }
@@ -170,6 +170,8 @@ mod tests {
         let runs = vec![
             Run { slot: 1, wanted: Wanted::All, pages: vec![4], tokens: vec![7, 8, 9] },
             Run { slot: 0, wanted: Wanted::Nothing, pages: Vec::new(), tokens: vec![u32::MAX] },
+            Run { slot: 2, wanted: Wanted::Token, pages: Vec::new(), tokens: vec![5] },
+            Run { slot: 3, wanted: Wanted::Last, pages: Vec::new(), tokens: vec![6] },
         ];
         let commands =
             [Command::Step(Step { changes, runs }), Command::Step(Step::default()), Command::Report, Command::Stop];

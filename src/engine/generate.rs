@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{Engine, Sampler, Sampling, Sequence, Wanted};
+use super::{Engine, Sampler, Sampling, Sequence};
 use crate::error::Result;
 
 /// What to generate.
@@ -97,19 +97,20 @@ pub fn generate(
     let mut tokens = Vec::new();
     let (mut ended, mut ran) = (None, 0);
     sampler.accept_prompt(&request.prompt);
-    let logits = engine.prefill(sequence, &request.prompt, &mut |done| {
+    let (wanted, prompts) = (sampler.wanted(), &mut [(&mut *sequence, &request.prompt[..])]);
+    let output = engine.prefill_for(prompts, wanted, &mut |done| {
         ran = done;
         ended = on(Event::Prompt(done)).break_value();
         ended.is_none()
     })?;
     timings.prompt_tokens = ran;
     timings.prompt_seconds = start.elapsed().as_secs_f64();
-    let Some(mut logits) = logits else {
+    let Some(mut output) = output else {
         return Ok(Generated { tokens, finish: ended.unwrap_or(Finish::Interrupted), timings });
     };
     let mut finish = Finish::Length;
     for _ in 0..request.max_tokens {
-        let token = sampler.choose(logits.row(0), sequence.len());
+        let token = sampler.choose_from(output.basis(), sequence.len());
         timings.generated_tokens += 1;
         if timings.generated_tokens == 1 {
             timings.first_token_seconds = start.elapsed().as_secs_f64();
@@ -126,7 +127,7 @@ pub fn generate(
         if tokens.len() == request.max_tokens || sequence.len() == engine.context() {
             break;
         }
-        logits = engine.forward(&mut [(&mut *sequence, &[token])], Wanted::Last, None)?;
+        output = engine.pass(&mut [(&mut *sequence, &[token])], wanted, None)?;
     }
     timings.decode_seconds = start.elapsed().as_secs_f64() - timings.first_token_seconds;
     Ok(Generated { tokens, finish, timings })

@@ -6,6 +6,7 @@ mod follow;
 mod generate;
 mod job;
 mod logits;
+mod output;
 mod pages;
 mod prefill;
 mod prefix;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::output::Output;
 use super::{Engine, Sequence, Wanted};
 use crate::backend::Tensor;
 use crate::error::{Error, Result};
@@ -39,6 +40,19 @@ impl Engine {
         prompts: &mut [(&mut Sequence, &[u32])],
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Tensor>> {
+        Ok(self.prefill_for(prompts, Wanted::Last, progress)?.map(|output| output.logits))
+    }
+
+    /// As [`Engine::prefill_batch`], where of every prompt's last token this is wanted: logits, or the token that follows.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub(super) fn prefill_for(
+        &mut self,
+        prompts: &mut [(&mut Sequence, &[u32])],
+        wanted: Wanted,
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Output>> {
         let mut rest: Vec<(usize, &mut Sequence, &[u32])> = Vec::new();
         for (prompt, (sequence, tokens)) in prompts.iter_mut().enumerate() {
             rest.push((prompt, sequence, tokens));
@@ -46,7 +60,7 @@ impl Engine {
         if rest.is_empty() || rest.iter().any(|(.., tokens)| tokens.is_empty()) {
             return Err(Error::msg("the prompt has no tokens").hint("give some text with --prompt"));
         }
-        let mut logits = Tensor::zeros(rest.len(), self.model.geometry.vocab);
+        let mut output = Output::zeros(rest.len(), self.model.geometry.vocab, wanted);
         let (mut done, mut rows, grain) = (0, FIRST_ROWS, self.grain());
         loop {
             let share = (rows / rest.len() / grain).max(1) * grain;
@@ -56,14 +70,14 @@ impl Engine {
             let mut pass: Vec<(&mut Sequence, &[u32])> = pass.collect();
             let (count, start) = (pass.iter().map(|(_, tokens)| tokens.len()).sum::<usize>(), Instant::now());
             // a pass that wants nothing back lets the next one begin while later stages still work on it
-            let last = self.forward(&mut pass, if ends { Wanted::Last } else { Wanted::Nothing }, None)?;
+            let last = self.pass(&mut pass, if ends { wanted } else { Wanted::Nothing }, None)?;
             // how a prompt is cut changes no bit of the logits
             let rate = count as f64 / start.elapsed().as_secs_f64().max(1e-9);
             rows = ((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS);
             for (row, (prompt, _, tokens)) in rest.iter_mut().enumerate() {
                 let count = cut(tokens.len(), share, grain);
                 if tokens.len() == count {
-                    logits.row_mut(*prompt).copy_from_slice(last.row(row));
+                    output.copy_row(*prompt, &last, row);
                 }
                 *tokens = &tokens[count..];
             }
@@ -73,7 +87,7 @@ impl Engine {
                 return Ok(None);
             }
             if rest.is_empty() {
-                return Ok(Some(logits));
+                return Ok(Some(output));
             }
         }
     }

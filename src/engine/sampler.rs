@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::Wanted;
 use super::logits::likeliest;
+use super::output::Basis;
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -84,6 +86,19 @@ impl Sampler {
         self.seen.extend(tokens);
     }
 
+    /// What it chooses from: where that is the token of the largest logit whatever was generated before, the token alone.
+    pub(super) fn wanted(&self) -> Wanted {
+        if self.sampling.temperature > 0.0 || self.changes_logits() { Wanted::Last } else { Wanted::Token }
+    }
+
+    /// Chooses the token at `position` from what was wanted, and counts it as generated.
+    pub(super) fn choose_from(&mut self, basis: Basis<'_>, position: usize) -> u32 {
+        match basis {
+            Basis::Logits(logits) => self.choose(logits, position),
+            Basis::Token(token) => self.count(token),
+        }
+    }
+
     /// Chooses the token at `position` from `logits` and counts it as generated.
     pub fn choose(&mut self, logits: &[f32], position: usize) -> u32 {
         let mut logits = Cow::Borrowed(logits);
@@ -91,6 +106,10 @@ impl Sampler {
             self.penalise(logits.to_mut());
         }
         let token = if self.sampling.temperature > 0.0 { self.draw(&logits, position) } else { argmax(&logits) };
+        self.count(token)
+    }
+
+    fn count(&mut self, token: u32) -> u32 {
         self.seen.insert(token);
         *self.generated.entry(token).or_default() += 1;
         token
@@ -163,7 +182,7 @@ impl Sampler {
 /// Tokens less likely than e to this power, relative to the likeliest, are never drawn: one in 10^13 at most would be.
 const NEVER: f64 = -44.0 * std::f64::consts::LN_2;
 
-/// The largest logit, the lower index among equals.
+/// The largest logit, the lower index among equals: what [`Backend::argmax`](crate::backend::Backend::argmax) finds, too.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, logit) in logits.iter().enumerate() {
@@ -203,6 +222,25 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_equals() {
         assert_eq!(sampler(Sampling::default()).choose(&LOGITS, 0), 1);
+    }
+
+    #[test]
+    fn logits_are_wanted_by_all_that_looks_at_them() {
+        assert_eq!(sampler(Sampling { seed: 3, top_k: 5, top_p: 0.5, ..Sampling::default() }).wanted(), Wanted::Token);
+        let base = Sampling::default;
+        for looking in [
+            Sampling { temperature: 0.1, ..base() },
+            Sampling { presence_penalty: 0.1, ..base() },
+            Sampling { frequency_penalty: -0.1, ..base() },
+            Sampling { repetition_penalty: 0.9, ..base() },
+            Sampling { logit_bias: [(1, 0.0)].into(), ..base() },
+        ] {
+            assert_eq!(sampler(looking.clone()).wanted(), Wanted::Last, "{looking:?}");
+        }
+        // a token that was chosen elsewhere is counted as one that was chosen here
+        let mut sampler = sampler(base());
+        assert_eq!(sampler.choose_from(Basis::Token(4), 0), 4);
+        assert_eq!((sampler.generated[&4], sampler.seen.contains(&4)), (1, true));
     }
 
     #[test]

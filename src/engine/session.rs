@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::command::{Change, Run, Step};
+use super::output::Output;
 use super::pages::PagePool;
 use super::prefix::Prefixes;
 use super::sequence::{Beginning, Room, Sequence};
@@ -11,7 +12,7 @@ use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
 use crate::comm::{Ranks, Stats};
 use crate::error::{Error, Result};
 use crate::models::Model;
-use crate::nn::{Observer, Pending};
+use crate::nn::{Asked, Observer, Outputs, Pending};
 
 /// A model with room for sequences.
 pub struct Engine {
@@ -40,20 +41,22 @@ struct Table {
     pages: Vec<u32>,
 }
 
-/// The rows whose logits a caller wants.
+/// What a caller wants of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// None: the prompt goes on.
     Nothing,
-    /// The last row of every run.
+    /// The logits of the last row of every run.
     Last,
-    /// Every row.
+    /// Those of every row.
     All,
+    /// The token of the largest logit of the last row of every run: no more than that goes from rank to rank.
+    Token,
 }
 
-/// A pass that was launched, and whose logits are to be collected.
+/// A pass that was launched, and whose output is to be collected.
 #[derive(Debug)]
-#[must_use = "its logits are on their way"]
+#[must_use = "its output is on its way"]
 pub(super) struct Flight {
     pending: Pending,
     rows: usize,
@@ -180,13 +183,39 @@ impl Engine {
     ///
     /// # Errors
     /// If a run has no tokens, a sequence would outgrow its context, a token is not in the vocabulary, the logits are
-    /// not numbers, or a rank is lost.
+    /// not numbers, a rank is lost, or tokens are wanted: these are [`Engine::next_tokens`].
     pub fn forward(
         &mut self,
         runs: &mut [(&mut Sequence, &[u32])],
         wanted: Wanted,
         observer: Option<Observer<'_>>,
     ) -> Result<Tensor> {
+        if wanted == Wanted::Token {
+            let error = Error::msg("a pass of which tokens are wanted gives no logits");
+            return Err(error.hint("ask for them by `Engine::next_tokens`"));
+        }
+        self.pass(runs, wanted, observer).map(|output| output.logits)
+    }
+
+    /// Appends tokens to sequences and returns the token of each run's last row that has the largest logit, the lowest among
+    /// equals. It is taken where the logits are.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn next_tokens(&mut self, runs: &mut [(&mut Sequence, &[u32])]) -> Result<Vec<u32>> {
+        self.pass(runs, Wanted::Token, None).map(|output| output.tokens)
+    }
+
+    /// As [`Engine::forward`], whatever is wanted.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub(super) fn pass(
+        &mut self,
+        runs: &mut [(&mut Sequence, &[u32])],
+        wanted: Wanted,
+        observer: Option<Observer<'_>>,
+    ) -> Result<Output> {
         let mut runs: Vec<(&mut Sequence, &[u32], Wanted)> =
             runs.iter_mut().map(|(sequence, tokens)| (&mut **sequence, *tokens, wanted)).collect();
         self.none_is_under_way()?;
@@ -194,8 +223,8 @@ impl Engine {
         self.collect(flight)
     }
 
-    /// As [`Engine::forward`], but does not wait for the logits. Where the model runs in stages, so many passes may be under
-    /// way at once, over different sequences, and are collected in their order.
+    /// As [`Engine::pass`], but does not wait for the output, and of every run something else may be wanted. Where the model
+    /// runs in stages, so many passes may be under way at once, over different sequences, and are collected in their order.
     ///
     /// # Errors
     /// As [`Engine::forward`].
@@ -231,12 +260,12 @@ impl Engine {
         self.run(step, observer)
     }
 
-    /// Refuses what would be taken for the logits of a pass that was launched.
+    /// Refuses what would be taken for the output of a pass that was launched.
     ///
     /// # Errors
     /// If there is one.
     pub(super) fn none_is_under_way(&self) -> Result<()> {
-        if self.flights == 0 { Ok(()) } else { Err(Error::msg("steps are under way, and their logits come first")) }
+        if self.flights == 0 { Ok(()) } else { Err(Error::msg("steps are under way, and their output comes first")) }
     }
 
     /// Gives up pages that are only kept for sequences to come until `pages` are free; tells whether they are.
@@ -253,24 +282,26 @@ impl Engine {
         self.changes.iter().map(|change| 5 + pages(change)).sum()
     }
 
-    /// The logits of a pass.
+    /// What a pass gives.
     ///
     /// # Errors
     /// As [`Engine::forward`].
-    pub(super) fn collect(&mut self, flight: Flight) -> Result<Tensor> {
+    pub(super) fn collect(&mut self, flight: Flight) -> Result<Output> {
         let Flight { pending, rows, decode, spent, before, after } = flight;
         self.flights -= 1;
         let (start, here) = (Instant::now(), self.ranks.world.stats());
         self.ranks.world.busy(true)?;
-        let logits = self.model.decoder.collect(pending, (self.backend.as_ref(), &mut self.ranks))?;
+        let outputs = self.model.decoder.collect(pending, (self.backend.as_ref(), &mut self.ranks))?;
         self.ranks.world.busy(false)?;
         let spans = [(&before, &after), (&here, &self.ranks.world.stats())];
         self.usage.add(decode, rows, spent + start.elapsed(), spans);
-        let logits = logits.unwrap_or_else(|| Tensor::zeros(0, self.model.geometry.vocab));
-        if logits.data().iter().any(|logit| !logit.is_finite()) {
+        let Some(Outputs { logits, peaks }) = outputs else {
+            return Ok(Output::zeros(0, self.model.geometry.vocab, Wanted::Nothing));
+        };
+        if logits.data().iter().any(|logit| !logit.is_finite()) || peaks.iter().any(|peak| !peak.finite) {
             return Err(self.model.explain_nan());
         }
-        Ok(logits)
+        Ok(Output { logits, tokens: peaks.iter().map(|peak| peak.column).collect() })
     }
 
     /// This rank's part of a step.
@@ -279,7 +310,7 @@ impl Engine {
     /// If it names a slot or a page that cannot be, or a rank is lost.
     pub(super) fn run(&mut self, step: Step, observer: Option<Observer<'_>>) -> Result<Flight> {
         step.changes.into_iter().try_for_each(|change| self.change(change))?;
-        let (mut batch, mut ids, mut rows) = (Batch::default(), Vec::new(), Vec::new());
+        let (mut batch, mut ids, mut asked) = (Batch::default(), Vec::new(), Asked::default());
         let decode = step.runs.iter().all(|run| run.tokens.len() == 1);
         for Run { slot, wanted, pages, tokens } in step.runs {
             self.check_pages(&pages)?;
@@ -294,14 +325,15 @@ impl Engine {
             ids.extend_from_slice(&tokens);
             match wanted {
                 Wanted::Nothing => {}
-                Wanted::Last => rows.push(ids.len() - 1),
-                Wanted::All => rows.extend(ids.len() - tokens.len()..ids.len()),
+                Wanted::Last => asked.logits.push(ids.len() - 1),
+                Wanted::All => asked.logits.extend(ids.len() - tokens.len()..ids.len()),
+                Wanted::Token => asked.tokens.push(ids.len() - 1),
             }
         }
         let (start, before) = (Instant::now(), self.ranks.world.stats());
         self.ranks.world.busy(true)?;
         let on = (self.backend.as_ref(), &mut self.ranks);
-        let pending = self.model.decoder.launch(&ids, &rows, &batch, &mut self.states, on, observer)?;
+        let pending = self.model.decoder.launch(&ids, &asked, &batch, &mut self.states, on, observer)?;
         self.ranks.world.busy(false)?;
         let after = self.ranks.world.stats();
         self.flights += 1;

@@ -1,7 +1,8 @@
 //! The pre-norm residual stack that every architecture fills with its own layers.
 
+use super::embedding::Part;
 use super::exchange::Promised;
-use super::{Embedding, Head, RmsNorm, Rotary};
+use super::{Embedding, Head, Outputs, RmsNorm, Rotary};
 use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
 use crate::comm::{Place, Ranks};
 use crate::error::{Error, Result};
@@ -81,27 +82,38 @@ pub struct Decoder {
     pub neighbours: (Option<usize>, Option<usize>),
 }
 
-/// Logits that were asked for and are not there yet.
+/// The rows of a batch that something is asked of.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Those whose logits are.
+    pub logits: Vec<usize>,
+    /// Those of whose logits the peak is enough.
+    pub tokens: Vec<usize>,
+}
+
+/// What was asked for and is not there yet.
 #[derive(Debug)]
-#[must_use = "their ranks send them, and somebody is to receive them"]
+#[must_use = "ranks send it, and somebody is to receive it"]
 pub struct Pending {
-    own: Option<Tensor>,
-    rows: usize,
+    own: Option<Part>,
+    // rows, as in `Asked`
+    logits: usize,
+    tokens: usize,
 }
 
 /// Is shown the embeddings as layer 0 and the output of layer i as i + 1, the last one after the final norm.
 pub type Observer<'a> = &'a mut dyn FnMut(usize, &Tensor);
 
 impl Decoder {
-    /// This rank's part of a forward pass that ends in the logits of the rows `wanted`, for [`Decoder::collect`]. Further
-    /// passes may be launched before. `ids` are the tokens of the rows of `batch`. All ranks call this with the same arguments.
+    /// This rank's part of a forward pass that ends in what is `asked` for, for [`Decoder::collect`]. Further passes may be
+    /// launched before. `ids` are the tokens of the rows of `batch`. All ranks call this with the same arguments.
     ///
     /// # Errors
     /// If an id is outside the vocabulary, or a rank is lost.
     pub fn launch(
         &self,
         ids: &[u32],
-        wanted: &[usize],
+        asked: &Asked,
         batch: &Batch,
         states: &mut [LayerState],
         (backend, ranks): (&dyn Backend, &mut Ranks),
@@ -149,26 +161,29 @@ impl Decoder {
             cx.finish()?;
             observer(layers, &norm.forward(&x, &cx));
         }
-        let rows = wanted.len();
-        if rows == 0 {
-            return cx.finish().map(|()| Pending { own: None, rows });
+        let (logits, tokens) = (asked.logits.len(), asked.tokens.len());
+        if logits + tokens == 0 {
+            return cx.finish().map(|()| Pending { own: None, logits, tokens });
         }
-        let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(backend, wanted), &cx));
-        let own = self.head.launch(x.as_ref(), &mut cx)?;
-        cx.finish().map(|()| Pending { own, rows })
+        // one product for both: the head's weights are read once
+        let rows = [&asked.logits[..], &asked.tokens].concat();
+        let x = self.norm.as_ref().map(|norm| norm.forward(&x.select_rows(backend, &rows), &cx));
+        let own = self.head.launch(x.as_ref(), logits, &mut cx)?;
+        cx.finish().map(|()| Pending { own, logits, tokens })
     }
 
-    /// The logits of a pass on rank 0: `[wanted, vocab]`; nothing on other ranks, or if none is wanted. In the order in which
-    /// passes were launched.
+    /// What was asked of a pass, on rank 0; nothing on other ranks, or if that was nothing. In the order in which passes were
+    /// launched.
     ///
     /// # Errors
     /// If a rank is lost.
-    pub fn collect(&self, pending: Pending, (backend, ranks): (&dyn Backend, &mut Ranks)) -> Result<Option<Tensor>> {
-        if pending.rows == 0 || ranks.world.rank() != 0 {
+    pub fn collect(&self, pending: Pending, (backend, ranks): (&dyn Backend, &mut Ranks)) -> Result<Option<Outputs>> {
+        let Pending { own, logits, tokens } = pending;
+        if logits + tokens == 0 || ranks.world.rank() != 0 {
             return Ok(None);
         }
         ranks.at(Place { layer: self.first_layer + self.blocks.len(), part: "logits" });
-        self.head.collect(pending.own, pending.rows, (backend, ranks)).map(Some)
+        self.head.collect(own, (logits, tokens), (backend, ranks)).map(Some)
     }
 
     /// Bytes that a position of a sequence takes of the cache, all layers of this rank together.

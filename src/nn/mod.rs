@@ -18,9 +18,9 @@ mod norm;
 mod rope;
 
 pub use attention::{Attention, AttentionConfig};
-pub use decoder::{Block, Context, Decoder, FeedForward, Mixer, Observer, Pending};
+pub use decoder::{Asked, Block, Context, Decoder, FeedForward, Mixer, Observer, Pending};
 pub use delta_net::{DeltaConfig, DeltaLayout, GatedDeltaNet};
-pub use embedding::{Embedding, Head};
+pub use embedding::{Embedding, Head, Outputs};
 pub use kda::{KdaConfig, KimiDeltaAttention};
 pub use latent::{LatentAttention, LatentConfig};
 pub use linear::{ColumnLinear, RowLinear};

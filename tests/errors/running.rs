@@ -65,6 +65,9 @@ fn nothing_to_run_and_no_room() {
     let mut sequence = engine.start().unwrap();
     refused(engine.start(), &["all sequence slots are taken"]);
     refused(forward(&mut engine, &mut sequence, &[]), &["a run has no tokens"]);
+    refused(engine.next_tokens(&mut [(&mut sequence, &[])]), &["a run has no tokens"]);
+    let tokens = engine.forward(&mut [(&mut sequence, &[1])], Wanted::Token, None);
+    refused_with_hint(tokens, &["tokens are wanted"], "next_tokens");
     let prefill = engine.prefill(&mut sequence, &[], &mut |_| true);
     refused_with_hint(prefill, &["the prompt has no tokens"], "--prompt");
     engine.end(sequence);

@@ -260,5 +260,6 @@ fn values_that_are_not_numbers() {
         let file = specimen.edit_tensor(tensor, damage);
         let words = format!("tensor `{tensor}` holds values that are not numbers");
         refused_with_hint(specimen.run(), &[&file, &words], "fetch");
+        refused_with_hint(specimen.run_greedily(), &[&file, &words], "fetch");
     }
 }

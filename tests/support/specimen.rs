@@ -54,6 +54,7 @@ impl Specimen {
     }
 
     /// Changes a JSON file.
+    #[allow(dead_code, reason = "not every binary of tests does")]
     pub fn edit_json(&self, file: &str, edit: impl FnOnce(&mut Value)) {
         self.edit_bytes(file, |bytes| {
             let mut json = serde_json::from_slice(bytes).unwrap();

@@ -140,16 +140,20 @@ fn prefill(engine: &mut Engine, sequences: &mut [Sequence], tokens: &[Vec<u32>])
     logits.ok_or_else(|| Error::msg("a prompt was not run to its end"))
 }
 
-/// Runs the answers' tokens one by one; returns what would have been chosen after each, and the last logits. The tokens are
-/// given, as llama-bench does it: an end token ends nothing, and a mixture of experts meets many experts.
+/// Runs the answers' tokens one by one; returns what would have been chosen after each, greedily, and the last logits. The
+/// tokens are given, as llama-bench does it: an end token ends nothing, and a mixture of experts meets many experts.
 fn answer(engine: &mut Engine, sequences: &mut [Sequence], tokens: &[Vec<u32>]) -> Result<(Vec<Vec<u32>>, Tensor)> {
     let mut chosen = Vec::new();
     let mut logits = Tensor::zeros(0, 0);
     for at in 0..tokens[0].len() {
         let mut step: Vec<(&mut Sequence, &[u32])> =
             sequences.iter_mut().zip(tokens).map(|(sequence, tokens)| (sequence, &tokens[at..=at])).collect();
-        logits = engine.forward(&mut step, Wanted::Last, None)?;
-        chosen.push(logits.rows_iter().map(likeliest).collect());
+        if at + 1 < tokens[0].len() {
+            chosen.push(engine.next_tokens(&mut step)?);
+        } else {
+            logits = engine.forward(&mut step, Wanted::Last, None)?;
+            chosen.push(logits.rows_iter().map(likeliest).collect());
+        }
     }
     Ok((chosen, logits))
 }

@@ -15,13 +15,14 @@ use std::collections::VecDeque;
 
 pub use self::groups::Groups;
 use self::task::Task;
+use super::output::Basis;
 use super::prefix::Prefixes;
 use super::session::{Flight, check_tokens};
-use super::{Engine, Job, Timings, Update};
+use super::{Engine, Job, Timings, Update, Wanted};
 use crate::comm::AHEAD;
 use crate::error::{Error, Result};
 
-/// Steps under way at once at most: the last stage waits for none of the messages with their logits to be taken.
+/// Steps under way at once at most: the last stage waits for none of the messages with their output to be taken.
 const MOST_FLIGHTS: usize = AHEAD;
 
 /// What a scheduler may use.
@@ -82,8 +83,8 @@ pub struct Scheduler {
 /// A step under way, and whose it is.
 struct Flying {
     flight: Flight,
-    // order, tokens, whether its last row's logits come
-    parts: Vec<(u64, usize, bool)>,
+    // order, tokens, and what is wanted of the last of them
+    parts: Vec<(u64, usize, Wanted)>,
 }
 
 impl Scheduler {
@@ -161,13 +162,11 @@ impl Scheduler {
         (self.counts.pages, self.counts.free) = (engine.pages.total(), engine.pages.free());
         self.counts.cached = engine.prefixes.as_ref().map_or(0, Prefixes::idle);
         let Some(flying) = self.flights.pop_front() else { return Ok(updates) };
-        let logits = engine.collect(flying.flight)?;
+        let output = engine.collect(flying.flight)?;
         self.counts.steps += 1;
-        let mut row = 0;
+        let mut bases = output.bases();
         for (order, tokens, wanted) in flying.parts {
-            let chosen_from = wanted.then(|| logits.row(row));
-            row += usize::from(wanted);
-            self.settle(engine, order, tokens, chosen_from, &mut updates);
+            self.settle(engine, order, tokens, bases.next(wanted), &mut updates);
         }
         Ok(updates)
     }
@@ -178,7 +177,7 @@ impl Scheduler {
         engine: &mut Engine,
         order: u64,
         tokens: usize,
-        logits: Option<&[f32]>,
+        basis: Option<Basis<'_>>,
         updates: &mut Vec<Update>,
     ) {
         let Ok(at) = self.running.binary_search_by_key(&order, |task| task.order) else { return };
@@ -202,9 +201,9 @@ impl Scheduler {
             let (done, total) = (task.prompt_done(), task.job.prompt.len());
             updates.push(Update::Prompt { id: task.job.id, done, shared: task.shared, total });
         }
-        let Some(logits) = logits else { return };
+        let Some(basis) = basis else { return };
         let before = task.timings().generated_tokens;
-        let done = task.choose(logits, engine.context(), updates);
+        let done = task.choose(basis, engine.context(), updates);
         self.counts.generated_tokens += (task.timings().generated_tokens - before) as u64;
         if let (true, Some(place)) = (done, &mut task.place) {
             place.dead = true;

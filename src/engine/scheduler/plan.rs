@@ -25,19 +25,19 @@ impl Scheduler {
             return Ok(false);
         }
         parts.sort_unstable();
-        let mut taken: Vec<(u64, usize, bool)> = Vec::new();
+        let mut taken: Vec<(u64, usize, Wanted)> = Vec::new();
         let mut runs: Vec<(&mut Sequence, &[u32], Wanted)> = Vec::new();
         let mut parts = parts.into_iter().peekable();
         for task in &mut self.running {
             let Some((order, count)) = parts.next_if(|(order, _)| *order == task.order) else { continue };
             task.last = self.counts.steps + self.flights.len() as u64;
+            let wanted = if count == task.left() { task.wanted() } else { Wanted::Nothing };
             let Some(place) = &mut task.place else { continue };
             let len = place.sequence.len();
-            let wanted = len + count == task.tokens.len();
             taken.push((order, count, wanted));
             place.flying = true;
             let tokens = &task.tokens[len..len + count];
-            runs.push((&mut place.sequence, tokens, if wanted { Wanted::Last } else { Wanted::Nothing }));
+            runs.push((&mut place.sequence, tokens, wanted));
         }
         let rows: usize = taken.iter().map(|(_, count, _)| count).sum();
         let start = Instant::now();
@@ -124,7 +124,7 @@ impl Scheduler {
         self.tiles = tiles;
         let decoded = turns.iter().filter(|(prompt, ..)| !prompt).count();
         let mut rows = self.budget(decoded);
-        // the last stage sends them as one message
+        // the last stage holds them all at once, and may have to send them as one message
         let mut logits = (comm::MAX_MESSAGE / (4 * engine.model().geometry.vocab.max(1))).max(1);
         if grain > 1 {
             logits = logits.min(grain - 1);

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use crate::backend::PAGE;
+use crate::engine::output::Basis;
 use crate::engine::prefix::{Wait, Way};
-use crate::engine::{Chosen, Finish, Job, Logprobs, Sampler, Sequence, Timings, Update};
+use crate::engine::{Chosen, Finish, Job, Logprobs, Sampler, Sequence, Timings, Update, Wanted};
 use crate::error::Result;
 
 /// A job that is not done.
@@ -101,8 +102,8 @@ impl Task {
         self.place.as_ref().map_or(0, |place| place.sequence.len().min(self.job.prompt.len()))
     }
 
-    /// Chooses the next token from a row of logits; tells of it, and whether it is done.
-    pub(super) fn choose(&mut self, logits: &[f32], context: usize, updates: &mut Vec<Update>) -> bool {
+    /// Chooses the next token from what was wanted; tells of it, and whether it is done.
+    pub(super) fn choose(&mut self, basis: Basis<'_>, context: usize, updates: &mut Vec<Update>) -> bool {
         let now = Instant::now();
         if self.first.is_none() {
             self.timings.prompt_tokens = self.job.prompt.len() - self.shared;
@@ -113,7 +114,7 @@ impl Task {
             updates.push(Update::Done { id, finish: Finish::Length, timings: self.timings });
             return true;
         }
-        let chosen = match self.pick(logits) {
+        let chosen = match self.pick(basis) {
             Ok(chosen) => chosen,
             Err(error) => {
                 updates.push(Update::Failed { id, error });
@@ -138,8 +139,17 @@ impl Task {
         finish.is_some()
     }
 
-    fn pick(&mut self, logits: &[f32]) -> Result<Chosen> {
+    /// What the next token is to be chosen from: logits, unless nothing but the sampler looks at them, and that need not.
+    pub(super) fn wanted(&self) -> Wanted {
+        let looks = self.job.constraint.is_some() || self.job.logprobs.is_some();
+        if looks { Wanted::Last } else { self.sampler.wanted() }
+    }
+
+    fn pick(&mut self, basis: Basis<'_>) -> Result<Chosen> {
         let position = self.tokens.len();
+        let Basis::Logits(logits) = basis else {
+            return Ok(Chosen { token: self.sampler.choose_from(basis, position), logprobs: None });
+        };
         let token = match &mut self.job.constraint {
             None => self.sampler.choose(logits, position),
             Some(constraint) => {

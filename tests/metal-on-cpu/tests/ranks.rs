@@ -13,7 +13,7 @@ use tbshard::partition::{Layout, Plan};
 use tbshard::transport::Endpoint;
 use tbshard::transport::loopback::{self, Loopback};
 
-use crate::models::checkpoints;
+use crate::models::{checkpoints, prompts};
 
 /// A prompt, and tokens after it one by one.
 const PROMPT: usize = 33;
@@ -125,6 +125,33 @@ fn no_layout_changes_a_bit() {
         for (tp, pp) in [(2, 1), (3, 1), (1, 2)] {
             let many = run(&dir, &layout(tp, pp));
             assert!(many == one, "{}: tp {tp}, pp {pp} has other bits", dir.display());
+        }
+    }
+}
+
+/// A prompt and an answer to it, whose tokens are taken where the logits are.
+fn greedy(engine: &mut Engine, prompt: &[u32], count: usize) -> Result<Vec<u32>> {
+    let mut sequence = engine.start()?;
+    let mut tokens = engine.next_tokens(&mut [(&mut sequence, prompt)])?;
+    while tokens.len() < count {
+        let last = tokens[tokens.len() - 1];
+        tokens.extend(engine.next_tokens(&mut [(&mut sequence, &[last])])?);
+    }
+    engine.end(sequence);
+    Ok(tokens)
+}
+
+#[test]
+fn tokens_are_the_references_on_any_layout() {
+    for dir in checkpoints() {
+        let [prompt, wanted] = prompts(&dir).swap_remove(0);
+        for (tp, pp) in [(2, 1), (3, 1), (1, 2)] {
+            let emulators = Emulators::new(Options::default());
+            let parts = Parts { fence: Fence::default(), emulators: &emulators, endpoint: &usual };
+            let task = |engine: &mut Engine| greedy(engine, &prompt, 4);
+            let ended = try_task(&dir, &layout(tp, pp), &parts, &task);
+            let tokens = ended.into_iter().map(Result::unwrap).next().unwrap();
+            assert_eq!(tokens, wanted[..4], "{}: tp {tp}, pp {pp}", dir.display());
         }
     }
 }
