@@ -12,10 +12,16 @@ pub(super) const FIRST_ROWS: usize = 64;
 pub(super) const MOST_ROWS: usize = 512;
 pub(super) const LEAST_ROWS: usize = 16;
 /// How long a pass over a part of a prompt should take: progress is shown, and an interruption seen, between passes.
-pub(super) const PASS_SECONDS: f64 = 0.5;
+pub(super) const PASS_SECONDS: f64 = 1.0;
+
+/// About so many rows: whole sixty-fours, or sixteens of a few. Products read weights once for so many, and what is left of
+/// sixteen takes longer than its part.
+pub(super) fn whole(rows: usize) -> usize {
+    rows.next_multiple_of(if rows > FIRST_ROWS / 2 { FIRST_ROWS } else { LEAST_ROWS })
+}
 
 impl Engine {
-    /// Appends a prompt in passes of about half a second; returns the logits of its last token, `[1, vocab]`.
+    /// Appends a prompt in passes of about a second; returns the logits of its last token, `[1, vocab]`.
     ///
     /// `progress` is told how many tokens are done, and says whether to go on: `None` is returned if not.
     ///
@@ -73,7 +79,7 @@ impl Engine {
             let last = self.pass(&mut pass, if ends { wanted } else { Wanted::Nothing }, None)?;
             // how a prompt is cut changes no bit of the logits
             let rate = count as f64 / start.elapsed().as_secs_f64().max(1e-9);
-            rows = ((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS);
+            rows = whole(((rate * PASS_SECONDS) as usize).clamp(LEAST_ROWS, MOST_ROWS));
             for (row, (prompt, _, tokens)) in rest.iter_mut().enumerate() {
                 let count = cut(tokens.len(), share, grain);
                 if tokens.len() == count {

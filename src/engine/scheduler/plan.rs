@@ -6,7 +6,7 @@ use super::task::Task;
 use super::{Flying, MOST_FLIGHTS, Scheduler};
 use crate::comm;
 use crate::engine::command::MAX_BYTES;
-use crate::engine::prefill::{FIRST_ROWS, LEAST_ROWS, PASS_SECONDS};
+use crate::engine::prefill::{FIRST_ROWS, LEAST_ROWS, PASS_SECONDS, whole};
 use crate::engine::prefix::Match;
 use crate::engine::sequence::Beginning;
 use crate::engine::{Engine, Sequence, Wanted};
@@ -188,9 +188,11 @@ impl Scheduler {
     /// Rows of the next step, in which so many are `decoded`.
     fn budget(&self, decoded: usize) -> usize {
         let talks = |task: &Task| task.tokens.len() > task.job.prompt.len() && !task.is_dead();
-        let seconds = if self.running.iter().any(talks) { SHORT_SECONDS } else { PASS_SECONDS };
-        let rows = self.rate.map_or(FIRST_ROWS, |rate| (rate * seconds) as usize);
-        (rows.max(LEAST_ROWS) + decoded).min(self.limits.rows.max(1))
+        let talked = self.running.iter().any(talks);
+        let seconds = if talked { SHORT_SECONDS } else { PASS_SECONDS };
+        let rows = self.rate.map_or(FIRST_ROWS, |rate| (rate * seconds) as usize).max(LEAST_ROWS) + decoded;
+        let rows = if talked { rows.next_multiple_of(LEAST_ROWS) } else { whole(rows) };
+        rows.min(self.limits.rows.max(1))
     }
 }
 
