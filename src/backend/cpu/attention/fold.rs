@@ -1,6 +1,7 @@
 //! One tile of the cache folded into a few queries.
 #![allow(clippy::needless_range_loop, reason = "register tiles are clearest, and unrolled, by index")]
 
+use crate::backend::cpu::dot::LINE;
 use crate::backend::cpu::math::{exp, load_some, scale_by, store_some, zip};
 use crate::backend::cpu::simd::{LANES, Simd};
 use crate::backend::state::TILE;
@@ -44,6 +45,14 @@ pub(super) enum Tile<'a> {
     Latent(&'a [f32]),
 }
 
+impl Tile<'_> {
+    /// Where its keys are.
+    pub(super) fn start(self) -> *const u8 {
+        let (Self::Heads { keys: values, .. } | Self::Latent(values)) = self;
+        values.as_ptr().cast()
+    }
+}
+
 #[inline(always)]
 pub(super) unsafe fn merge<S: Simd>(query: &mut Query<'_>, part: Part<'_>) {
     let top = if part.max > query.max { part.max } else { query.max };
@@ -71,6 +80,7 @@ unsafe fn shrinking<S: Simd>(max: f32, top: f32) -> f32 {
 pub(super) unsafe fn fold_block<S: Simd>(
     block: &mut [Query<'_>],
     tile: Tile<'_>,
+    next: *const u8,
     start: usize,
     scale: f32,
     first: bool,
@@ -78,21 +88,22 @@ pub(super) unsafe fn fold_block<S: Simd>(
     // SAFETY: the caller's promise
     unsafe {
         match block.len() {
-            4 => fold::<S, 4>(block, tile, start, scale, first),
-            3 => fold::<S, 3>(block, tile, start, scale, first),
-            2 => fold::<S, 2>(block, tile, start, scale, first),
-            _ => fold::<S, 1>(block, tile, start, scale, first),
+            4 => fold::<S, 4>(block, tile, next, start, scale, first),
+            3 => fold::<S, 3>(block, tile, next, start, scale, first),
+            2 => fold::<S, 2>(block, tile, next, start, scale, first),
+            _ => fold::<S, 1>(block, tile, next, start, scale, first),
         }
     }
 }
 
-/// Folds one tile into `N` queries; `first` if it is the first one that they see in this span.
+/// Folds one tile into `N` queries, and asks for the values of its keys and for the keys at `next`; `first` if it is the first one that they see in this span.
 ///
 /// No order of additions depends on the register width or on which queries share the tile.
 #[inline(always)]
 unsafe fn fold<S: Simd, const N: usize>(
     queries: &mut [Query<'_>],
     tile: Tile<'_>,
+    next: *const u8,
     start: usize,
     scale: f32,
     first: bool,
@@ -100,7 +111,9 @@ unsafe fn fold<S: Simd, const N: usize>(
     // SAFETY: the caller's promise
     unsafe {
         let (scores, values, stride) = match tile {
-            Tile::Heads { keys, values } => (turned_scores::<S, N>(queries, keys), values, queries[0].q.len()),
+            Tile::Heads { keys, values } => {
+                (turned_scores::<S, N>(queries, keys, !next.is_null()), values, queries[0].q.len())
+            }
             Tile::Latent(vectors) => (row_scores::<S, N>(queries, vectors), vectors, queries[0].q.len()),
         };
         let mut weights = [[0.0f32; TILE]; N];
@@ -136,19 +149,25 @@ unsafe fn fold<S: Simd, const N: usize>(
             query.max = max;
             counts[n] = count;
         }
-        add_values::<S, N>(queries, &weights, counts, values, stride);
+        add_values::<S, N>(queries, &weights, counts, (values, next), stride);
     }
 }
 
 /// Scores from turned keys: a score adds its products dimension by dimension.
 #[inline(always)]
-unsafe fn turned_scores<S: Simd, const N: usize>(queries: &[Query<'_>], keys: &[f32]) -> [[f32; TILE]; N] {
+unsafe fn turned_scores<S: Simd, const N: usize>(queries: &[Query<'_>], keys: &[f32], ahead: bool) -> [[f32; TILE]; N] {
     let mut scores = [[0.0; TILE]; N];
     // SAFETY: the caller's promise: keys are [dim, TILE], queries have `dim` values
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; N];
         for d in 0..queries[0].q.len() {
-            let k = [S::load(keys.as_ptr().add(d * TILE)), S::load(keys.as_ptr().add(d * TILE + LANES))];
+            let at = keys.as_ptr().add(d * TILE);
+            let k = [S::load(at), S::load(at.add(LANES))];
+            if ahead {
+                // values lie behind keys
+                S::prefetch(at.wrapping_add(keys.len()).cast());
+                S::prefetch(at.wrapping_add(keys.len() + LANES).cast());
+            }
             for n in 0..N {
                 let q = S::splat(*queries[n].q.get_unchecked(d));
                 acc[n][0] = S::fma(q, k[0], acc[n][0]);
@@ -226,7 +245,7 @@ unsafe fn add_values<S: Simd, const N: usize>(
     queries: &mut [Query<'_>],
     weights: &[[f32; TILE]; N],
     counts: [usize; N],
-    values: &[f32],
+    (values, next): (&[f32], *const u8),
     stride: usize,
 ) {
     let dim = queries[0].out.len();
@@ -240,6 +259,9 @@ unsafe fn add_values<S: Simd, const N: usize>(
                 acc[n] = S::load(queries[n].out.as_ptr().add(d));
             }
             for j in 0..shared {
+                if !next.is_null() {
+                    S::prefetch(next.wrapping_add((d / LANES * TILE + j) * LINE));
+                }
                 let v = S::load(values.as_ptr().add(j * stride + d));
                 for n in 0..N {
                     acc[n] = S::fma(S::splat(weights[n][j]), v, acc[n]);

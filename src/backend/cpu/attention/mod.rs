@@ -245,14 +245,24 @@ impl Work<'_> {
             let (tile, scale, first) = (self.tile(unit, start), self.scale, start.is_multiple_of(SPAN));
             // positions grow with the rows, so the queries that see this tile are a suffix
             let seeing = queries.iter().position(|query| query.positions > start).unwrap_or(queries.len());
+            // the first queries ask for what comes next
+            let mut next = if start + TILE < last { self.tile(unit, start + TILE).start() } else { std::ptr::null() };
             for block in queries[seeing..].chunks_mut(QUERIES) {
                 // SAFETY: the instruction set is available; `tile` holds TILE keys and values of the queries' widths
                 unsafe {
                     dispatch!(
                         self.cpu.isa,
-                        fold_block(block: &mut [Query<'_>], tile: Tile<'_>, start: usize, scale: f32, first: bool)
+                        fold_block(
+                            block: &mut [Query<'_>],
+                            tile: Tile<'_>,
+                            next: *const u8,
+                            start: usize,
+                            scale: f32,
+                            first: bool,
+                        )
                     );
                 };
+                next = std::ptr::null();
             }
         }
     }
