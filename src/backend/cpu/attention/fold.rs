@@ -96,7 +96,8 @@ pub(super) unsafe fn fold_block<S: Simd>(
     }
 }
 
-/// Folds one tile into `N` queries, and asks for the values of its keys and for the keys at `next`; `first` if it is the first one that they see in this span.
+/// Folds one tile into `N` queries, and asks for its values and for what is at `next`, unless that is null; `first` if it is the
+/// first one that they see in this span.
 ///
 /// No order of additions depends on the register width or on which queries share the tile.
 #[inline(always)]
