@@ -4,10 +4,11 @@ use std::marker::PhantomData;
 
 use super::int8;
 use super::math::load_some;
-use super::rows::{Bf16Rows, F32Rows, Place, Rows};
+use super::rows::{Place, Rows};
 use super::simd::pairs::{PAIRED, Pairs};
 use super::simd::{LANES, Simd};
 use super::turned::Tokens;
+use super::wide::WideRows;
 
 /// One way to multiply stored weights with activations.
 ///
@@ -19,12 +20,11 @@ pub(super) trait Products<S: Simd>: Copy {
     /// [`Products::STEP`] operands.
     type W: Copy;
     /// Rows of scratch memory, of values `X`.
-    type Wide: Rows;
+    type Wide: Rows + From<*const Self::X>;
     /// Columns of one step.
     const STEP: usize;
     /// Whether operands are bf16 in pairs.
     const PAIRS: bool;
-    fn wide(start: *const Self::X, stride: usize) -> Self::Wide;
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> Self::W;
     unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> Self::W;
     unsafe fn load(from: *const Self::X) -> Self::W;
@@ -64,12 +64,9 @@ pub(super) struct Fast<P>(PhantomData<P>);
 impl<S: Simd, const RIFFLED: bool> Products<S> for InF32<RIFFLED> {
     type X = f32;
     type W = S::V;
-    type Wide = F32Rows;
+    type Wide = WideRows<f32>;
     const STEP: usize = LANES;
     const PAIRS: bool = false;
-    fn wide(start: *const f32, stride: usize) -> F32Rows {
-        F32Rows { start: start.cast(), stride }
-    }
     #[inline(always)]
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> S::V {
         // SAFETY: the caller's promise
@@ -125,12 +122,9 @@ impl<S: Simd, const RIFFLED: bool> Products<S> for InF32<RIFFLED> {
 impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
     type X = u16;
     type W = P::P;
-    type Wide = Bf16Rows;
+    type Wide = WideRows<u16>;
     const STEP: usize = PAIRED;
     const PAIRS: bool = true;
-    fn wide(start: *const u16, stride: usize) -> Bf16Rows {
-        Bf16Rows { start: start.cast(), stride }
-    }
     #[inline(always)]
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> P::P {
         // SAFETY: the caller's promise
@@ -139,20 +133,7 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
     #[inline(always)]
     unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> P::P {
         // SAFETY: the caller's promise
-        unsafe {
-            let low = match count {
-                LANES.. => w.load::<S>(place, group),
-                _ => w.load_some::<S>(place, count, group),
-            };
-            let high = match count {
-                ..=LANES => S::splat(0.0),
-                _ => {
-                    let next = place.after::<R>(LANES);
-                    w.load_some::<S>(next, count - LANES, w.group::<S>(w.group_at(next.row, next.col)))
-                }
-            };
-            P::round(low, high)
-        }
+        unsafe { w.load_some_pairs::<S, P>(place, count, group) }
     }
     #[inline(always)]
     unsafe fn load(from: *const u16) -> P::P {

@@ -51,12 +51,12 @@ pub(super) fn block_products(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[S
     });
 }
 
-/// Writes `count` weights from `at` on to scratch memory, with zeros up to a whole step.
+/// Writes `count` weights from `at` on to scratch memory, with zeros up to a whole step; each step `APART` steps after the last.
 ///
 /// # Safety
 /// As [`Rows`]; `to` has room for whole steps.
 #[inline(always)]
-pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
+pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows, const APART: usize>(
     w: R,
     (row, col): (usize, usize),
     count: usize,
@@ -70,13 +70,13 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows>(
             let group = w.group::<S>(w.group_at(row, col + i));
             let end = whole.min(i.saturating_add(w.left_in_group(col + i).max(K::STEP)));
             while i < end {
-                K::store(to.add(i), K::weights(w, w.place(row, col + i), group));
+                K::store(to.add(i * APART), K::weights(w, w.place(row, col + i), group));
                 i += K::STEP;
             }
         }
         if whole < count {
             let group = w.group::<S>(w.group_at(row, col + whole));
-            K::store(to.add(whole), K::weights_some(w, w.place(row, col + whole), count - whole, group));
+            K::store(to.add(whole * APART), K::weights_some(w, w.place(row, col + whole), count - whole, group));
         }
     }
 }
@@ -178,11 +178,20 @@ pub(super) unsafe fn tile<
             }
         }
         if k < len {
+            // operands first: accumulators are registers where only a loop as small as this one has them
+            let group = w.group::<S>(w.group_at(row, col + k));
+            let mut wv = [K::weights_some(w, places[0], len - k, group); ROWS];
+            for r in 1..ROWS {
+                let group = w.group::<S>(w.group_at(row + r, col + k));
+                wv[r] = K::weights_some(w, places[r], len - k, group);
+            }
+            let mut xv = [wv[0]; TOKENS];
             for t in 0..TOKENS {
-                let xv = K::load_some(x[t].add(k), len - k);
+                xv[t] = K::load_some(x[t].add(k), len - k);
+            }
+            for t in 0..TOKENS {
                 for r in 0..ROWS {
-                    let group = w.group::<S>(w.group_at(row + r, col + k));
-                    acc[t][r] = K::add(acc[t][r], K::weights_some(w, places[r], len - k, group), xv);
+                    acc[t][r] = K::add(acc[t][r], wv[r], xv[t]);
                 }
             }
         }

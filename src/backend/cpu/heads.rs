@@ -64,7 +64,7 @@ unsafe fn turned_product<S: Simd>(w: &Matrix, xs: &[&[f32]], out: &mut [f32]) {
     // SAFETY: rows and columns are those of the matrix; `wide` has room for whole steps
     unsafe {
         with_rows!(w, stored => for row in 0..rows {
-            widen::<S, Exact, _>(stored, (row, 0), columns, start.add(row * width));
+            widen::<S, Exact, _, 1>(stored, (row, 0), columns, start.add(row * width));
         });
     }
     let mut token = 0;

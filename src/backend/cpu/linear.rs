@@ -127,8 +127,8 @@ unsafe fn round_all<S: Simd, K: Products<S, X = u16>>(from: &[f32], to: &mut [u1
     let mut rest = [0u16; PAIRED];
     // SAFETY: the caller's promise; the last step goes to a buffer of its own
     unsafe {
-        widen::<S, K, _>(rows, (0, 0), whole, to.as_mut_ptr());
-        widen::<S, K, _>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
+        widen::<S, K, _, 1>(rows, (0, 0), whole, to.as_mut_ptr());
+        widen::<S, K, _, 1>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
     }
     to[whole..].copy_from_slice(&rest[..from.len() - whole]);
 }

@@ -92,6 +92,25 @@ pub(super) trait Rows: Copy {
             P::round(self.load::<S>(place, group), self.load::<S>(place.after::<Self>(LANES), next))
         }
     }
+    /// The first `count` of them, zeros after.
+    #[inline(always)]
+    unsafe fn load_some_pairs<S: Simd, P: Pairs<S>>(self, place: Place, count: usize, group: Self::Group<S>) -> P::P {
+        // SAFETY: the caller's promise
+        unsafe {
+            let low = match count {
+                LANES.. => self.load::<S>(place, group),
+                _ => self.load_some::<S>(place, count, group),
+            };
+            let high = match count {
+                ..=LANES => S::splat(0.0),
+                _ => {
+                    let next = place.after::<Self>(LANES);
+                    self.load_some::<S>(next, count - LANES, self.group::<S>(self.group_at(next.row, next.col)))
+                }
+            };
+            P::round(low, high)
+        }
+    }
 }
 
 /// For formats without groups.
@@ -358,7 +377,9 @@ impl StoredRows {
 #[inline(always)]
 unsafe fn widen_row<S: Simd>(table: &Matrix, row: usize, to: &mut [f32]) {
     // SAFETY: the caller checked `row`; `to` holds whole steps
-    unsafe { with_rows!(table, stored => widen::<S, Exact, _>(stored, (row, 0), table.in_features(), to.as_mut_ptr())) }
+    unsafe {
+        with_rows!(table, stored => widen::<S, Exact, _, 1>(stored, (row, 0), table.in_features(), to.as_mut_ptr()))
+    }
 }
 
 /// Copies the rows `ids` of `table`, widened: `[ids, in]`.

@@ -62,13 +62,19 @@ impl Out {
         // SAFETY: the caller's promise
         unsafe {
             let to = self.start.add(sum * self.apart + x * self.stride);
-            // most often all, and then their number is known to the compiler
             match sums.first_chunk::<ROWS>() {
                 Some(whole) if count == ROWS => to.cast::<[f32; ROWS]>().write_unaligned(*whole),
-                _ => std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count),
+                _ => put_some(to, &sums[..count]),
             }
         }
     }
+}
+
+/// Not inlined, or the two ways to write are made one, which asks how many values there are.
+#[inline(never)]
+unsafe fn put_some(to: *mut f32, sums: &[f32]) {
+    // SAFETY: the caller's promise
+    unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), to, sums.len()) }
 }
 
 /// Writes the products of the rows of `block` with every `x`, summed over `steps`.

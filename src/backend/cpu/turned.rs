@@ -17,6 +17,9 @@ use crate::partition::{Fold, Step};
 /// Words that are turned at once, of 32 bits: one of sixteen rows for each of sixteen lanes.
 const SQUARE: usize = LANES * LANES;
 
+/// Rows whose sums with two sixteens of tokens, a level of the tree on the other, stay in registers.
+const HALF: usize = TALL / 2;
+
 /// Columns of leaves that are short: adding their lanes takes long beside making them.
 const SHORT: usize = 256;
 
@@ -157,7 +160,7 @@ pub(super) struct Sixteens<'a> {
     apart: usize,
 }
 
-/// Widened rows of `width` values each, and a leaf of turned activations.
+/// Widened rows of `width` values each, a step of each by turns, and a leaf of turned activations.
 #[derive(Clone, Copy)]
 struct Leaf<X> {
     rows: *const X,
@@ -181,8 +184,7 @@ impl Sixteens<'_> {
         sums: &mut [f32],
         ahead: &mut Ahead,
     ) {
-        let wide = S::TOKENS > 1;
-        let at_once = if wide { 2 } else { 1 };
+        let at_once = if S::TOKENS > 1 { 2 } else { 1 };
         let share = ahead.left.div_ceil(self.count.div_ceil(at_once).max(1));
         let mut sixteen = 0;
         while sixteen < self.count {
@@ -192,18 +194,13 @@ impl Sixteens<'_> {
             // SAFETY: the caller's promise
             unsafe {
                 ahead.fetch::<S>(share);
-                if wide && sixteen + 2 <= self.count {
-                    leaf.tile::<S, K, TALL, 2>(to);
-                    sixteen += 2;
-                } else if wide {
-                    leaf.tile::<S, K, TALL, 1>(to);
-                    sixteen += 1;
+                sixteen += if S::TOKENS == 1 {
+                    leaf.halves::<S, K, 1>(to)
+                } else if sixteen + 2 <= self.count {
+                    leaf.halves::<S, K, 2>(to)
                 } else {
-                    leaf.tile::<S, K, { TALL / 2 }, 1>(to);
-                    let lower = Leaf { rows: rows.add(TALL / 2 * width), ..leaf };
-                    lower.tile::<S, K, { TALL / 2 }, 1>(&mut to[TALL / 2 * LANES..]);
-                    sixteen += 1;
-                }
+                    leaf.tile::<S, K, TALL, 1>(to)
+                };
             }
         }
     }
@@ -227,9 +224,23 @@ macro_rules! halves {
 }
 
 impl<X: Copy> Leaf<X> {
-    /// The products of `ROWS` rows with sixteen tokens, `GROUPS` times.
+    /// The products of all rows with sixteen tokens, `GROUPS` times; returns `GROUPS`.
     #[inline(always)]
-    unsafe fn tile<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(self, sums: &mut [f32]) {
+    unsafe fn halves<S: Simd, K: Products<S, X = X>, const GROUPS: usize>(self, sums: &mut [f32]) -> usize {
+        // SAFETY: the caller's promise
+        unsafe {
+            let lower = Self { rows: self.rows.add(HALF * K::STEP), ..self };
+            self.tile::<S, K, HALF, GROUPS>(sums);
+            lower.tile::<S, K, HALF, GROUPS>(&mut sums[HALF * LANES..])
+        }
+    }
+
+    /// The products of `ROWS` rows with sixteen tokens, `GROUPS` times; returns `GROUPS`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, K: Products<S, X = X>, const ROWS: usize, const GROUPS: usize>(
+        self,
+        sums: &mut [f32],
+    ) -> usize {
         // SAFETY: the caller's promise
         let all = unsafe { self.sixteen::<S, K, ROWS, GROUPS>(0) };
         for r in 0..ROWS {
@@ -238,6 +249,7 @@ impl<X: Copy> Leaf<X> {
                 unsafe { S::store(sums[(g * TALL + r) * LANES..][..LANES].as_mut_ptr(), all[r][g]) };
             }
         }
+        GROUPS
     }
 
     // the tree of `Simd::sum`: a function each, because sums in a stack of arrays would leave the registers
@@ -263,7 +275,7 @@ impl<X: Copy> Leaf<X> {
                     x[g] = K::load(tokens.add(g * self.apart + k));
                 }
                 for r in 0..ROWS {
-                    let w = K::splat(rows.add(r * self.width + k));
+                    let w = K::splat(rows.add(k * TALL + r * K::STEP));
                     for g in 0..GROUPS {
                         sums[r][g] = K::add(sums[r][g], w, x[g]);
                     }

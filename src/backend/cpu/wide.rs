@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::arithmetic::Products;
 use super::dot::{LINE, tile, widen};
-use super::rows::{Rows, with_rows};
+use super::rows::{Place, Rows, with_rows};
 use super::simd::Simd;
+use super::simd::pairs::Pairs;
 use super::stream::{Block, DEPTH, Out, merge};
 use super::turned::{self, Tokens};
 use crate::backend::Tensor;
@@ -14,6 +15,79 @@ use crate::partition::Step;
 
 /// Rows that are widened at once: with the activations of four tokens they fit the first-level cache.
 pub(super) const TALL: usize = 8;
+
+/// [`TALL`] rows in scratch memory, a line of each by turns: where a step of a row is stands in an instruction.
+pub(super) struct WideRows<X> {
+    start: *const X,
+}
+
+impl<X> Clone for WideRows<X> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<X> Copy for WideRows<X> {}
+
+impl<X> From<*const X> for WideRows<X> {
+    fn from(start: *const X) -> Self {
+        Self { start }
+    }
+}
+
+/// What the values of both kinds have in common: columns are those where a line begins, and after the last one there are zeros.
+macro_rules! in_lines {
+    () => {
+        type Group<S: Simd> = ();
+        #[inline(always)]
+        unsafe fn group<S: Simd>(self, _number: usize) {}
+        #[inline(always)]
+        fn address(self, row: usize, col: usize) -> *const u8 {
+            self.start.wrapping_add(col * TALL).cast::<u8>().wrapping_add(row * LINE)
+        }
+    };
+}
+
+impl Rows for WideRows<f32> {
+    const BITS: usize = 32 * TALL;
+    in_lines!();
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
+        // SAFETY: inside the rows by the trait's contract
+        unsafe { S::load(place.at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_some<S: Simd>(self, place: Place, _count: usize, (): ()) -> S::V {
+        // SAFETY: as above
+        unsafe { S::load(place.at.cast()) }
+    }
+}
+
+impl Rows for WideRows<u16> {
+    const BITS: usize = 16 * TALL;
+    const DIRECT_PAIRS: bool = true;
+    in_lines!();
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
+        // SAFETY: inside the rows by the trait's contract
+        unsafe { S::load_bf16(place.at) }
+    }
+    #[inline(always)]
+    unsafe fn load_some<S: Simd>(self, place: Place, _count: usize, (): ()) -> S::V {
+        // SAFETY: as above
+        unsafe { S::load_bf16(place.at) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, place: Place, (): ()) -> P::P {
+        // SAFETY: as above
+        unsafe { P::load(place.at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_some_pairs<S: Simd, P: Pairs<S>>(self, place: Place, _count: usize, (): ()) -> P::P {
+        // SAFETY: as above
+        unsafe { P::load(place.at.cast()) }
+    }
+}
 
 /// As [`super::stream::stream`].
 #[inline(always)]
@@ -40,11 +114,11 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 with_rows!(block.matrix, stored => for r in 0..tall {
-                    widen::<S, K, _>(stored, (row + r, columns.start), columns.len(), scratch.add(r * width));
+                    widen::<S, K, _, TALL>(stored, (row + r, columns.start), columns.len(), scratch.add(r * K::STEP));
                 });
                 let mut ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
                 sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
-                all_tokens::<S, K>(K::wide(scratch, width), tall, rest, columns, to_rest, ahead);
+                all_tokens::<S, K>(K::Wide::from(scratch), tall, rest, columns, to_rest, ahead);
             }
             // SAFETY: the instruction set is available
             height = unsafe { merge::<S>(stack, height, *merges, size) };
