@@ -202,6 +202,14 @@ fn the_file_decides_about_special_tokens_but_never_cuts_the_text() {
 }
 
 #[test]
+fn a_vocabulary_with_gaps_ends_after_its_highest_id() {
+    let file = r#"{"version": "1.0", "added_tokens": [], "model":
+        {"type": "WordLevel", "vocab": {"a": 0, "b": 9, "?": 2}, "unk_token": "?"}}"#;
+    let tokenizer = Tokenizer::from_bytes(file.as_bytes()).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.token_id("b"), tokenizer.token(1)), (10, Some(9), None));
+}
+
+#[test]
 fn a_stream_of_bytes_is_the_text_for_any_bytes() {
     let tokenizer = byte_level();
     let mut stream = tokenizer.stream(true);

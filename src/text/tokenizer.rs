@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
-use tokenizers::DecoderWrapper;
+use tokenizers::models::bpe::BPE;
+use tokenizers::{DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
 
 use super::{Stream, alphabet, tiktoken};
 use crate::error::{Context, Error, Result};
@@ -51,8 +52,7 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut inner = parse(bytes)?;
         inner.with_padding(None).with_truncation(None).map_err(foreign)?;
-        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Self::new(inner, size, false))
+        Ok(Self::new(inner, false))
     }
 
     /// Reads the texts of a `tiktoken.model` and the `tokenizer_config.json` that goes with it.
@@ -61,13 +61,14 @@ impl Tokenizer {
     }
 
     fn kimi(inner: tokenizers::Tokenizer) -> Self {
-        let size = inner.get_vocab_size(true);
-        Self::new(inner, size, true)
+        Self::new(inner, true)
     }
 
-    fn new(inner: tokenizers::Tokenizer, size: usize, is_kimi: bool) -> Self {
+    fn new(inner: tokenizers::Tokenizer, is_kimi: bool) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let last_added = added.keys().max().map_or(0, |id| *id as usize + 1);
+        let size = ids(inner.get_model()).max(last_added);
         Self { inner, special, size, is_kimi }
     }
 
@@ -160,8 +161,15 @@ struct Added {
     content: String,
 }
 
+/// A tokenizer whose model is known to be byte-pair encoding, as most are: one of any kind is first read into a tree of values,
+/// which takes longer than all else.
+type BytePairs = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
 fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
-    let tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(foreign)?;
+    let tokenizer = match serde_json::from_slice::<BytePairs>(bytes) {
+        Ok(tokenizer) => tokenizer.into(),
+        Err(_) => tokenizers::Tokenizer::from_bytes(bytes).map_err(foreign)?,
+    };
     let file: File = serde_json::from_slice(bytes).map_err(Error::from_std)?;
     // The library numbers added tokens in the order of the file and only logs a difference.
     for Added { id, content } in file.added_tokens {
@@ -171,6 +179,13 @@ fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
         }
     }
     Ok(tokenizer)
+}
+
+/// The highest id plus one. To ask for each costs less than a copy of the vocabulary, and most often they have no gaps.
+fn ids(model: &impl Model) -> usize {
+    let count = model.get_vocab_size();
+    let whole = u32::try_from(count).is_ok_and(|count| (0..count).all(|id| model.id_to_token(id).is_some()));
+    if whole { count } else { model.get_vocab().into_values().max().map_or(0, |id| id as usize + 1) }
 }
 
 pub(super) fn foreign(error: impl Display) -> Error {
