@@ -25,6 +25,8 @@ pub(super) trait Products<S: Simd>: Copy {
     const STEP: usize;
     /// Whether operands are bf16 in pairs.
     const PAIRS: bool;
+    /// Whether the lanes of sums are in the order of [`Simd::riffle`].
+    const RIFFLED: bool = false;
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> Self::W;
     unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> Self::W;
     unsafe fn load(from: *const Self::X) -> Self::W;
@@ -33,22 +35,6 @@ pub(super) trait Products<S: Simd>: Copy {
     unsafe fn splat(from: *const Self::X) -> Self::W;
     unsafe fn store(to: *mut Self::X, values: Self::W);
     unsafe fn add(acc: S::V, w: Self::W, x: Self::W) -> S::V;
-    /// The sum of what [`Products::add`] left, in the order of [`Simd::sum`].
-    #[inline(always)]
-    unsafe fn sum(acc: S::V) -> f32 {
-        // SAFETY: the caller's promise
-        unsafe { S::sum(acc) }
-    }
-    #[inline(always)]
-    unsafe fn sum4(acc: [S::V; 4]) -> [f32; 4] {
-        // SAFETY: the caller's promise
-        unsafe { S::sum4(acc) }
-    }
-    #[inline(always)]
-    unsafe fn sum16(acc: [[S::V; 4]; 4]) -> [[f32; 4]; 4] {
-        // SAFETY: the caller's promise
-        unsafe { S::sum16(acc) }
-    }
 }
 
 /// f32 activations, weights as exact as their format is; sixteen columns in the order of [`Simd::riffle`] if `RIFFLED`.
@@ -67,6 +53,7 @@ impl<S: Simd, const RIFFLED: bool> Products<S> for InF32<RIFFLED> {
     type Wide = WideRows<f32>;
     const STEP: usize = LANES;
     const PAIRS: bool = false;
+    const RIFFLED: bool = RIFFLED;
     #[inline(always)]
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> S::V {
         // SAFETY: the caller's promise
@@ -101,21 +88,6 @@ impl<S: Simd, const RIFFLED: bool> Products<S> for InF32<RIFFLED> {
     unsafe fn add(acc: S::V, w: S::V, x: S::V) -> S::V {
         // SAFETY: the caller's promise
         unsafe { S::fma(w, x, acc) }
-    }
-    #[inline(always)]
-    unsafe fn sum(acc: S::V) -> f32 {
-        // SAFETY: the caller's promise
-        unsafe { if RIFFLED { S::sum4_riffled([acc; 4])[0] } else { S::sum(acc) } }
-    }
-    #[inline(always)]
-    unsafe fn sum4(acc: [S::V; 4]) -> [f32; 4] {
-        // SAFETY: the caller's promise
-        unsafe { if RIFFLED { S::sum4_riffled(acc) } else { S::sum4(acc) } }
-    }
-    #[inline(always)]
-    unsafe fn sum16(acc: [[S::V; 4]; 4]) -> [[f32; 4]; 4] {
-        // SAFETY: the caller's promise
-        unsafe { if RIFFLED { S::sum16_riffled(acc) } else { S::sum16(acc) } }
     }
 }
 

@@ -201,7 +201,7 @@ pub(super) unsafe fn tile<
             for t in 0..TOKENS {
                 square[t % 4].copy_from_slice(&acc[t][..4]);
             }
-            let all = K::sum16(square);
+            let all = if K::RIFFLED { S::sum16_riffled(square) } else { S::sum16(square) };
             for t in 0..TOKENS {
                 sums[t].copy_from_slice(&all[t][..ROWS]);
             }
@@ -209,11 +209,12 @@ pub(super) unsafe fn tile<
         }
         for t in 0..TOKENS {
             if ROWS == 4 {
-                let four = K::sum4([acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]]);
+                let four = [acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]];
+                let four = if K::RIFFLED { S::sum4_riffled(four) } else { S::sum4(four) };
                 sums[t].copy_from_slice(&four[..ROWS]);
             } else {
                 for r in 0..ROWS {
-                    sums[t][r] = K::sum(acc[t][r]);
+                    sums[t][r] = if K::RIFFLED { S::sum4_riffled([acc[t][r]; 4])[0] } else { S::sum(acc[t][r]) };
                 }
             }
         }
