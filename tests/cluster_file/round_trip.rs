@@ -87,6 +87,10 @@ fn finish(cluster: &mut Cluster, [memory, weight, addresses, rdma]: [bool; 4], s
     let size = cluster.hosts.len();
     for (rank, host) in cluster.hosts.iter_mut().enumerate() {
         host.name.push_str(&format!(".{rank}"));
+        // as in `host`: 0.0.0 has become an address
+        if host.name.parse::<IpAddr>().is_ok() {
+            host.name = format!("numbers.{rank}");
+        }
         if !host.ssh.contains('@') && seed.is_multiple_of(2) {
             host.ssh.clone_from(&host.name);
         }
