@@ -195,9 +195,9 @@ impl Sixteens<'_> {
             unsafe {
                 ahead.fetch::<S>(share);
                 sixteen += if S::TOKENS == 1 {
-                    leaf.halves::<S, K, 1>(to)
+                    leaf.by_halves::<S, K, 1>(to)
                 } else if sixteen + 2 <= self.count {
-                    leaf.halves::<S, K, 2>(to)
+                    leaf.by_halves::<S, K, 2>(to)
                 } else {
                     leaf.tile::<S, K, TALL, 1>(to)
                 };
@@ -226,7 +226,7 @@ macro_rules! halves {
 impl<X: Copy> Leaf<X> {
     /// The products of all rows with sixteen tokens, `GROUPS` times; returns `GROUPS`.
     #[inline(always)]
-    unsafe fn halves<S: Simd, K: Products<S, X = X>, const GROUPS: usize>(self, sums: &mut [f32]) -> usize {
+    unsafe fn by_halves<S: Simd, K: Products<S, X = X>, const GROUPS: usize>(self, sums: &mut [f32]) -> usize {
         // SAFETY: the caller's promise
         unsafe {
             let lower = Self { rows: self.rows.add(HALF * K::STEP), ..self };
