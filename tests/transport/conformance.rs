@@ -294,7 +294,8 @@ fn an_idle_wait_costs_next_to_nothing() {
         let before = thread_time();
         assert!(ends[0].poll(Instant::now() + Duration::from_millis(600)).unwrap().is_none());
         let spent = thread_time() - before;
-        assert!(spent < Duration::from_millis(12), "{fabric:?} spent {spent:?} of 600 ms");
+        // who spins spends them all; on a busy machine the same few looks take twice as long
+        assert!(spent < Duration::from_millis(60), "{fabric:?} spent {spent:?} of 600 ms");
     }
 }
 
