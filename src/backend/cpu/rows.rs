@@ -121,8 +121,9 @@ macro_rules! ungrouped {
         unsafe fn group<S: Simd>(self, _number: usize) {}
     };
 }
+pub(super) use ungrouped;
 
-/// f32 rows, of a matrix or of scratch memory.
+/// f32 rows, of a matrix or of activations.
 #[derive(Clone, Copy)]
 pub(super) struct F32Rows {
     pub(super) start: *const u8,
@@ -130,12 +131,11 @@ pub(super) struct F32Rows {
     pub(super) stride: usize,
 }
 
-/// bf16 rows, of a matrix or of scratch memory.
+/// bf16 rows.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Rows {
-    pub(super) start: *const u8,
-    /// In values.
-    pub(super) stride: usize,
+    start: *const u8,
+    stride: usize,
 }
 
 /// f16 rows.

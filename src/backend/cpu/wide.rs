@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::arithmetic::Products;
 use super::dot::{LINE, tile, widen};
-use super::rows::{Place, Rows, with_rows};
+use super::rows::{Place, Rows, ungrouped, with_rows};
 use super::simd::Simd;
 use super::simd::pairs::Pairs;
 use super::stream::{Block, DEPTH, Out, merge};
@@ -17,17 +17,10 @@ use crate::partition::Step;
 pub(super) const TALL: usize = 8;
 
 /// [`TALL`] rows in scratch memory, a line of each by turns: where a step of a row is stands in an instruction.
+#[derive(Clone, Copy)]
 pub(super) struct WideRows<X> {
     start: *const X,
 }
-
-impl<X> Clone for WideRows<X> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<X> Copy for WideRows<X> {}
 
 impl<X> From<*const X> for WideRows<X> {
     fn from(start: *const X) -> Self {
@@ -38,12 +31,15 @@ impl<X> From<*const X> for WideRows<X> {
 /// What the values of both kinds have in common: columns are those where a line begins, and after the last one there are zeros.
 macro_rules! in_lines {
     () => {
-        type Group<S: Simd> = ();
-        #[inline(always)]
-        unsafe fn group<S: Simd>(self, _number: usize) {}
+        ungrouped!();
         #[inline(always)]
         fn address(self, row: usize, col: usize) -> *const u8 {
             self.start.wrapping_add(col * TALL).cast::<u8>().wrapping_add(row * LINE)
+        }
+        #[inline(always)]
+        unsafe fn load_some<S: Simd>(self, place: Place, _count: usize, (): ()) -> S::V {
+            // SAFETY: the caller's promise
+            unsafe { self.load::<S>(place, ()) }
         }
     };
 }
@@ -54,11 +50,6 @@ impl Rows for WideRows<f32> {
     #[inline(always)]
     unsafe fn load<S: Simd>(self, place: Place, (): ()) -> S::V {
         // SAFETY: inside the rows by the trait's contract
-        unsafe { S::load(place.at.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, place: Place, _count: usize, (): ()) -> S::V {
-        // SAFETY: as above
         unsafe { S::load(place.at.cast()) }
     }
 }
@@ -73,11 +64,6 @@ impl Rows for WideRows<u16> {
         unsafe { S::load_bf16(place.at) }
     }
     #[inline(always)]
-    unsafe fn load_some<S: Simd>(self, place: Place, _count: usize, (): ()) -> S::V {
-        // SAFETY: as above
-        unsafe { S::load_bf16(place.at) }
-    }
-    #[inline(always)]
     unsafe fn load_pairs<S: Simd, P: Pairs<S>>(self, place: Place, (): ()) -> P::P {
         // SAFETY: as above
         unsafe { P::load(place.at.cast()) }
@@ -85,7 +71,7 @@ impl Rows for WideRows<u16> {
     #[inline(always)]
     unsafe fn load_some_pairs<S: Simd, P: Pairs<S>>(self, place: Place, _count: usize, (): ()) -> P::P {
         // SAFETY: as above
-        unsafe { P::load(place.at.cast()) }
+        unsafe { self.load_pairs::<S, P>(place, ()) }
     }
 }
 
