@@ -291,11 +291,18 @@ fn an_idle_wait_costs_next_to_nothing() {
     for fabric in FABRICS {
         let mut ends = fabric.mesh(2);
         ends[0].post_recv(1, Buffer::with_capacity(8)).unwrap();
-        let before = thread_time();
-        assert!(ends[0].poll(Instant::now() + Duration::from_millis(600)).unwrap().is_none());
-        let spent = thread_time() - before;
-        // who spins spends them all; on a busy machine the same few looks take twice as long
-        assert!(spent < Duration::from_millis(60), "{fabric:?} spent {spent:?} of 600 ms");
+        let mut idle = || {
+            let before = thread_time();
+            assert!(ends[0].poll(Instant::now() + Duration::from_millis(600)).unwrap().is_none());
+            thread_time() - before
+        };
+        let most = Duration::from_millis(12);
+        // others on the machine can only add to it
+        let mut spent = idle();
+        for _ in 0..2 {
+            spent = if spent < most { spent } else { idle() };
+        }
+        assert!(spent < most, "{fabric:?} spent {spent:?} of 600 ms");
     }
 }
 
