@@ -78,4 +78,15 @@ fn perplexity_of_a_page_is_that_of_transformers() {
     let (a, b) = (score["perplexity"].as_f64().unwrap(), reference["perplexity"].as_f64().unwrap());
     println!("perplexity {a} here, {b} in transformers");
     assert!((a / b - 1.0).abs() < 1e-4, "{a} {b}");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-APACHE");
+    for format in [&[][..], &["--quantize", "8"], &["--quantize", "4"]] {
+        let perplexity = |arithmetic: &str| {
+            let args = ["score", "--model", &dir, "--file", text, "--json", "--arithmetic", arithmetic];
+            ours(&[&args[..], format].concat())["perplexity"].as_f64().unwrap()
+        };
+        let (exact, fast) = (perplexity("exact"), perplexity("fast"));
+        println!("perplexity {format:?}: {exact} exact, {fast} fast");
+        assert!((fast / exact - 1.0).abs() < 0.005, "{format:?}: {exact} {fast}");
+        assert_ne!(exact, fast);
+    }
 }

@@ -25,7 +25,7 @@ pub use shapes::{
     AttentionShape, DeltaGates, DeltaShape, ExpertWeights, Experts, HeadGroups, LatentShape, RopeStyle, Router, Routes,
     Scores, SharedExpert,
 };
-pub use state::{DeltaStore, KvStore, LatentStore, LayerState, PAGE, TILE};
+pub use state::{DeltaStore, KvStore, KvType, LatentStore, LayerState, PAGE, TILE};
 pub use tensor::{Piece, Tensor};
 
 use std::ops::Range;
@@ -40,8 +40,9 @@ pub enum Arithmetic {
     /// f32 activations, weights as exact as their format is.
     #[default]
     Exact,
-    /// In matrix products with affine weights of 4 or 8 bits activations are rounded to 8 bits, 32 columns at a time; in dense
-    /// ones with other weights both operands are rounded to bf16. Everything else is exact.
+    /// In matrix products with affine weights of 4 or 8 bits activations are rounded to 8 bits, 32 columns at a time; with other
+    /// weights both operands are rounded to bf16. So are the keys, values and latent vectors of the cache. Everything else is
+    /// exact.
     Fast,
 }
 
@@ -50,7 +51,15 @@ impl Arithmetic {
     pub fn id(self) -> &'static str {
         match self {
             Self::Exact => "exact-2",
-            Self::Fast => "fast-2",
+            Self::Fast => "fast-3",
+        }
+    }
+
+    /// How it keeps keys and values.
+    pub fn kv_type(self) -> KvType {
+        match self {
+            Self::Exact => KvType::F32,
+            Self::Fast => KvType::Bf16,
         }
     }
 }
@@ -67,6 +76,11 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If it has no room for them.
     fn zeros(&self, len: usize) -> Result<Memory>;
+
+    /// How it keeps the keys and values of sequences.
+    fn kv_type(&self) -> KvType {
+        KvType::F32
+    }
 
     /// A prompt whose passes have a multiple of so many tokens, and then one of the rest, has the same bits however it is cut.
     fn grain(&self) -> usize {

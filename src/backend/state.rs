@@ -10,15 +10,42 @@ pub const TILE: usize = 32;
 /// Positions of one page of the KV cache.
 pub const PAGE: usize = 2 * TILE;
 
+/// How the values of a KV cache are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16, two in a word of 32 bits: of turned keys the positions j and j + 16 of a tile, of rows the positions 2i (in
+    /// the lower half) and 2i + 1.
+    Bf16,
+}
+
+impl KvType {
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// Words of 32 bits that so many values take, which are those of whole tiles.
+    pub(super) fn words(self, values: usize) -> usize {
+        values / (size_of::<f32>() / self.bytes())
+    }
+}
+
 fn zeros(backend: &dyn Backend, len: Option<usize>) -> Result<Memory> {
     backend.zeros(len.ok_or_else(no_room)?)
 }
 
 /// Keys and values of one attention layer, in pages shared by all sequences.
 ///
-/// Inside a page, per kv head and tile: keys transposed `[head_dim, TILE]`, then values `[TILE, head_dim]`.
+/// Inside a page, per kv head and tile: keys transposed `[head_dim, TILE]`, then values `[TILE, head_dim]`; see [`KvType`].
 #[derive(Debug)]
 pub struct KvStore {
+    pub(super) kind: KvType,
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) data: Memory,
@@ -30,26 +57,33 @@ impl KvStore {
     /// # Errors
     /// If the system has no room for them.
     pub fn new(backend: &dyn Backend, pages: usize, kv_heads: usize, head_dim: usize) -> Result<Self> {
-        let data = zeros(backend, pages.checked_mul(Self::page_values(kv_heads, head_dim)))?;
-        Ok(Self { kv_heads, head_dim, data })
+        let kind = backend.kv_type();
+        let data = zeros(backend, pages.checked_mul(kind.words(Self::page_values(kv_heads, head_dim))))?;
+        Ok(Self { kind, kv_heads, head_dim, data })
     }
 
-    /// f32 values of one page.
+    /// Values of one page.
     pub fn page_values(kv_heads: usize, head_dim: usize) -> usize {
         PAGE * kv_heads * head_dim * 2
     }
 
-    /// Where the tile of `position` starts for `kv_head`: its keys, then its values.
+    /// The word where the tile of `position` starts for `kv_head`: its keys, then its values.
     pub(super) fn tile_at(&self, pages: &[u32], kv_head: usize, position: usize) -> usize {
         let (page, tile) = (pages[position / PAGE] as usize, position % PAGE / TILE);
-        let tile_values = TILE * self.head_dim * 2;
-        ((page * self.kv_heads + kv_head) * (PAGE / TILE) + tile) * tile_values
+        ((page * self.kv_heads + kv_head) * (PAGE / TILE) + tile) * self.tile_words()
+    }
+
+    /// Words of a tile's keys and values.
+    pub(super) fn tile_words(&self) -> usize {
+        self.kind.words(TILE * self.head_dim * 2)
     }
 }
 
-/// The latent vectors of one layer of multi-head latent attention, in pages shared by all sequences: `[PAGE, width]` each.
+/// The latent vectors of one layer of multi-head latent attention, in pages shared by all sequences: `[PAGE, width]` each; see
+/// [`KvType`].
 #[derive(Debug)]
 pub struct LatentStore {
+    pub(super) kind: KvType,
     pub(super) width: usize,
     pub(super) data: Memory,
 }
@@ -60,12 +94,18 @@ impl LatentStore {
     /// # Errors
     /// If the system has no room for them.
     pub fn new(backend: &dyn Backend, pages: usize, width: usize) -> Result<Self> {
-        Ok(Self { width, data: zeros(backend, pages.checked_mul(PAGE * width))? })
+        let kind = backend.kv_type();
+        Ok(Self { kind, width, data: zeros(backend, pages.checked_mul(kind.words(PAGE * width)))? })
     }
 
-    /// Where the vector of `position` starts; those of its page follow each other.
-    pub(super) fn at(&self, pages: &[u32], position: usize) -> usize {
-        (pages[position / PAGE] as usize * PAGE + position % PAGE) * self.width
+    /// The word where the tile of `position` starts; those of its page follow each other.
+    pub(super) fn tile_at(&self, pages: &[u32], position: usize) -> usize {
+        (pages[position / PAGE] as usize * (PAGE / TILE) + position % PAGE / TILE) * self.tile_words()
+    }
+
+    /// Words of a tile.
+    pub(super) fn tile_words(&self) -> usize {
+        self.kind.words(TILE * self.width)
     }
 }
 
@@ -129,12 +169,12 @@ impl LayerState {
         let (from, to) = (from as usize, to as usize);
         match self {
             Self::Kv(store) => {
-                let values = KvStore::page_values(store.kv_heads, store.head_dim);
-                copy(&mut store.data, values, from, to);
+                let words = store.kind.words(KvStore::page_values(store.kv_heads, store.head_dim));
+                copy(&mut store.data, words, from, to);
             }
             Self::Latent(store) => {
-                let values = PAGE * store.width;
-                copy(&mut store.data, values, from, to);
+                let words = store.kind.words(PAGE * store.width);
+                copy(&mut store.data, words, from, to);
             }
             Self::Delta(_) => {}
         }

@@ -12,6 +12,7 @@ use super::loading::{self, Means, Told};
 use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
 use super::{env, ui};
+use crate::backend::Arithmetic;
 use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Room, Sampling, pages};
 use crate::error::{Context, Error, Result};
@@ -250,7 +251,8 @@ impl ModelArgs {
             Some(coding) => blueprint.quantised(coding, all_cores())?,
             None => blueprint,
         };
-        Ok(Opened { blueprint, defaults, found })
+        let kv = Arithmetic::from(self.arithmetic).kv_type();
+        Ok(Opened { blueprint: blueprint.keeping(kv), defaults, found })
     }
 
     /// Finds the model once and for all: what lies in a directory, the hub's cache too, is called by it from now on.

@@ -54,7 +54,7 @@ impl Engine {
         let own = Report {
             bytes: self.model.share.bytes(),
             whole: self.model.whole,
-            position: self.model.decoder.position_bytes(),
+            position: self.model.decoder.position_bytes(self.backend.kv_type()),
             usage: self.usage,
         };
         self.ranks.world.busy(true)?;

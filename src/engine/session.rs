@@ -17,7 +17,7 @@ use crate::nn::{Asked, Observer, Outputs, Pending};
 /// A model with room for sequences.
 pub struct Engine {
     pub(super) model: Model,
-    backend: Box<dyn Backend>,
+    pub(super) backend: Box<dyn Backend>,
     pub(super) ranks: Ranks,
     states: Vec<LayerState>,
     // what every slot holds, on every rank

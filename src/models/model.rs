@@ -9,6 +9,7 @@ use super::common::bad_config;
 use super::mlx::{Conversion, Files, Progress, Quantised, Target};
 use super::quantisation::Quantisation;
 use super::{Architecture, Geometry, demo, read_config};
+use crate::backend::KvType;
 use crate::error::{Context, Error, Result};
 use crate::nn::{Decoder, Loader, refuse_unused};
 use crate::partition::{Group, Layout, Plan, Sizes};
@@ -28,6 +29,7 @@ pub struct Blueprint {
     source: Box<dyn Source>,
     // the directory, where there is one
     place: String,
+    kv: KvType,
 }
 
 /// A model, or the part of it that a rank runs.
@@ -127,7 +129,13 @@ impl Blueprint {
     fn of(config: &Value, source: Box<dyn Source>, digest: String, place: String) -> Result<Self> {
         let architecture = read_config(config)?;
         let (geometry, config) = (architecture.geometry(), config.clone());
-        Ok(Self { geometry, digest, architecture, config, source, place })
+        Ok(Self { geometry, digest, architecture, config, source, place, kv: KvType::default() })
+    }
+
+    /// The same model on ranks that keep keys and values as `kv`.
+    #[must_use]
+    pub fn keeping(self, kv: KvType) -> Self {
+        Self { kv, ..self }
     }
 
     /// What it becomes when all matrices that can be are quantised by `coding`. Nothing is read but headers.
@@ -225,7 +233,7 @@ impl Blueprint {
     }
 
     fn sizes_of(&self, decoder: &Decoder, share: &Share, pages: usize, slots: usize) -> Sizes {
-        let state = decoder.blocks.iter().map(|block| block.mixer.state_bytes(pages, slots));
+        let state = decoder.blocks.iter().map(|block| block.mixer.state_bytes(pages, slots, self.kv));
         let mut sizes = Sizes { layers: state.collect(), first: 0, last: 0 };
         for piece in share.pieces() {
             match piece.layer {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{AttentionShape, Backend, HeadGroups, KvStore, LayerState, RopeStyle, Tensor};
+use crate::backend::{AttentionShape, Backend, HeadGroups, KvStore, KvType, LayerState, RopeStyle, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 
@@ -105,8 +105,7 @@ impl Mixer for Attention {
         Ok(LayerState::Kv(KvStore::new(backend, pages, self.own.shared, self.config.head_dim)?))
     }
 
-    fn state_bytes(&self, pages: usize, _slots: usize) -> u64 {
-        let values = KvStore::page_values(self.own.shared, self.config.head_dim);
-        pages as u64 * (values * size_of::<f32>()) as u64
+    fn state_bytes(&self, pages: usize, _slots: usize, kv: KvType) -> u64 {
+        pages as u64 * (KvStore::page_values(self.own.shared, self.config.head_dim) * kv.bytes()) as u64
     }
 }

@@ -3,7 +3,7 @@
 use super::embedding::Part;
 use super::exchange::Promised;
 use super::{Embedding, Head, Outputs, RmsNorm, Rotary};
-use crate::backend::{Backend, Batch, LayerState, PAGE, Tensor};
+use crate::backend::{Backend, Batch, KvType, LayerState, PAGE, Tensor};
 use crate::comm::{Place, Ranks};
 use crate::error::{Error, Result};
 
@@ -37,8 +37,8 @@ pub trait Mixer: Send + Sync {
     /// If the system has no room for it.
     fn state(&self, backend: &dyn Backend, pages: usize, slots: usize) -> Result<LayerState>;
 
-    /// The bytes of such a state.
-    fn state_bytes(&self, pages: usize, slots: usize) -> u64;
+    /// The bytes of such a state, whose pages keep values as `kv`.
+    fn state_bytes(&self, pages: usize, slots: usize, kv: KvType) -> u64;
 }
 
 /// Works on every position alone.
@@ -186,14 +186,14 @@ impl Decoder {
         self.head.collect(own, (logits, tokens), (backend, ranks)).map(Some)
     }
 
-    /// Bytes that a position of a sequence takes of the cache, all layers of this rank together.
-    pub fn position_bytes(&self) -> u64 {
-        self.blocks.iter().map(|block| block.mixer.state_bytes(1, 0)).sum::<u64>() / PAGE as u64
+    /// Bytes that a position of a sequence takes of a cache that keeps values as `kv`, all layers of this rank together.
+    pub fn position_bytes(&self, kv: KvType) -> u64 {
+        self.blocks.iter().map(|block| block.mixer.state_bytes(1, 0, kv)).sum::<u64>() / PAGE as u64
     }
 
     /// Whether a layer keeps more of a sequence than what stands in pages.
     pub fn is_recurrent(&self) -> bool {
-        self.blocks.iter().any(|block| block.mixer.state_bytes(0, 1) > 0)
+        self.blocks.iter().any(|block| block.mixer.state_bytes(0, 1, KvType::default()) > 0)
     }
 
     /// Empty states for all layers.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{Backend, Constant, DeltaShape, DeltaStore, LayerState, Tensor};
+use crate::backend::{Backend, Constant, DeltaShape, DeltaStore, KvType, LayerState, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 
@@ -197,7 +197,7 @@ impl Mixer for GatedDeltaNet {
         Ok(LayerState::Delta(DeltaStore::new(backend, slots, channels, taps, values)?))
     }
 
-    fn state_bytes(&self, _pages: usize, slots: usize) -> u64 {
+    fn state_bytes(&self, _pages: usize, slots: usize, _kv: KvType) -> u64 {
         let (taps, channels, values) = self.state_shape();
         slots as u64 * ((taps * channels + values) * size_of::<f32>()) as u64
     }

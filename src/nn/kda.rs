@@ -1,7 +1,7 @@
 //! Kimi Delta Attention (arXiv 2510.26692): a gated delta net whose state decays channel by channel.
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{Backend, Constant, DeltaShape, DeltaStore, HeadGroups, LayerState, Tensor};
+use crate::backend::{Backend, Constant, DeltaShape, DeltaStore, HeadGroups, KvType, LayerState, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 
@@ -124,7 +124,7 @@ impl Mixer for KimiDeltaAttention {
         )?))
     }
 
-    fn state_bytes(&self, _pages: usize, slots: usize) -> u64 {
+    fn state_bytes(&self, _pages: usize, slots: usize, _kv: KvType) -> u64 {
         let past = self.conv.len() / (self.taps + 1) * self.taps;
         let values = past + self.own.values() * self.own.key_dim;
         slots as u64 * (values * size_of::<f32>()) as u64

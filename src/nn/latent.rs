@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{Centre, ColumnLinear, Context, Loader, Mixer, RmsNorm, RowLinear};
-use crate::backend::{Backend, LatentShape, LatentStore, LayerState, PAGE, RopeStyle, Tensor};
+use crate::backend::{Backend, KvType, LatentShape, LatentStore, LayerState, PAGE, RopeStyle, Tensor};
 use crate::error::{Error, Result};
 use crate::partition::Leaves;
 use crate::weights::Matrix;
@@ -177,7 +177,7 @@ impl Mixer for LatentAttention {
         Ok(LayerState::Latent(LatentStore::new(backend, pages, self.width())?))
     }
 
-    fn state_bytes(&self, pages: usize, _slots: usize) -> u64 {
-        pages as u64 * (PAGE * self.width() * size_of::<f32>()) as u64
+    fn state_bytes(&self, pages: usize, _slots: usize, kv: KvType) -> u64 {
+        pages as u64 * (PAGE * self.width() * kv.bytes()) as u64
     }
 }

@@ -1,10 +1,10 @@
 //! Grouped-query attention over a paged cache.
 
-use tbshard::backend::{AttentionShape, Backend, Batch, Cpu, HeadGroups, KvStore, Tensor};
+use tbshard::backend::{Arithmetic, AttentionShape, Backend, Batch, Cpu, HeadGroups, KvStore, Tensor};
 
-use super::check::{cpu, near, same, same_everywhere};
+use super::check::{cpu, cpu_in, near, same, same_everywhere_in};
 use super::random::Rng;
-use super::reference::{self, Bound, Exact, exact};
+use super::reference::{self, Bound, Exact, exact, kept};
 use super::schedule::{Pass, Schedule};
 
 const HEAD_DIMS: [usize; 7] = [16, 24, 64, 128, 256, 20, 8];
@@ -83,8 +83,8 @@ impl Case {
     }
 
     /// `[rows, heads · head_dim]` by the keys and values that each sequence has so far.
-    fn reference(&self) -> candle_core::Result<Bound> {
-        let (q, k, v) = (exact(&self.q), exact(&self.k), exact(&self.v));
+    fn reference(&self, arithmetic: Arithmetic) -> candle_core::Result<Bound> {
+        let (q, k, v) = (exact(&self.q), kept(arithmetic, &self.k), kept(arithmetic, &self.v));
         reference::by_runs(&self.schedule, |run, past| {
             let head = |head: usize| {
                 let kv_head = head / self.shape.heads.group;
@@ -106,22 +106,30 @@ fn cases(first: usize, count: usize) -> impl Iterator<Item = Case> {
 #[test]
 fn agrees_with_candle() {
     for case in cases(0, 40).chain(long()) {
-        near(&case.what, &case.run(cpu(), &case.schedule.together()), &case.reference().unwrap());
+        for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+            let got = case.run(cpu_in(arithmetic), &case.schedule.together());
+            near(&format!("{} {arithmetic:?}", case.what), &got, &case.reference(arithmetic).unwrap());
+        }
     }
 }
 
 #[test]
 fn a_row_alone_has_the_same_bits() {
     for case in cases(1, 40).chain(long()) {
-        let together = case.run(cpu(), &case.schedule.together());
-        same(&case.what, &case.run(cpu(), &case.schedule.alone()), &together);
+        for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+            let run = |passes: &[Pass]| case.run(cpu_in(arithmetic), passes);
+            let together = run(&case.schedule.together());
+            same(&format!("{} {arithmetic:?}", case.what), &run(&case.schedule.alone()), &together);
+        }
     }
 }
 
 #[test]
 fn every_machine_has_the_same_bits() {
     for case in cases(2, 24).chain(long()) {
-        same_everywhere(&case.what, |cpu| case.run(cpu, &case.schedule.together()));
+        for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+            same_everywhere_in(arithmetic, &case.what, |cpu| case.run(cpu, &case.schedule.together()));
+        }
     }
 }
 

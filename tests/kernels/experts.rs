@@ -51,10 +51,7 @@ impl Expert {
     /// silu(gate · x) · up · x of every token, by operations that have tests of their own.
     fn inner(&self, x: &Tensor, arithmetic: Arithmetic) -> Tensor {
         let fold = Fold::whole(Leaves::unsharded(x.cols()));
-        let project = |w: &Stored| match w.codes(0) {
-            Some(_) => cpu_in(arithmetic).linear(x, &w.matrix(), &fold).unwrap(),
-            None => cpu().linear(x, &w.matrix(), &fold).unwrap(),
-        };
+        let project = |w: &Stored| cpu_in(arithmetic).linear(x, &w.matrix(), &fold).unwrap();
         cpu().swiglu(project(&self.gate), &project(&self.up))
     }
 
@@ -65,10 +62,11 @@ impl Expert {
         move |inner, leaf, output| {
             let columns = leaves.columns(leaf);
             match &codes {
-                Some(codes) if arithmetic == Arithmetic::Fast => {
-                    order::int8_leaf(&inner[columns.clone()], &codes[output][columns])
+                _ if arithmetic == Arithmetic::Exact => {
+                    order::leaf(&inner[columns.clone()], &values[output * width..][columns])
                 }
-                _ => order::leaf(&inner[columns.clone()], &values[output * width..][columns]),
+                Some(codes) => order::int8_leaf(&inner[columns.clone()], &codes[output][columns]),
+                None => order::paired_leaf(&inner[columns.clone()], &values[output * width..][columns]),
             }
         }
     }

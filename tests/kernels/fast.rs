@@ -1,5 +1,6 @@
 //! The fast arithmetic: operands of dense products rounded to bf16, or activations to eight bits; the same bits wherever it runs.
 
+use half::bf16;
 use tbshard::backend::{Arithmetic, Backend, Cpu, Tensor};
 use tbshard::partition::{Fold, Leaves};
 use tbshard::weights::{Coding, Dtype};
@@ -115,4 +116,43 @@ fn what_is_not_finite_stays_in_its_row_whatever_is_beside_it() {
             }
         }
     }
+}
+
+#[test]
+fn products_that_vanish_are_zero_everywhere() {
+    let mut rng = Rng::new(3);
+    let (out, inner) = (9, 72);
+    let fold = Fold::whole(Leaves::of_units(inner, 36));
+    let mut vanished = 0;
+    // of a product: those of 2^-112 and more are never lost, all below 2^-126 are
+    for exponent in (-132..=-104).flat_map(|exponent| [exponent; 2]) {
+        let (of_x, tokens) = (-20 - rng.below(70) as i32, rng.pick(&[1, 5, 19]));
+        let power = |exponent: i32| 2f64.powi(exponent) as f32;
+        let mut w = Stored::random(&mut rng, Format::Bf16, out, inner);
+        let weights: Vec<f32> = w.widened().iter().map(|w| w * power(exponent - of_x)).collect();
+        w.bytes = weights.iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect();
+        let mut x = rng.tensor(tokens, inner, power(of_x));
+        // zeros are not small
+        x.data_mut().iter_mut().step_by(7).for_each(|x| *x = 0.0);
+        let got = same_everywhere_in(Arithmetic::Fast, "small", |cpu| {
+            cpu.linear(&x, &w.matrix(), &fold).unwrap().data().iter().map(|y| y + 0.0).collect()
+        });
+        let values = w.widened();
+        for (i, got) in got.iter().enumerate() {
+            let (x, w) = (x.row(i / out), &values[i % out * inner..][..inner]);
+            let want = order::dot(x, w, &fold.leaves, order::paired_leaf);
+            assert_eq!(*got, want, "2^{exponent}, value {i}");
+            vanished += usize::from(want != order::dot(x, w, &fold.leaves, unflushed));
+        }
+    }
+    assert!(vanished > 100, "{vanished} sums of {} lose something", 58 * out);
+}
+
+/// As [`order::paired_leaf`], with subnormals.
+fn unflushed(x: &[f32], w: &[f32]) -> f32 {
+    let odd_first: Vec<usize> =
+        (0..x.len().next_multiple_of(32)).map(|i| i / 32 * 32 + i % 16 * 2 + 1 - i / 16 % 2).collect();
+    let part = |of: &[f32]| odd_first.iter().map(|i| of.get(*i).map_or(0.0, |x| bf16::from_f32(*x).to_f32())).collect();
+    let (x, w): (Vec<f32>, Vec<f32>) = (part(x), part(w));
+    order::leaf(&x, &w)
 }

@@ -1,10 +1,10 @@
 //! Multi-head latent attention over a paged cache: keys and values are one vector a position, shared by all heads.
 
-use tbshard::backend::{Backend, Batch, Cpu, LatentShape, LatentStore, Tensor};
+use tbshard::backend::{Arithmetic, Backend, Batch, Cpu, LatentShape, LatentStore, Tensor};
 
-use super::check::{cpu, near, same, same_everywhere};
+use super::check::{cpu, cpu_in, near, same, same_everywhere_in};
 use super::random::Rng;
-use super::reference::{self, Bound, exact};
+use super::reference::{self, Bound, exact, kept};
 use super::schedule::{Pass, Schedule};
 
 /// Values of a latent vector, and how many of them are the value: with and without a rest beyond whole registers.
@@ -81,9 +81,9 @@ impl Case {
     }
 
     /// Plain attention of every head, whose keys are the latent vectors so far and whose values are a part of those.
-    fn reference(&self) -> candle_core::Result<Bound> {
+    fn reference(&self, arithmetic: Arithmetic) -> candle_core::Result<Bound> {
         let LatentShape { heads, width, values: count, scale } = self.shape;
-        let (q, latent) = (exact(&self.q), exact(&self.latent));
+        let (q, latent) = (exact(&self.q), kept(arithmetic, &self.latent));
         reference::by_runs(&self.schedule, |run, past| {
             let k = latent.index_select(past, 0)?;
             let v = k.narrow(1, 0, count)?.contiguous()?;
@@ -104,22 +104,33 @@ fn cases(first: usize, count: usize) -> impl Iterator<Item = Case> {
 #[test]
 fn agrees_with_candle() {
     for case in cases(0, 36).chain(long()) {
-        near(&case.what, &case.run(cpu(), &case.schedule.together()), &case.reference().unwrap());
+        for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+            let got = case.run(cpu_in(arithmetic), &case.schedule.together());
+            near(&format!("{} {arithmetic:?}", case.what), &got, &case.reference(arithmetic).unwrap());
+        }
     }
 }
 
 #[test]
 fn a_row_alone_has_the_same_bits() {
     for case in cases(1, 36).chain(long()) {
-        let together = case.run(cpu(), &case.schedule.together());
-        same(&case.what, &case.run(cpu(), &case.schedule.alone()), &together);
+        for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+            let run = |passes: &[Pass]| case.run(cpu_in(arithmetic), passes);
+            let together = run(&case.schedule.together());
+            same(&format!("{} {arithmetic:?}", case.what), &run(&case.schedule.alone()), &together);
+        }
     }
 }
 
 #[test]
 fn every_machine_has_the_same_bits() {
-    for case in cases(2, 24).chain(long()) {
-        same_everywhere(&case.what, |cpu| case.run(cpu, &case.schedule.together()));
+    let both = [(Arithmetic::Exact, cases(2, 24)), (Arithmetic::Fast, cases(3, 8))];
+    for (arithmetic, case) in both.into_iter().flat_map(|(arithmetic, cases)| cases.map(move |case| (arithmetic, case)))
+    {
+        same_everywhere_in(arithmetic, &case.what, |cpu| case.run(cpu, &case.schedule.together()));
+    }
+    for case in long() {
+        same_everywhere_in(Arithmetic::Exact, &case.what, |cpu| case.run(cpu, &case.schedule.together()));
     }
 }
 

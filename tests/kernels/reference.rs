@@ -4,7 +4,8 @@
 //! Σ|products| for every addition that a product passes through, and errors of inputs go on by the derivative.
 
 use candle_core::{D, DType, Device, Result};
-use tbshard::backend::{RopeStyle, Tensor};
+use half::bf16;
+use tbshard::backend::{Arithmetic, RopeStyle, Tensor};
 
 use super::schedule::{Run, Schedule};
 
@@ -25,6 +26,17 @@ pub fn exact(x: &Tensor) -> Exact {
 /// `[rows, cols]` in f64.
 pub fn exact_of(values: &[f32], rows: usize, cols: usize) -> Exact {
     Exact::from_slice(values, (rows, cols), &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+}
+
+/// What a cache keeps of the values in this arithmetic.
+pub fn kept(arithmetic: Arithmetic, x: &Tensor) -> Exact {
+    match arithmetic {
+        Arithmetic::Exact => exact(x),
+        Arithmetic::Fast => {
+            let rounded: Vec<f32> = x.data().iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+            exact_of(&rounded, x.rows(), x.cols())
+        }
+    }
 }
 
 /// A result, and how far the same computation in f32 may be from it.

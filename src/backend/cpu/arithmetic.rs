@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use super::int8;
+use super::least::Least;
 use super::math::load_some;
 use super::rows::{Place, Rows};
 use super::simd::pairs::{PAIRED, Pairs};
@@ -27,6 +28,15 @@ pub(super) trait Products<S: Simd>: Copy {
     const PAIRS: bool;
     /// Whether the lanes of sums are in the order of [`Simd::riffle`].
     const RIFFLED: bool = false;
+    /// What has the same bits, sooner, where no operand and no sum is subnormal.
+    type Normal: Products<S, X = Self::X, Wide = Self::Wide>;
+    /// Whether [`Products::Normal`] is another type.
+    const CAREFUL: bool = false;
+    /// The least of `count` operands, where it matters.
+    #[inline(always)]
+    unsafe fn least(_from: *const Self::X, _count: usize) -> Least {
+        Least::default()
+    }
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> Self::W;
     unsafe fn weights_some<R: Rows>(w: R, place: Place, count: usize, group: R::Group<S>) -> Self::W;
     unsafe fn load(from: *const Self::X) -> Self::W;
@@ -51,6 +61,7 @@ impl<S: Simd, const RIFFLED: bool> Products<S> for InF32<RIFFLED> {
     type X = f32;
     type W = S::V;
     type Wide = WideRows<f32>;
+    type Normal = Self;
     const STEP: usize = LANES;
     const PAIRS: bool = false;
     const RIFFLED: bool = RIFFLED;
@@ -95,8 +106,15 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
     type X = u16;
     type W = P::P;
     type Wide = WideRows<u16>;
+    type Normal = Fast<P::Normal>;
     const STEP: usize = PAIRED;
     const PAIRS: bool = true;
+    const CAREFUL: bool = P::CAREFUL;
+    #[inline(always)]
+    unsafe fn least(from: *const u16, count: usize) -> Least {
+        // SAFETY: the caller's promise
+        unsafe { if P::CAREFUL { Least::of(from, count) } else { Least::default() } }
+    }
     #[inline(always)]
     unsafe fn weights<R: Rows>(w: R, place: Place, group: R::Group<S>) -> P::P {
         // SAFETY: the caller's promise
@@ -143,18 +161,27 @@ impl<S: Simd, P: Pairs<S>> Products<S> for Fast<P> {
 pub(super) enum Xs<'a> {
     /// For [`Exact`].
     F32(Tokens<'a, f32>),
-    /// For [`Fast`].
-    Bf16(Tokens<'a, u16>),
+    /// For [`Fast`], and the least value of each.
+    Bf16(Tokens<'a, u16>, &'a [Least]),
     /// For [`int8`].
     Int8(&'a [&'a [f32]]),
 }
 
 impl<'a> Xs<'a> {
+    /// The same with what [`super::turned::roots`] made of them, which has no meaning for [`int8`].
+    pub(super) fn with(self, turned: &'a [f32]) -> Self {
+        match self {
+            Self::F32(xs) => Self::F32(Tokens { turned, ..xs }),
+            Self::Bf16(xs, least) => Self::Bf16(Tokens { turned, ..xs }, least),
+            Self::Int8(_) => self,
+        }
+    }
+
     /// How many tokens there are.
     pub(super) fn len(self) -> usize {
         match self {
             Self::F32(xs) => xs.rows.len(),
-            Self::Bf16(xs) => xs.rows.len(),
+            Self::Bf16(xs, _) => xs.rows.len(),
             Self::Int8(xs) => xs.len(),
         }
     }
@@ -163,7 +190,7 @@ impl<'a> Xs<'a> {
     pub(super) fn reach(self, columns: usize) -> bool {
         match self {
             Self::F32(xs) => xs.rows.iter().all(|x| x.len() >= columns),
-            Self::Bf16(xs) => xs.rows.iter().all(|x| x.len() >= columns),
+            Self::Bf16(xs, _) => xs.rows.iter().all(|x| x.len() >= columns),
             Self::Int8(xs) => xs.iter().all(|x| int8::columns(x.len()) >= columns),
         }
     }
@@ -172,7 +199,9 @@ impl<'a> Xs<'a> {
     pub(super) fn chunks(self, tokens: usize, mut f: impl FnMut(usize, Self)) {
         match self {
             Self::F32(xs) => xs.chunks(tokens).for_each(|(first, xs)| f(first, Xs::F32(xs))),
-            Self::Bf16(xs) => xs.chunks(tokens).for_each(|(first, xs)| f(first, Xs::Bf16(xs))),
+            Self::Bf16(xs, least) => {
+                xs.chunks(tokens).for_each(|(first, xs)| f(first, Xs::Bf16(xs, &least[first..first + xs.rows.len()])));
+            }
             Self::Int8(xs) => xs.chunks(tokens).enumerate().for_each(|(i, xs)| f(i * tokens, Xs::Int8(xs))),
         }
     }

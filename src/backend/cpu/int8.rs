@@ -20,7 +20,7 @@ use super::scales::{Bf16, Number, Other};
 use super::simd::dots::{BLOCK, Dots, QUADS, Sixteen};
 use super::simd::{LANES, Simd, dispatch};
 use super::stream::{Block, DEPTH, Out, merge};
-use crate::backend::{Arithmetic, Tensor};
+use crate::backend::Tensor;
 use crate::partition::Step;
 use crate::weights::{Coding, Dtype, Matrix, Numbers, Packed, Values};
 
@@ -51,12 +51,8 @@ pub(super) fn columns(values: usize) -> usize {
     values / (BLOCK / 2 + 2) * BLOCK
 }
 
-/// `x` as those of `ws` take it that are multiplied so, if the arithmetic has it and one is: a row of [`row_values`] a token.
-pub(super) fn quantised<'a>(cpu: &Cpu, x: &Tensor, mut ws: impl Iterator<Item = &'a Matrix>) -> Option<Tensor> {
-    (cpu.arithmetic == Arithmetic::Fast && ws.any(takes)).then(|| quantise_all(cpu, x))
-}
-
-fn quantise_all(cpu: &Cpu, x: &Tensor) -> Tensor {
+/// `x` as weights take it that are multiplied so: a row of [`row_values`] a token.
+pub(super) fn quantised(cpu: &Cpu, x: &Tensor) -> Tensor {
     let mut codes = Tensor::scratch(x.rows(), row_values(x.cols()));
     let each = codes.cols();
     let to = Shared::new(codes.data_mut());

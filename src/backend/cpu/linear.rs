@@ -3,15 +3,11 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::arithmetic::{Products, Xs};
-use super::dot::{BLOCK_TOKENS, WIDEN_FROM, widen};
-use super::int8;
-use super::rows::F32Rows;
-use super::simd::pairs::PAIRED;
-use super::simd::{LANES, Simd, dispatch_fast};
+use super::dot::{BLOCK_TOKENS, WIDEN_FROM};
+use super::operands::{Operands, Rounded};
+use super::simd::LANES;
 use super::stream::{Block, Out, stream};
-use super::turned::{self, Tokens};
-use crate::backend::{Arithmetic, Tensor, check};
+use crate::backend::{Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, halves};
 use crate::weights::Matrix;
@@ -67,19 +63,10 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
     let starts = |matrix: usize| (0..ws[matrix].out_features()).step_by(rows).map(move |row| (matrix, row));
     let blocks: Vec<(usize, usize)> = (0..ws.len()).flat_map(starts).collect();
     let mut ys: Vec<Tensor> = ws.iter().map(|w| Tensor::scratch(fold.roots.len() * tokens, w.out_features())).collect();
-    let fast = cpu.arithmetic == Arithmetic::Fast;
-    let quantised = int8::quantised(cpu, x, ws.iter().copied());
-    let rounded = (fast && !ws.iter().all(|w| int8::takes(w))).then(|| rounded(cpu, x));
-    let rows_f32: Vec<&[f32]> = quantised.as_ref().unwrap_or(x).rows_iter().collect();
-    let rows_bf16: Vec<&[u16]> =
-        rounded.iter().flat_map(|values| as_bf16(values).chunks_exact(x.cols().max(1))).take(tokens).collect();
-    let turned = if fast { turned::roots(cpu, &rows_bf16, fold) } else { turned::roots(cpu, &rows_f32, fold) };
+    let rounded = Rounded::of(cpu, x, ws.iter().copied());
+    let operands = Operands::of(cpu, x, &rounded);
+    let turned = operands.turned(cpu, fold);
     let turned = |root| turned.get(root).map_or(&[][..], Tensor::data);
-    let xs = |w, root: usize| match fast {
-        false => Xs::F32(Tokens { rows: &rows_f32, turned: turned(root) }),
-        true if int8::takes(w) => Xs::Int8(&rows_f32),
-        true => Xs::Bf16(Tokens { rows: &rows_bf16, turned: turned(root) }),
-    };
     let to: Vec<Shared> = ys.iter_mut().map(|y| Shared::new(y.data_mut())).collect();
     cpu.pool.run(blocks.len(), |task| {
         let (matrix, start) = blocks[task];
@@ -87,7 +74,7 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         let next = blocks.get(task + cpu.pool.threads()).map(|(matrix, row)| (ws[*matrix], *row));
         let block = Block { matrix: ws[matrix], rows: start..(start + rows).min(out), next };
         for root in 0..fold.roots.len() {
-            xs(ws[matrix], root).chunks(BLOCK_TOKENS, |first, xs| {
+            operands.xs(0..tokens, ws[matrix]).with(turned(root)).chunks(BLOCK_TOKENS, |first, xs| {
                 // SAFETY: every task owns its output rows, that is, columns of `y`
                 let to = unsafe { to.pointer((root * tokens + first) * out + start) };
                 // SAFETY: as above
@@ -96,41 +83,6 @@ pub(super) fn linears(cpu: &Cpu, x: &Tensor, ws: &[&Matrix], fold: &Fold) -> Res
         }
     });
     Ok(ys)
-}
-
-fn as_bf16(pairs: &Tensor) -> &[u16] {
-    bytemuck::cast_slice(pairs.data())
-}
-
-/// Activations rounded to bf16, two in the place of an f32: `[tokens, columns]`.
-fn rounded(cpu: &Cpu, x: &Tensor) -> Tensor {
-    let mut pairs = Tensor::scratch(1, x.data().len().div_ceil(2));
-    let values: &mut [u16] = bytemuck::cast_slice_mut(pairs.data_mut());
-    let run = x.cols().max(PAIRED) * 4;
-    let (to, all) = (Shared::new(values), x.data());
-    cpu.pool.run(all.len().div_ceil(run), |task| {
-        let range = task * run..((task + 1) * run).min(all.len());
-        let from = &all[range.clone()];
-        // SAFETY: every task writes its own run of `values`
-        let to = unsafe { to.part(range) };
-        // SAFETY: the instruction set is available, both slices have one length
-        unsafe { dispatch_fast!(cpu.isa, round_all(from: &[f32], to: &mut [u16])) };
-    });
-    pairs
-}
-
-#[inline(always)]
-unsafe fn round_all<S: Simd, K: Products<S, X = u16>>(from: &[f32], to: &mut [u16]) {
-    let start = from.as_ptr();
-    let rows = F32Rows { start: start.cast(), stride: from.len() };
-    let whole = from.len() / K::STEP * K::STEP;
-    let mut rest = [0u16; PAIRED];
-    // SAFETY: the caller's promise; the last step goes to a buffer of its own
-    unsafe {
-        widen::<S, K, _, 1>(rows, (0, 0), whole, to.as_mut_ptr());
-        widen::<S, K, _, 1>(rows, (0, whole), from.len() - whole, rest.as_mut_ptr());
-    }
-    to[whole..].copy_from_slice(&rest[..from.len() - whole]);
 }
 
 /// How many values [`fold_tree`] needs for a tree of `leaves` leaves of `size` values: one vector a level, and one.

@@ -7,9 +7,11 @@ mod delta;
 mod dot;
 mod heads;
 mod int8;
+mod least;
 mod linear;
 mod math;
 mod moe;
+mod operands;
 mod packed;
 mod pool;
 mod routing;
@@ -29,7 +31,7 @@ pub use simd::Isa;
 
 use super::{
     Arithmetic, AttentionShape, Backend, Batch, Constant, DeltaGates, DeltaShape, DeltaStore, Exchange, Experts,
-    KvStore, LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
+    KvStore, KvType, LatentShape, LatentStore, Memory, Piece, RopeStyle, Router, Routes, Tensor,
 };
 use crate::error::{Error, Result};
 use crate::partition::Fold;
@@ -78,6 +80,10 @@ impl Backend for Cpu {
 
     fn zeros(&self, len: usize) -> Result<Memory> {
         Memory::zeros(len)
+    }
+
+    fn kv_type(&self) -> KvType {
+        self.arithmetic.kv_type()
     }
 
     fn upload(&self, x: Tensor) -> Tensor {

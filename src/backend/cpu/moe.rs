@@ -4,16 +4,14 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Cpu;
-use super::arithmetic::Xs;
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, block_products};
-use super::int8;
 use super::linear::{Shared, fold_tree, tree_values};
 use super::math::{load_some, store_some, zip};
+use super::operands::{Operands, Rounded};
 use super::routing::sigmoids;
 use super::rowwise::silu_mul;
 use super::simd::{LANES, Simd, dispatch};
 use super::stream::{Block, DEPTH};
-use super::turned::Tokens;
 use crate::backend::{Experts, Routes, Tensor, check};
 use crate::error::Result;
 use crate::partition::{Fold, Leaves, Step};
@@ -28,39 +26,6 @@ const AT_ONCE: usize = 1 << 15;
 
 thread_local! {
     static BUFFERS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
-}
-
-/// Rows of activations, and the same in eight bits if some weights are multiplied so.
-#[derive(Default)]
-struct Operands<'a> {
-    exact: Vec<&'a [f32]>,
-    int8: Vec<&'a [f32]>,
-}
-
-impl<'a> Operands<'a> {
-    fn of(x: &'a Tensor, int8: Option<&'a Tensor>) -> Self {
-        let rows = |x: &'a Tensor| x.rows_iter().collect();
-        Self { exact: rows(x), int8: int8.map(rows).unwrap_or_default() }
-    }
-
-    /// The rows that `order` names.
-    fn chosen(&self, order: &[usize]) -> Self {
-        let chosen = |rows: &[&'a [f32]]| order.iter().filter_map(|row| rows.get(*row).copied()).collect();
-        Self { exact: chosen(&self.exact), int8: chosen(&self.int8) }
-    }
-
-    /// The rows `rows` as they meet `w`.
-    fn xs(&self, rows: Range<usize>, w: &Matrix) -> Xs<'_> {
-        if !self.int8.is_empty() && int8::takes(w) {
-            Xs::Int8(&self.int8[rows])
-        } else {
-            Xs::F32(Tokens::plain(&self.exact[rows]))
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.exact.len()
-    }
 }
 
 /// A (token, rank) pair of the routing, grouped by expert.
@@ -100,8 +65,8 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     let shared = experts.shared.as_ref();
     let chosen = || grouped.runs.iter().map(|(expert, _)| *expert);
     let first = chosen().flat_map(|e| [&experts.routed.gate[e], &experts.routed.up[e]]);
-    let x_int8 = int8::quantised(cpu, x, first.chain(shared.into_iter().flat_map(|shared| [shared.gate, shared.up])));
-    let tokens = Operands::of(x, x_int8.as_ref());
+    let rounded = Rounded::of(cpu, x, first.chain(shared.into_iter().flat_map(|shared| [shared.gate, shared.up])));
+    let tokens = Operands::of(cpu, x, &rounded);
     let pairs = tokens.chosen(&grouped.tokens);
     let mut inner = Tensor::scratch(pairs.len(), experts.fold.width());
     let mut shared_inner = shared.map(|shared| Tensor::scratch(x.rows(), shared.fold.width()));
@@ -120,13 +85,10 @@ pub(super) fn experts(cpu: &Cpu, x: &Tensor, routes: &Routes, experts: &Experts<
     }));
     hidden(cpu, &jobs);
     drop(jobs);
-    let inner_int8 = int8::quantised(cpu, &inner, chosen().map(|e| &experts.routed.down[e]));
-    let shared_int8 =
-        shared_inner.as_ref().and_then(|x| int8::quantised(cpu, x, shared.into_iter().map(|shared| shared.down)));
-    let inner = [
-        Operands::of(&inner, inner_int8.as_ref()),
-        shared_inner.as_ref().map_or_else(Operands::default, |x| Operands::of(x, shared_int8.as_ref())),
-    ];
+    let shared_inner = shared_inner.unwrap_or_else(|| Tensor::zeros(0, 0));
+    let rounded = Rounded::of(cpu, &inner, chosen().map(|e| &experts.routed.down[e]));
+    let shared_rounded = Rounded::of(cpu, &shared_inner, shared.into_iter().map(|shared| shared.down));
+    let inner = [Operands::of(cpu, &inner, &rounded), Operands::of(cpu, &shared_inner, &shared_rounded)];
     Ok(outer(cpu, x, routes, experts, &grouped, &inner))
 }
 

@@ -8,9 +8,6 @@ use super::simd::dots::Sixteen;
 use super::simd::{LANES, Simd};
 use crate::weights::{Numbers, Packed};
 
-/// The values of unsigned codes.
-static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-
 /// Those of codes of which eight stands for zero.
 static CENTRED: [f32; LANES] = [-8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.];
 
@@ -77,7 +74,7 @@ impl Groups {
     }
 }
 
-/// Affine rows of up to four bits: a group's possible weights are a table.
+/// Affine rows of up to four bits: the possible weights of a group may be a table.
 #[derive(Clone, Copy)]
 pub(super) struct TableRows<const BITS: usize, N> {
     groups: Groups,
@@ -173,15 +170,12 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 4 && N::FAST;
     const RIFFLED: bool = BITS == 4;
-    type Group<S: Simd> = S::V;
+    type Group<S: Simd> = S::Affine;
     in_groups!();
     #[inline(always)]
-    unsafe fn group<S: Simd>(self, number: usize) -> S::V {
+    unsafe fn group<S: Simd>(self, number: usize) -> S::Affine {
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
-        unsafe {
-            let (scale, bias) = (self.scales.splat::<S>(number), self.biases.splat::<S>(number));
-            S::fma(S::load(COUNT.as_ptr()), scale, bias)
-        }
+        unsafe { S::affine(self.scales.splat::<S>(number), self.biases.splat::<S>(number)) }
     }
     #[inline(always)]
     unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
@@ -189,14 +183,14 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
         unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales, self.biases], (row, col)) }
     }
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, place: Place, table: S::V) -> S::V {
+    unsafe fn load<S: Simd>(self, place: Place, group: S::Affine) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
-        unsafe { S::lookup(table, S::unpack::<BITS>(place.at)) }
+        unsafe { S::affine_values(group, S::unpack::<BITS>(place.at)) }
     }
     #[inline(always)]
-    unsafe fn load_riffled<S: Simd>(self, place: Place, table: S::V) -> S::V {
+    unsafe fn load_riffled<S: Simd>(self, place: Place, group: S::Affine) -> S::V {
         // SAFETY: as above
-        unsafe { if BITS == 4 { S::lookup_riffled(table, place.at) } else { S::riffle(self.load::<S>(place, table)) } }
+        unsafe { if BITS == 4 { S::affine_riffled(group, place.at) } else { S::riffle(self.load::<S>(place, group)) } }
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::arithmetic::{Exact, InF32, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
+use super::least::Least;
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, LANES, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::turned::Tokens;
@@ -101,10 +102,11 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
             );
         },
         // SAFETY: see above
-        Xs::Bf16(xs) => unsafe {
+        Xs::Bf16(xs, least) => unsafe {
+            let least = Least::all(least);
             dispatch_fast!(
                 isa,
-                widened(block: &Block<'_>, xs: Tokens<'_, u16>, steps: &[Step], out: Out)
+                widened(block: &Block<'_>, xs: Tokens<'_, u16>, least: Least, steps: &[Step], out: Out)
             );
         },
         // SAFETY: see above
@@ -121,7 +123,7 @@ pub(super) unsafe fn stream(isa: Isa, block: &Block<'_>, xs: Xs<'_>, steps: &[St
 #[inline(always)]
 unsafe fn exact_widened<S: Simd>(block: &Block<'_>, xs: Tokens<'_, f32>, steps: &[Step], out: Out) {
     // SAFETY: the ranges were checked by `stream`
-    unsafe { widened::<S, Exact>(block, xs, steps, out) }
+    unsafe { widened::<S, Exact>(block, xs, Least::default(), steps, out) }
 }
 
 /// Adds vectors of `size` sums that are complete, from the one at `height` on, each to the one below it, `merges` times; returns
@@ -144,6 +146,12 @@ pub(super) unsafe fn merge<S: Simd>(stack: &mut [f32], mut height: usize, merges
     height + 1
 }
 
+/// From how many tokens on rows of `R` are widened first: sooner where registers hold the sums of one token and each would unpack
+/// the weights again.
+fn widen_from<R: Rows>(isa: Isa) -> usize {
+    if R::BITS < 16 && isa != Isa::Avx512 { 2 } else { WIDEN_FROM }
+}
+
 /// Reads the weights as they are stored, if rows of `R` can be read so.
 ///
 /// A function for each format, because one of a megabyte takes a compiler minutes.
@@ -151,17 +159,18 @@ pub(super) unsafe fn merge<S: Simd>(stack: &mut [f32], mut height: usize, merges
 unsafe fn stored_rows<R: Rows>(isa: Isa, w: R, block: &Block<'_>, xs: Xs<'_>, steps: &[Step], out: Out) -> bool {
     match xs {
         // SAFETY: the caller's promise
-        Xs::F32(Tokens { rows: xs, .. }) if R::DIRECT => unsafe {
+        Xs::F32(Tokens { rows: xs, .. }) if R::DIRECT && xs.len() < widen_from::<R>(isa) => unsafe {
             dispatch!(
                 isa,
                 exact[R: Rows](w: R, block: &Block<'_>, xs: &[&[f32]], steps: &[Step], out: Out)
             );
         },
         // SAFETY: the caller's promise
-        Xs::Bf16(Tokens { rows: xs, .. }) if R::DIRECT_PAIRS => unsafe {
+        Xs::Bf16(Tokens { rows: xs, .. }, least) if R::DIRECT_PAIRS => unsafe {
+            let least = Least::all(least);
             dispatch_fast!(
                 isa,
-                direct[R: Rows](w: R, block: &Block<'_>, xs: &[&[u16]], steps: &[Step], out: Out)
+                direct[R: Rows](w: R, block: &Block<'_>, xs: &[&[u16]], least: Least, steps: &[Step], out: Out)
             );
         },
         _ => return false,
@@ -178,10 +187,10 @@ unsafe fn exact<S: Simd, R: Rows>(w: R, block: &Block<'_>, xs: &[&[f32]], steps:
         let mut rows: [&[f32]; WIDEN_FROM] = [&[]; WIDEN_FROM];
         rows.iter_mut().zip(riffled.rows_iter()).for_each(|(to, row)| *to = row);
         // SAFETY: as below
-        return unsafe { direct::<S, InF32<true>, R>(w, block, &rows[..xs.len()], steps, out) };
+        return unsafe { direct::<S, InF32<true>, R>(w, block, &rows[..xs.len()], Least::default(), steps, out) };
     }
     // SAFETY: the ranges were checked by `stream`
-    unsafe { direct::<S, Exact, R>(w, block, xs, steps, out) }
+    unsafe { direct::<S, Exact, R>(w, block, xs, Least::default(), steps, out) }
 }
 
 /// The columns of `steps` of every `x`, all whole sixteens, each in the order of [`Simd::riffle`].
@@ -198,9 +207,16 @@ unsafe fn riffled<S: Simd>(xs: &[&[f32]], steps: &[Step]) -> Tensor {
     riffled
 }
 
-/// Four rows at a time. What is not read so is not compiled either.
+/// Four rows at a time, or two where few registers have to hold what scales them too. What is not read so is not compiled either.
 #[inline(always)]
-unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(w: R, block: &Block<'_>, xs: &[&[K::X]], steps: &[Step], out: Out) {
+unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
+    w: R,
+    block: &Block<'_>,
+    xs: &[&[K::X]],
+    least: Least,
+    steps: &[Step],
+    out: Out,
+) {
     if const { if K::PAIRS { R::DIRECT_PAIRS } else { R::DIRECT } } {
         let rows = &block.rows;
         let mut row = rows.start;
@@ -217,16 +233,48 @@ unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(w: R, block: &Block<'_>, xs: 
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 let out = out.from(0, row - rows.start);
-                if row + 4 <= rows.end {
-                    all::<S, K, R, 4>(w, (row, ahead), xs, steps, out);
-                    row += 4;
+                let at = (row, ahead);
+                row += if const { S::TOKENS == 1 && R::BITS < 16 } {
+                    match rows.end - row {
+                        2.. => some::<S, K, R, 2>(w, at, xs, least, steps, out),
+                        _ => some::<S, K, R, 1>(w, at, xs, least, steps, out),
+                    }
                 } else {
-                    all::<S, K, R, 1>(w, (row, ahead), xs, steps, out);
-                    row += 1;
-                }
+                    match rows.end - row {
+                        4.. => some::<S, K, R, 4>(w, at, xs, least, steps, out),
+                        _ => some::<S, K, R, 1>(w, at, xs, least, steps, out),
+                    }
+                };
             }
         }
     }
+}
+
+/// `ROWS` rows, multiplied as the least of their weights and of the activations allow; returns `ROWS`.
+#[inline(always)]
+unsafe fn some<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
+    w: R,
+    at: (usize, usize),
+    xs: &[&[K::X]],
+    least: Least,
+    steps: &[Step],
+    out: Out,
+) -> usize {
+    // SAFETY: the ranges were checked by `stream`
+    unsafe {
+        if const { K::CAREFUL } {
+            let mut weights = Least::NONE;
+            for (row, Step { columns, .. }) in (at.0..at.0 + ROWS).flat_map(|row| steps.iter().map(move |s| (row, s))) {
+                weights = weights.and(K::least(w.address(row, columns.start).cast(), columns.len()));
+            }
+            if least.normal(weights) {
+                all::<S, K::Normal, R, ROWS>(w, at, xs, steps, out);
+                return ROWS;
+            }
+        }
+        all::<S, K, R, ROWS>(w, at, xs, steps, out);
+    }
+    ROWS
 }
 
 /// `ROWS` rows for all tokens: after the first few the weights are in the first-level cache.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::arithmetic::Products;
 use super::dot::{LINE, tile, widen};
+use super::least::Least;
 use super::rows::{Place, Rows, ungrouped, with_rows};
 use super::simd::Simd;
 use super::simd::pairs::Pairs;
@@ -80,6 +81,7 @@ impl Rows for WideRows<u16> {
 pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
     block: &Block<'_>,
     xs: Tokens<'_, K::X>,
+    least: Least,
     steps: &[Step],
     out: Out,
 ) {
@@ -103,8 +105,13 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
                     widen::<S, K, _, TALL>(stored, (row + r, columns.start), columns.len(), scratch.add(r * K::STEP));
                 });
                 let mut ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
-                sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
-                all_tokens::<S, K>(K::Wide::from(scratch), tall, rest, columns, to_rest, ahead);
+                if const { K::CAREFUL } && least.normal(K::least(scratch, TALL * width)) {
+                    sixteens.products::<S, K::Normal>((scratch, width), deep, to, &mut ahead);
+                    all_tokens::<S, K::Normal>(K::Wide::from(scratch), tall, rest, columns, to_rest, ahead);
+                } else {
+                    sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
+                    all_tokens::<S, K>(K::Wide::from(scratch), tall, rest, columns, to_rest, ahead);
+                }
             }
             // SAFETY: the instruction set is available
             height = unsafe { merge::<S>(stack, height, *merges, size) };

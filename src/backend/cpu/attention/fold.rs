@@ -1,6 +1,7 @@
 //! One tile of the cache folded into a few queries.
 #![allow(clippy::needless_range_loop, reason = "register tiles are clearest, and unrolled, by index")]
 
+use super::cached::Cached;
 use crate::backend::cpu::dot::LINE;
 use crate::backend::cpu::math::{exp, load_some, scale_by, store_some, zip};
 use crate::backend::cpu::simd::{LANES, Simd};
@@ -38,14 +39,14 @@ impl Query<'_> {
 
 /// Keys and values of [`TILE`] positions.
 #[derive(Clone, Copy)]
-pub(super) enum Tile<'a> {
+pub(super) enum Tile<'a, C> {
     /// Keys `[head_dim, TILE]`, values `[TILE, head_dim]`.
-    Heads { keys: &'a [f32], values: &'a [f32] },
+    Heads { keys: &'a [C], values: &'a [C] },
     /// Latent vectors `[TILE, width]`, keys as a whole and values in their first part.
-    Latent(&'a [f32]),
+    Latent(&'a [C]),
 }
 
-impl Tile<'_> {
+impl<C> Tile<'_, C> {
     /// Where its keys are.
     pub(super) fn start(self) -> *const u8 {
         let (Self::Heads { keys: values, .. } | Self::Latent(values)) = self;
@@ -77,9 +78,9 @@ unsafe fn shrinking<S: Simd>(max: f32, top: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) unsafe fn fold_block<S: Simd>(
+pub(super) unsafe fn fold_block<S: Simd, C: Cached>(
     block: &mut [Query<'_>],
-    tile: Tile<'_>,
+    tile: Tile<'_, C>,
     next: *const u8,
     start: usize,
     scale: f32,
@@ -88,10 +89,10 @@ pub(super) unsafe fn fold_block<S: Simd>(
     // SAFETY: the caller's promise
     unsafe {
         match block.len() {
-            4 => fold::<S, 4>(block, tile, next, start, scale, first),
-            3 => fold::<S, 3>(block, tile, next, start, scale, first),
-            2 => fold::<S, 2>(block, tile, next, start, scale, first),
-            _ => fold::<S, 1>(block, tile, next, start, scale, first),
+            4 => fold::<S, C, 4>(block, tile, next, start, scale, first),
+            3 => fold::<S, C, 3>(block, tile, next, start, scale, first),
+            2 => fold::<S, C, 2>(block, tile, next, start, scale, first),
+            _ => fold::<S, C, 1>(block, tile, next, start, scale, first),
         }
     }
 }
@@ -101,9 +102,9 @@ pub(super) unsafe fn fold_block<S: Simd>(
 ///
 /// No order of additions depends on the register width or on which queries share the tile.
 #[inline(always)]
-unsafe fn fold<S: Simd, const N: usize>(
+unsafe fn fold<S: Simd, C: Cached, const N: usize>(
     queries: &mut [Query<'_>],
-    tile: Tile<'_>,
+    tile: Tile<'_, C>,
     next: *const u8,
     start: usize,
     scale: f32,
@@ -113,9 +114,9 @@ unsafe fn fold<S: Simd, const N: usize>(
     unsafe {
         let (scores, values, stride) = match tile {
             Tile::Heads { keys, values } => {
-                (turned_scores::<S, N>(queries, keys, !next.is_null()), values, queries[0].q.len())
+                (turned_scores::<S, C, N>(queries, keys, !next.is_null()), values, queries[0].q.len())
             }
-            Tile::Latent(vectors) => (row_scores::<S, N>(queries, vectors), vectors, queries[0].q.len()),
+            Tile::Latent(vectors) => (row_scores::<S, C, N>(queries, vectors), vectors, queries[0].q.len()),
         };
         let mut weights = [[0.0f32; TILE]; N];
         let mut counts = [0; N];
@@ -150,24 +151,29 @@ unsafe fn fold<S: Simd, const N: usize>(
             query.max = max;
             counts[n] = count;
         }
-        add_values::<S, N>(queries, &weights, counts, (values, next), stride);
+        add_values::<S, C, N>(queries, &weights, counts, (values, next), stride);
     }
 }
 
 /// Scores from turned keys: a score adds its products dimension by dimension.
 #[inline(always)]
-unsafe fn turned_scores<S: Simd, const N: usize>(queries: &[Query<'_>], keys: &[f32], ahead: bool) -> [[f32; TILE]; N] {
+unsafe fn turned_scores<S: Simd, C: Cached, const N: usize>(
+    queries: &[Query<'_>],
+    keys: &[C],
+    ahead: bool,
+) -> [[f32; TILE]; N] {
     let mut scores = [[0.0; TILE]; N];
     // SAFETY: the caller's promise: keys are [dim, TILE], queries have `dim` values
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; N];
         for d in 0..queries[0].q.len() {
-            let at = keys.as_ptr().add(d * TILE);
-            let k = [S::load(at), S::load(at.add(LANES))];
+            let k = C::turned::<S>(keys.as_ptr(), d);
             if ahead {
                 // values lie behind keys
-                S::prefetch(at.wrapping_add(keys.len()).cast());
-                S::prefetch(at.wrapping_add(keys.len() + LANES).cast());
+                let values = keys.as_ptr().wrapping_add(keys.len() + d * TILE).cast::<u8>();
+                for line in 0..TILE * size_of::<C>() / LINE {
+                    S::prefetch(values.wrapping_add(line * LINE));
+                }
             }
             for n in 0..N {
                 let q = S::splat(*queries[n].q.get_unchecked(d));
@@ -188,9 +194,9 @@ const KEYS: usize = 4;
 
 /// Adds the products of `count` values from `d` on of `N` queries and [`KEYS`] keys.
 #[inline(always)]
-unsafe fn add_lanes<S: Simd, const N: usize>(
+unsafe fn add_lanes<S: Simd, C: Cached, const N: usize>(
     queries: &[Query<'_>],
-    keys: *const f32,
+    (keys, first): (*const C, usize),
     (d, count): (usize, usize),
     acc: &mut [[S::V; KEYS]; KEYS],
 ) {
@@ -198,11 +204,17 @@ unsafe fn add_lanes<S: Simd, const N: usize>(
     // SAFETY: the caller's promise: keys and queries have `dim` values, of which `count` follow `d`
     unsafe {
         let mut k = [S::splat(0.0); KEYS];
-        for i in 0..KEYS {
-            k[i] = load_up_to::<S>(keys.add(i * dim), count);
+        for i in (0..KEYS).step_by(2) {
+            let pair = (first + i) / 2;
+            [k[i], k[i + 1]] = if count == LANES {
+                C::rows::<S>(keys, dim, pair, d)
+            } else {
+                C::rows_some::<S>(keys, dim, pair, d, count)
+            };
         }
         for n in 0..N {
-            let q = load_up_to::<S>(queries[n].q.as_ptr().add(d), count);
+            let q = queries[n].q.as_ptr().add(d);
+            let q = if count == LANES { S::load(q) } else { load_some::<S>(q, count) };
             for i in 0..KEYS {
                 acc[n][i] = S::fma(q, k[i], acc[n][i]);
             }
@@ -210,15 +222,9 @@ unsafe fn add_lanes<S: Simd, const N: usize>(
     }
 }
 
-#[inline(always)]
-unsafe fn load_up_to<S: Simd>(from: *const f32, count: usize) -> S::V {
-    // SAFETY: the caller's promise, for `count` values
-    unsafe { if count == LANES { S::load(from) } else { load_some::<S>(from, count) } }
-}
-
 /// Scores from rows of keys: sixteen lanes, then [`Simd::sum`].
 #[inline(always)]
-unsafe fn row_scores<S: Simd, const N: usize>(queries: &[Query<'_>], keys: &[f32]) -> [[f32; TILE]; N] {
+unsafe fn row_scores<S: Simd, C: Cached, const N: usize>(queries: &[Query<'_>], keys: &[C]) -> [[f32; TILE]; N] {
     let dim = queries[0].q.len();
     let whole = dim / LANES * LANES;
     let mut scores = [[0.0; TILE]; N];
@@ -227,10 +233,10 @@ unsafe fn row_scores<S: Simd, const N: usize>(queries: &[Query<'_>], keys: &[f32
         unsafe {
             let mut acc = [[S::splat(0.0); KEYS]; KEYS];
             for d in (0..whole).step_by(LANES) {
-                add_lanes::<S, N>(queries, keys.as_ptr().add(j * dim + d), (d, LANES), &mut acc);
+                add_lanes::<S, C, N>(queries, (keys.as_ptr(), j), (d, LANES), &mut acc);
             }
             if whole < dim {
-                add_lanes::<S, N>(queries, keys.as_ptr().add(j * dim + whole), (whole, dim - whole), &mut acc);
+                add_lanes::<S, C, N>(queries, (keys.as_ptr(), j), (whole, dim - whole), &mut acc);
             }
             let sums = S::sum16(acc);
             for n in 0..N {
@@ -242,15 +248,18 @@ unsafe fn row_scores<S: Simd, const N: usize>(queries: &[Query<'_>], keys: &[f32
 }
 
 #[inline(always)]
-unsafe fn add_values<S: Simd, const N: usize>(
+unsafe fn add_values<S: Simd, C: Cached, const N: usize>(
     queries: &mut [Query<'_>],
     weights: &[[f32; TILE]; N],
     counts: [usize; N],
-    (values, next): (&[f32], *const u8),
+    (values, next): (&[C], *const u8),
     stride: usize,
 ) {
     let dim = queries[0].out.len();
-    let shared = counts.iter().copied().min().unwrap_or(0);
+    // whole pairs of rows that all queries see
+    let pairs = counts.iter().copied().min().unwrap_or(0) / 2;
+    let lines = 2 * LANES * size_of::<C>() / LINE;
+    let values = values.as_ptr();
     let whole = dim / LANES * LANES;
     // SAFETY: as in `fold`
     unsafe {
@@ -259,18 +268,23 @@ unsafe fn add_values<S: Simd, const N: usize>(
             for n in 0..N {
                 acc[n] = S::load(queries[n].out.as_ptr().add(d));
             }
-            for j in 0..shared {
+            for pair in 0..pairs {
                 if !next.is_null() {
-                    S::prefetch(next.wrapping_add((d / LANES * TILE + j) * LINE));
+                    for line in 0..lines {
+                        S::prefetch(next.wrapping_add(((d + pair) * lines + line) * LINE));
+                    }
                 }
-                let v = S::load(values.as_ptr().add(j * stride + d));
-                for n in 0..N {
-                    acc[n] = S::fma(S::splat(weights[n][j]), v, acc[n]);
+                let v = C::rows::<S>(values, stride, pair, d);
+                for half in 0..2 {
+                    for n in 0..N {
+                        acc[n] = S::fma(S::splat(weights[n][2 * pair + half]), v[half], acc[n]);
+                    }
                 }
             }
             for n in 0..N {
-                for j in shared..counts[n] {
-                    acc[n] = S::fma(S::splat(weights[n][j]), S::load(values.as_ptr().add(j * stride + d)), acc[n]);
+                for j in 2 * pairs..counts[n] {
+                    let v = C::rows::<S>(values, stride, j / 2, d)[j % 2];
+                    acc[n] = S::fma(S::splat(weights[n][j]), v, acc[n]);
                 }
                 S::store(queries[n].out.as_mut_ptr().add(d), acc[n]);
             }
@@ -279,7 +293,7 @@ unsafe fn add_values<S: Simd, const N: usize>(
             for d in whole..dim {
                 for j in 0..counts[n] {
                     let out = &mut queries[n].out[d];
-                    *out = weights[n][j].mul_add(values[j * stride + d], *out);
+                    *out = weights[n][j].mul_add(C::value(values, stride, j, d), *out);
                 }
             }
         }

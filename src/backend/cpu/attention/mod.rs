@@ -1,14 +1,18 @@
 //! Attention over paged tiles, folded left to right with an online softmax: grouped-query and multi-head latent.
 
+mod cached;
 mod fold;
 
 use std::ops::Range;
 
+use bytemuck::{cast_slice, cast_slice_mut};
+
+use self::cached::Cached;
 use self::fold::{Part, Query, Tile, fold_block, merge};
 use super::Cpu;
 use super::linear::Shared;
 use super::simd::dispatch;
-use crate::backend::state::{KvStore, LatentStore, PAGE, TILE};
+use crate::backend::state::{KvStore, KvType, LatentStore, PAGE, TILE};
 use crate::backend::{AttentionShape, Batch, HeadGroups, LatentShape, Segment, Tensor};
 
 /// Query rows (a token and a head) that share the loads of one tile.
@@ -23,18 +27,23 @@ const _: () = assert!(SPAN.is_multiple_of(PAGE));
 
 /// Writes the rows of `k` and `v` (`[rows, kv_heads · head_dim]`) to their positions.
 pub(super) fn store(store: &mut KvStore, k: &Tensor, v: &Tensor, batch: &Batch) {
-    let (heads, dim) = (store.kv_heads, store.head_dim);
+    match store.kind {
+        KvType::F32 => store_as::<f32>(store, k, v, batch),
+        KvType::Bf16 => store_as::<u16>(store, k, v, batch),
+    }
+}
+
+fn store_as<C: Cached>(store: &mut KvStore, k: &Tensor, v: &Tensor, batch: &Batch) {
+    let (heads, dim, words) = (store.kv_heads, store.head_dim, store.tile_words());
     for segment in batch.segments() {
         for row in segment.rows.clone() {
             let position = segment.position(row);
             for head in 0..heads {
                 let tile = store.tile_at(&segment.pages, head, position);
-                let (keys, values) = store.data[tile..][..2 * TILE * dim].split_at_mut(TILE * dim);
-                let column = position % TILE;
-                for (i, k) in k.row(row)[head * dim..][..dim].iter().enumerate() {
-                    keys[i * TILE + column] = *k;
-                }
-                values[column * dim..][..dim].copy_from_slice(&v.row(row)[head * dim..][..dim]);
+                let tile = cast_slice_mut::<f32, C>(&mut store.data[tile..][..words]);
+                let (keys, values) = tile.split_at_mut(TILE * dim);
+                C::put_turned(keys, position % TILE, &k.row(row)[head * dim..][..dim]);
+                C::put_row(values, position % TILE, &v.row(row)[head * dim..][..dim]);
             }
         }
     }
@@ -42,10 +51,19 @@ pub(super) fn store(store: &mut KvStore, k: &Tensor, v: &Tensor, batch: &Batch) 
 
 /// Writes the rows of `latent` (`[rows, width]`) to their positions.
 pub(super) fn store_latent(store: &mut LatentStore, latent: &Tensor, batch: &Batch) {
+    match store.kind {
+        KvType::F32 => store_latent_as::<f32>(store, latent, batch),
+        KvType::Bf16 => store_latent_as::<u16>(store, latent, batch),
+    }
+}
+
+fn store_latent_as<C: Cached>(store: &mut LatentStore, latent: &Tensor, batch: &Batch) {
+    let words = store.tile_words();
     for segment in batch.segments() {
         for row in segment.rows.clone() {
-            let at = store.at(&segment.pages, segment.position(row));
-            store.data[at..][..store.width].copy_from_slice(latent.row(row));
+            let position = segment.position(row);
+            let at = store.tile_at(&segment.pages, position);
+            C::put_row(cast_slice_mut(&mut store.data[at..][..words]), position % TILE, latent.row(row));
         }
     }
 }
@@ -223,38 +241,48 @@ impl Work<'_> {
     }
 
     /// The tile of the positions from `start` on.
-    fn tile(&self, unit: &Unit<'_>, start: usize) -> Tile<'_> {
+    fn tile<C: Cached>(&self, unit: &Unit<'_>, start: usize) -> Tile<'_, C> {
         let pages = &unit.segment.pages;
         match self.cache {
             Cache::Heads(kv) => {
                 let at = kv.tile_at(pages, unit.shared, start);
-                let (keys, values) = kv.data[at..][..2 * TILE * kv.head_dim].split_at(TILE * kv.head_dim);
+                let tile = cast_slice(&kv.data[at..][..kv.tile_words()]);
+                let (keys, values) = tile.split_at(TILE * kv.head_dim);
                 Tile::Heads { keys, values }
             }
             Cache::Latent(store) => {
-                let at = store.at(pages, start);
-                Tile::Latent(&store.data[at..][..TILE * store.width])
+                let at = store.tile_at(pages, start);
+                Tile::Latent(cast_slice(&store.data[at..][..store.tile_words()]))
             }
         }
     }
 
     /// Folds the tiles of span `span` into queries that know nothing yet.
     fn fold_span(&self, unit: &Unit<'_>, span: usize, queries: &mut [Query<'_>]) {
+        let (Cache::Heads(KvStore { kind, .. }) | Cache::Latent(LatentStore { kind, .. })) = self.cache;
+        match kind {
+            KvType::F32 => self.fold_span_of::<f32>(unit, span, queries),
+            KvType::Bf16 => self.fold_span_of::<u16>(unit, span, queries),
+        }
+    }
+
+    fn fold_span_of<C: Cached>(&self, unit: &Unit<'_>, span: usize, queries: &mut [Query<'_>]) {
         let last = queries.iter().map(|query| query.positions).max().unwrap_or(0);
         for start in (span * SPAN..last.min((span + 1) * SPAN)).step_by(TILE) {
-            let (tile, scale, first) = (self.tile(unit, start), self.scale, start.is_multiple_of(SPAN));
+            let (tile, scale, first) = (self.tile::<C>(unit, start), self.scale, start.is_multiple_of(SPAN));
             // positions grow with the rows, so the queries that see this tile are a suffix
             let seeing = queries.iter().position(|query| query.positions > start).unwrap_or(queries.len());
             // the first queries ask for what comes next
-            let mut next = if start + TILE < last { self.tile(unit, start + TILE).start() } else { std::ptr::null() };
+            let mut next =
+                if start + TILE < last { self.tile::<C>(unit, start + TILE).start() } else { std::ptr::null() };
             for block in queries[seeing..].chunks_mut(QUERIES) {
                 // SAFETY: the instruction set is available; `tile` holds TILE keys and values of the queries' widths
                 unsafe {
                     dispatch!(
                         self.cpu.isa,
-                        fold_block(
+                        fold_block[C: Cached](
                             block: &mut [Query<'_>],
-                            tile: Tile<'_>,
+                            tile: Tile<'_, C>,
                             next: *const u8,
                             start: usize,
                             scale: f32,

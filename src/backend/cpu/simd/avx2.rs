@@ -86,6 +86,7 @@ macro_rules! halves {
 impl Simd for Avx2 {
     type V = [__m256; 2];
     type Codes = [__m256i; 2];
+    type Affine = [Self::V; 2];
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -117,6 +118,16 @@ impl Simd for Avx2 {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(16).cast()));
             [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: see above
+        unsafe {
+            let words = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())];
+            let lower = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+            let upper = |words| _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000)));
+            [[lower(words[0]), lower(words[1])], [upper(words[0]), upper(words[1])]]
         }
     }
     #[inline(always)]
@@ -165,6 +176,19 @@ impl Simd for Avx2 {
     unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V {
         // SAFETY: see above
         unsafe { [lookup_eight(table, codes[0]), lookup_eight(table, codes[1])] }
+    }
+    #[inline(always)]
+    unsafe fn affine(scale: Self::V, bias: Self::V) -> [Self::V; 2] {
+        [scale, bias]
+    }
+    #[inline(always)]
+    unsafe fn affine_values([scale, bias]: [Self::V; 2], codes: Self::Codes) -> Self::V {
+        // SAFETY: see above
+        unsafe {
+            let four = _mm256_set1_epi32(15);
+            let codes = [_mm256_and_si256(codes[0], four), _mm256_and_si256(codes[1], four)];
+            Self::fma(Self::code_values(codes), scale, bias)
+        }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{COUNT, Simd};
 
 /// AVX-512 lanes.
 #[derive(Clone, Copy)]
@@ -97,6 +97,7 @@ impl Simd for Avx512 {
     const RIFFLES: bool = true;
     type V = __m512;
     type Codes = __m512i;
+    type Affine = Self::V;
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -132,6 +133,15 @@ impl Simd for Avx512 {
         unsafe {
             let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(from: *const u8) -> [__m512; 2] {
+        // SAFETY: see above
+        unsafe {
+            let words = _mm512_loadu_si512(from.cast());
+            let upper = _mm512_and_si512(words, _mm512_set1_epi32(-0x1_0000));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(upper)]
         }
     }
     #[inline(always)]
@@ -179,6 +189,21 @@ impl Simd for Avx512 {
     unsafe fn lookup(table: __m512, codes: __m512i) -> __m512 {
         // SAFETY: see above
         unsafe { _mm512_permutexvar_ps(codes, table) }
+    }
+    #[inline(always)]
+    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
+        // SAFETY: see above
+        unsafe { Self::fma(Self::load(COUNT.as_ptr()), scale, bias) }
+    }
+    #[inline(always)]
+    unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
+        // SAFETY: see above
+        unsafe { Self::lookup(table, codes) }
+    }
+    #[inline(always)]
+    unsafe fn affine_riffled(table: __m512, from: *const u8) -> __m512 {
+        // SAFETY: see above
+        unsafe { Self::lookup_riffled(table, from) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

@@ -13,6 +13,9 @@ pub(super) mod scalar;
 /// The number of logical lanes.
 pub(super) const LANES: usize = 16;
 
+/// The values of codes of four bits.
+pub(super) static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+
 /// The instruction set a kernel runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
@@ -84,6 +87,8 @@ pub(super) trait Simd: Copy {
     type V: Copy;
     /// Sixteen packed values, each in the low bits of its lane.
     type Codes: Copy;
+    /// A scale and a bias, or the values that codes of up to four bits have with them: whatever is sooner used.
+    type Affine: Copy;
 
     /// Asks for the cache line at `at`, which may be anywhere, to be fetched into the second-level cache.
     #[inline(always)]
@@ -98,6 +103,8 @@ pub(super) trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn load_bf16(from: *const u8) -> Self::V;
+    /// The lower and the upper bf16 of sixteen words of 32 bits.
+    unsafe fn split_bf16(from: *const u8) -> [Self::V; 2];
     unsafe fn load_f16(from: *const u8) -> Self::V;
     /// E4M3 without infinities: 0x7f and 0xff are NaN.
     unsafe fn load_fp8(from: *const u8) -> Self::V;
@@ -107,6 +114,15 @@ pub(super) trait Simd: Copy {
     unsafe fn code_values(codes: Self::Codes) -> Self::V;
     /// The entries of `table` that the low four bits of the codes name.
     unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V;
+    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::Affine;
+    /// scale · q + bias, rounded once, of the low four bits of the codes.
+    unsafe fn affine_values(of: Self::Affine, codes: Self::Codes) -> Self::V;
+    /// The same of sixteen codes of four bits, in the order of [`Simd::riffle`].
+    #[inline(always)]
+    unsafe fn affine_riffled(of: Self::Affine, from: *const u8) -> Self::V {
+        // SAFETY: the caller's promise covers this call
+        unsafe { Self::riffle(Self::affine_values(of, Self::unpack::<4>(from))) }
+    }
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;

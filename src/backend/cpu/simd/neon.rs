@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Simd;
+use super::{COUNT, Simd};
 
 /// NEON lanes, four a register.
 #[derive(Clone, Copy)]
@@ -84,6 +84,7 @@ const fn places(bits: usize) -> ([u8; 32], [i16; 16]) {
 impl Simd for Neon {
     type V = [float32x4_t; 4];
     type Codes = uint8x16_t;
+    type Affine = Self::V;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -104,6 +105,12 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> Self::V {
         each!(|i| vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(from.add(8 * i))))))
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(from: *const u8) -> [Self::V; 2] {
+        let words = each!(|i| vreinterpretq_u32_u8(vld1q_u8(from.add(16 * i))));
+        let lower = each!(|i| vreinterpretq_f32_u32(vshlq_n_u32::<16>(words[i])));
+        [lower, each!(|i| vreinterpretq_f32_u32(vandq_u32(words[i], vdupq_n_u32(0xffff_0000))))]
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self::V {
@@ -179,6 +186,16 @@ impl Simd for Neon {
             [vzip1q_u16(l0, h0), vzip2q_u16(l0, h0), vzip1q_u16(l1, h1), vzip2q_u16(l1, h1)]
                 .map(|four| vreinterpretq_f32_u16(four))
         }
+    }
+    #[inline(always)]
+    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
+        // SAFETY: see above
+        unsafe { Self::fma(Self::load(COUNT.as_ptr()), scale, bias) }
+    }
+    #[inline(always)]
+    unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
+        // SAFETY: see above
+        unsafe { Self::lookup(table, codes) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

@@ -17,6 +17,10 @@ pub(in crate::backend::cpu) const PAIRED: usize = 2 * LANES;
 pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
     /// Thirty-two bf16.
     type P: Copy;
+    /// What has the same bits, sooner, where no operand and no sum is subnormal.
+    type Normal: Pairs<S>;
+    /// Whether [`Pairs::Normal`] is another type.
+    const CAREFUL: bool = false;
     #[inline(always)]
     unsafe fn load(from: *const u16) -> Self::P {
         // SAFETY: the caller's pointer is valid for thirty-two values
@@ -42,6 +46,52 @@ pub(in crate::backend::cpu) trait Pairs<S: Simd>: Copy {
     unsafe fn dot(acc: S::V, a: Self::P, b: Self::P) -> S::V;
 }
 
+/// Products of f32 lanes, the even ones and the odd ones, of which nothing is flushed.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Unflushed;
+
+impl<S: Simd> Pairs<S> for Unflushed {
+    type P = [S::V; 2];
+    type Normal = Self;
+    #[inline(always)]
+    unsafe fn load(from: *const u16) -> Self::P {
+        // SAFETY: the caller's promise
+        unsafe { S::split_bf16(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut u16, [even, odd]: Self::P) {
+        let mut lanes = [[0.0f32; LANES]; 2];
+        // SAFETY: the caller's promise
+        unsafe {
+            S::store(lanes[0].as_mut_ptr(), even);
+            S::store(lanes[1].as_mut_ptr(), odd);
+            let values: [u16; PAIRED] = std::array::from_fn(|i| bf16::from_f32(lanes[i % 2][i / 2]).to_bits());
+            to.cast::<[u16; PAIRED]>().write_unaligned(values);
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const u16) -> Self::P {
+        // SAFETY: the caller's promise, for two values
+        unsafe { [S::splat_bf16(from.cast()), S::splat_bf16(from.add(1).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn round(low: S::V, high: S::V) -> Self::P {
+        let mut values = [0.0f32; PAIRED];
+        // SAFETY: the caller's promise
+        unsafe {
+            S::store(values.as_mut_ptr(), low);
+            S::store(values.as_mut_ptr().add(LANES), high);
+            let rounded = values.map(|x| bf16::from_f32(x).to_bits());
+            <Self as Pairs<S>>::load(rounded.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: S::V, a: Self::P, b: Self::P) -> S::V {
+        // SAFETY: the caller's promise
+        unsafe { S::fma(a[0], b[0], S::fma(a[1], b[1], acc)) }
+    }
+}
+
 /// Zero, with its sign, for a subnormal.
 fn flush(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
@@ -53,6 +103,7 @@ fn widen(x: u16) -> f32 {
 
 impl Pairs<Self> for Scalar {
     type P = [u16; PAIRED];
+    type Normal = Self;
 
     #[inline(always)]
     unsafe fn round(low: [f32; LANES], high: [f32; LANES]) -> Self::P {
@@ -75,7 +126,7 @@ mod x86 {
 
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
-    use super::Pairs;
+    use super::{Pairs, Unflushed};
 
     /// Zeros, with their signs, for subnormals.
     #[inline(always)]
@@ -136,6 +187,8 @@ mod x86 {
     // SAFETY (all blocks below): `Simd`'s contract: the processor has the instruction set, pointers are valid
     impl Pairs<Self> for Avx2 {
         type P = [__m256i; 2];
+        type Normal = Unflushed;
+        const CAREFUL: bool = true;
 
         #[inline(always)]
         unsafe fn load(from: *const u16) -> Self::P {
@@ -170,6 +223,7 @@ mod x86 {
     // SAFETY (all blocks below): as above; callers are compiled for AVX512-BF16
     impl Pairs<Self> for Avx512 {
         type P = __m512i;
+        type Normal = Self;
 
         #[inline(always)]
         unsafe fn load(from: *const u16) -> __m512i {
@@ -211,7 +265,7 @@ mod arm {
     use super::super::LANES;
     use super::super::neon::Neon;
     use super::super::scalar::Scalar;
-    use super::{PAIRED, Pairs};
+    use super::{PAIRED, Pairs, Unflushed};
 
     /// Zeros, with their signs, for subnormals.
     #[inline(always)]
@@ -237,6 +291,8 @@ mod arm {
     // SAFETY (all blocks below): `Simd`'s contract: pointers are valid; every aarch64 processor has NEON
     impl Pairs<Self> for Neon {
         type P = [uint32x4_t; 4];
+        type Normal = Unflushed;
+        const CAREFUL: bool = true;
 
         #[inline(always)]
         unsafe fn splat(from: *const u16) -> Self::P {

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{LANES, Simd};
+use super::{COUNT, LANES, Simd};
 use crate::weights::e4m3;
 
 /// Portable lanes.
@@ -30,6 +30,7 @@ pub(super) unsafe fn unpack<const BITS: usize>(from: *const u8) -> [u8; LANES] {
 impl Simd for Scalar {
     type V = [f32; LANES];
     type Codes = [u8; LANES];
+    type Affine = Self::V;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -50,6 +51,12 @@ impl Simd for Scalar {
         // SAFETY: as in `load`, for 32 bytes
         let halves = unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() };
         each(|i| f32::from_bits(u32::from(u16::from_le_bytes(halves[i])) << 16))
+    }
+    #[inline(always)]
+    unsafe fn split_bf16(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: as in `load`, for 64 bytes
+        let words = unsafe { from.cast::<[[u16; 2]; LANES]>().read_unaligned() };
+        [0, 1].map(|half| each(|i| f32::from_bits(u32::from(words[i][half]) << 16)))
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self::V {
@@ -75,6 +82,16 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V {
         each(|i| table[usize::from(codes[i] & 15)])
+    }
+    #[inline(always)]
+    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
+        // SAFETY: the caller's promise
+        unsafe { Self::fma(Self::load(COUNT.as_ptr()), scale, bias) }
+    }
+    #[inline(always)]
+    unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
+        // SAFETY: the caller's promise
+        unsafe { Self::lookup(table, codes) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
