@@ -192,3 +192,39 @@ impl LayerState {
 fn copy(memory: &mut Memory, len: usize, from: usize, to: usize) {
     memory.copy_within(from * len..(from + 1) * len, to * len);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Arithmetic, Cpu};
+
+    #[test]
+    fn a_page_is_as_large_as_planned_and_copied_whole() {
+        for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
+            let cpu = Cpu::new(1).unwrap().computing(arithmetic);
+            let (heads, dim, width) = (3, 20, 7);
+            let kv = KvStore::new(&cpu, 3, heads, dim).unwrap();
+            let latent = LatentStore::new(&cpu, 3, width).unwrap();
+            for (mut state, values) in
+                [(LayerState::Kv(kv), KvStore::page_values(heads, dim)), (LayerState::Latent(latent), PAGE * width)]
+            {
+                let words = values * arithmetic.kv_type().bytes() / 4;
+                data(&mut state).iter_mut().enumerate().for_each(|(i, word)| *word = i as f32);
+                let before = data(&mut state).to_vec();
+                assert_eq!(before.len(), 3 * words, "{arithmetic:?}");
+                state.copy_page(0, 1);
+                let after = data(&mut state);
+                assert_eq!(after[..words], before[..words]);
+                assert_eq!(after[words..2 * words], before[..words]);
+                assert_eq!(after[2 * words..], before[2 * words..]);
+            }
+        }
+    }
+
+    fn data(state: &mut LayerState) -> &mut Memory {
+        match state {
+            LayerState::Kv(KvStore { data, .. }) | LayerState::Latent(LatentStore { data, .. }) => data,
+            LayerState::Delta(_) => panic!("no pages"),
+        }
+    }
+}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::ModelArgs;
 use super::numbers::Rounding;
-use crate::backend::{Arithmetic, Backend, Cpu, Fence, Metal};
+use crate::backend::{Arithmetic, Backend, Cpu, Fence, KvType, Metal};
 use crate::error::{Error, Result};
 use crate::gpu::Device;
 
@@ -116,6 +116,11 @@ impl ModelArgs {
             return Err(Error::usage(error).hint("take --fence event or --fence drain, or one rank a machine"));
         }
         Ok(fence)
+    }
+
+    /// How ranks keep keys and values.
+    pub(super) fn kv_type(&self) -> KvType {
+        Arithmetic::from(self.arithmetic).kv_type()
     }
 
     /// The name of the arithmetic, which all ranks must share.

@@ -12,7 +12,6 @@ use super::loading::{self, Means, Told};
 use super::numbers::{Rounding, Weights, coding, coding_name};
 use super::others::Others;
 use super::{env, ui};
-use crate::backend::Arithmetic;
 use crate::comm::Ranks;
 use crate::engine::{Defaults, Engine, Room, Sampling, pages};
 use crate::error::{Context, Error, Result};
@@ -49,7 +48,7 @@ pub(super) struct ModelArgs {
     /// Positions of the context: prompt and answer together [default: the model's, at most 32768]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub(super) ctx: Option<usize>,
-    /// How numbers are rounded: exact (f32 activations) or fast (operands of dense products in bf16 or 8 bits)
+    /// How numbers are rounded: exact (f32 activations) or fast (operands of products in bf16 or 8 bits, the KV cache in bf16)
     #[arg(long, value_enum, default_value_t = Rounding::Exact, help_heading = "Model")]
     pub(super) arithmetic: Rounding,
     /// What computes: cpu, metal (a Mac's GPU), or auto: the GPU on a Mac, else the processor
@@ -251,8 +250,7 @@ impl ModelArgs {
             Some(coding) => blueprint.quantised(coding, all_cores())?,
             None => blueprint,
         };
-        let kv = Arithmetic::from(self.arithmetic).kv_type();
-        Ok(Opened { blueprint: blueprint.keeping(kv), defaults, found })
+        Ok(Opened { blueprint: blueprint.keeping(self.kv_type()), defaults, found })
     }
 
     /// Finds the model once and for all: what lies in a directory, the hub's cache too, is called by it from now on.

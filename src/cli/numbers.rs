@@ -20,7 +20,7 @@ pub(super) enum Weights {
 pub(super) enum Rounding {
     /// f32 activations, weights as exact as their format is.
     Exact,
-    /// Dense products of bf16, and any product of affine weights of 4 or 8 bits with activations of 8.
+    /// Products of bf16, or of affine weights of 4 or 8 bits with activations of 8, and a KV cache in bf16.
     Fast,
 }
 

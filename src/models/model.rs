@@ -132,7 +132,7 @@ impl Blueprint {
         Ok(Self { geometry, digest, architecture, config, source, place, kv: KvType::default() })
     }
 
-    /// The same model on ranks that keep keys and values as `kv`.
+    /// The same model on ranks that keep keys and values as `kv`, which plans reckon with: f32 if nothing is said.
     #[must_use]
     pub fn keeping(self, kv: KvType) -> Self {
         Self { kv, ..self }

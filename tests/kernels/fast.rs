@@ -1,4 +1,4 @@
-//! The fast arithmetic: operands of dense products rounded to bf16, or activations to eight bits; the same bits wherever it runs.
+//! The fast arithmetic: operands of products rounded to bf16, or activations to eight bits; the same bits wherever it runs.
 
 use half::bf16;
 use tbshard::backend::{Arithmetic, Backend, Cpu, Tensor};

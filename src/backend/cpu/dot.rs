@@ -12,7 +12,7 @@ use super::stream::{Block, DEPTH, Out, stream};
 use crate::partition::Step;
 use crate::weights::Matrix;
 
-/// From this many activation rows on, weights are widened once into scratch memory.
+/// From this many activation rows on, weights are widened once into scratch memory; packed ones sooner, where `stream.rs` says so.
 pub(super) const WIDEN_FROM: usize = 8;
 
 /// Activation rows of one pass over the weights.

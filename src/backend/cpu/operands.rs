@@ -20,7 +20,6 @@ use crate::weights::Matrix;
 const ROWS: usize = 4;
 
 /// Activations rounded, where the arithmetic and the weights ask for it.
-#[derive(Default)]
 pub(super) struct Rounded {
     // two in the place of an f32, and the least value of each row
     bf16: Option<(Tensor, Vec<Least>)>,

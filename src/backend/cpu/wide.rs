@@ -1,4 +1,4 @@
-//! Products with many activation rows: weights are widened into scratch memory a few rows at a time, and the next ones fetched.
+//! Products with several activation rows: weights are widened into scratch memory a few rows at a time, and the next ones fetched.
 //! Whole sixteens of tokens are multiplied by [`super::turned`], what is left here.
 
 use std::ops::Range;

@@ -154,6 +154,14 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_in_bf16_is_half_as_large() {
+        for name in ["qwen3-8b", "qwen3.6-27b"] {
+            let (exact, fast) = (shape(&[name]), shape(&[name, "--arithmetic", "fast"]));
+            assert_eq!((fast.position, fast.state), (exact.position / 2.0, exact.state), "{name}");
+        }
+    }
+
+    #[test]
     fn a_mixture_of_experts_reads_those_that_are_chosen() {
         let shape = shape(&["qwen3-30b-a3b"]);
         // 48 layers of 128 experts, 8 of them chosen, 3 · 2048 · 768 weights each

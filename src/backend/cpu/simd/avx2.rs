@@ -185,8 +185,8 @@ impl Simd for Avx2 {
     unsafe fn affine_values([scale, bias]: [Self::V; 2], codes: Self::Codes) -> Self::V {
         // SAFETY: see above
         unsafe {
-            let four = _mm256_set1_epi32(15);
-            let codes = [_mm256_and_si256(codes[0], four), _mm256_and_si256(codes[1], four)];
+            let mask = _mm256_set1_epi32(15);
+            let codes = [_mm256_and_si256(codes[0], mask), _mm256_and_si256(codes[1], mask)];
             Self::fma(Self::code_values(codes), scale, bias)
         }
     }

@@ -10,7 +10,7 @@ pub(in crate::backend::cpu) const PAIRED: usize = 2 * LANES;
 
 /// Operations on thirty-two bf16, beside the f32 lanes of `S`.
 ///
-/// Subnormal operands and results count as zero, as AVX512-BF16 has it.
+/// Subnormal operands and results count as zero, as AVX512-BF16 has it; [`Unflushed`] is for where there are none.
 ///
 /// # Safety
 /// As [`Simd`]; pointers are valid for thirty-two values.
