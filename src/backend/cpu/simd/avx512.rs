@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{COUNT, Simd};
+use super::{Simd, tabled};
 
 /// AVX-512 lanes.
 #[derive(Clone, Copy)]
@@ -97,7 +97,7 @@ impl Simd for Avx512 {
     const RIFFLES: bool = true;
     type V = __m512;
     type Codes = __m512i;
-    type Affine = Self::V;
+    tabled!();
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -189,16 +189,6 @@ impl Simd for Avx512 {
     unsafe fn lookup(table: __m512, codes: __m512i) -> __m512 {
         // SAFETY: see above
         unsafe { _mm512_permutexvar_ps(codes, table) }
-    }
-    #[inline(always)]
-    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
-        // SAFETY: see above
-        unsafe { Self::fma(Self::load(COUNT.as_ptr()), scale, bias) }
-    }
-    #[inline(always)]
-    unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
-        // SAFETY: see above
-        unsafe { Self::lookup(table, codes) }
     }
     #[inline(always)]
     unsafe fn affine_riffled(table: __m512, from: *const u8) -> __m512 {

@@ -14,7 +14,7 @@ pub(super) mod scalar;
 pub(super) const LANES: usize = 16;
 
 /// The values of codes of four bits.
-pub(super) static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+static COUNT: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// The instruction set a kernel runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +175,24 @@ pub(super) trait Simd: Copy {
         unsafe { Self::sum16(v) }
     }
 }
+
+/// [`Simd::Affine`] where looking a code up costs less than computing its value.
+macro_rules! tabled {
+    () => {
+        type Affine = Self::V;
+        #[inline(always)]
+        unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
+            // SAFETY: the caller's promise
+            unsafe { Self::fma(Self::load($crate::backend::cpu::simd::COUNT.as_ptr()), scale, bias) }
+        }
+        #[inline(always)]
+        unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
+            // SAFETY: the caller's promise
+            unsafe { Self::lookup(table, codes) }
+        }
+    };
+}
+use tabled;
 
 /// Calls a generic kernel for the instruction set `$isa`, compiled for it. It may have another parameter: `kernel[R: Rows](w: R)`.
 macro_rules! dispatch {

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{COUNT, Simd};
+use super::{Simd, tabled};
 
 /// NEON lanes, four a register.
 #[derive(Clone, Copy)]
@@ -84,7 +84,7 @@ const fn places(bits: usize) -> ([u8; 32], [i16; 16]) {
 impl Simd for Neon {
     type V = [float32x4_t; 4];
     type Codes = uint8x16_t;
-    type Affine = Self::V;
+    tabled!();
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -186,16 +186,6 @@ impl Simd for Neon {
             [vzip1q_u16(l0, h0), vzip2q_u16(l0, h0), vzip1q_u16(l1, h1), vzip2q_u16(l1, h1)]
                 .map(|four| vreinterpretq_f32_u16(four))
         }
-    }
-    #[inline(always)]
-    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
-        // SAFETY: see above
-        unsafe { Self::fma(Self::load(COUNT.as_ptr()), scale, bias) }
-    }
-    #[inline(always)]
-    unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
-        // SAFETY: see above
-        unsafe { Self::lookup(table, codes) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{COUNT, LANES, Simd};
+use super::{LANES, Simd, tabled};
 use crate::weights::e4m3;
 
 /// Portable lanes.
@@ -30,7 +30,7 @@ pub(super) unsafe fn unpack<const BITS: usize>(from: *const u8) -> [u8; LANES] {
 impl Simd for Scalar {
     type V = [f32; LANES];
     type Codes = [u8; LANES];
-    type Affine = Self::V;
+    tabled!();
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -82,16 +82,6 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn lookup(table: Self::V, codes: Self::Codes) -> Self::V {
         each(|i| table[usize::from(codes[i] & 15)])
-    }
-    #[inline(always)]
-    unsafe fn affine(scale: Self::V, bias: Self::V) -> Self::V {
-        // SAFETY: the caller's promise
-        unsafe { Self::fma(Self::load(COUNT.as_ptr()), scale, bias) }
-    }
-    #[inline(always)]
-    unsafe fn affine_values(table: Self::V, codes: Self::Codes) -> Self::V {
-        // SAFETY: the caller's promise
-        unsafe { Self::lookup(table, codes) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
