@@ -131,6 +131,15 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn splat_two_bf16(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: see above, for four bytes
+        unsafe {
+            let words = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            let upper = _mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000));
+            [[_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)); 2], [_mm256_castsi256_ps(upper); 2]]
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self::V {
         // SAFETY: see above
         unsafe {

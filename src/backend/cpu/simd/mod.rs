@@ -100,6 +100,12 @@ pub(super) trait Simd: Copy {
         // SAFETY: the caller's promise, for two bytes
         unsafe { Self::splat(f32::from_bits(u32::from(u16::from_le(from.cast::<u16>().read_unaligned())) << 16)) }
     }
+    /// The two bf16 at `from`, each in all lanes.
+    #[inline(always)]
+    unsafe fn splat_two_bf16(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: the caller's promise, for four bytes
+        unsafe { [Self::splat_bf16(from), Self::splat_bf16(from.add(2))] }
+    }
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn load_bf16(from: *const u8) -> Self::V;

@@ -113,6 +113,15 @@ impl Simd for Neon {
         [lower, each!(|i| vreinterpretq_f32_u32(vandq_u32(words[i], vdupq_n_u32(0xffff_0000))))]
     }
     #[inline(always)]
+    unsafe fn splat_two_bf16(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: see above, for four bytes
+        unsafe {
+            let words = vdupq_n_u32(from.cast::<u32>().read_unaligned());
+            let upper = vandq_u32(words, vdupq_n_u32(0xffff_0000));
+            [[vreinterpretq_f32_u32(vshlq_n_u32::<16>(words)); 4], [vreinterpretq_f32_u32(upper); 4]]
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self::V {
         // SAFETY: see above
         unsafe {

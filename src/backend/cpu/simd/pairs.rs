@@ -72,7 +72,7 @@ impl<S: Simd> Pairs<S> for Unflushed {
     #[inline(always)]
     unsafe fn splat(from: *const u16) -> Self::P {
         // SAFETY: the caller's promise, for two values
-        unsafe { [S::splat_bf16(from.cast()), S::splat_bf16(from.add(1).cast())] }
+        unsafe { S::splat_two_bf16(from.cast()) }
     }
     #[inline(always)]
     unsafe fn round(low: S::V, high: S::V) -> Self::P {
