@@ -4,8 +4,10 @@
     mlx_reference.py convert SOURCE OUT MODE BITS GROUP    what `mlx_lm.convert -q` writes
     mlx_reference.py logits DIR IDS OUT                    f32 logits of the ids (51,441,…) computed in fp32
     mlx_reference.py rows SEED OUT                         many rows of every type, and what mx.quantize returns
+    mlx_reference.py each FILE                             all of a JSON list of the above, as lists of words
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -61,5 +63,14 @@ def rows(seed, out):
     mx.save_safetensors(out, tensors)
 
 
+def each(file):
+    for words in json.loads(Path(file).read_text()):
+        run(*words)
+
+
+def run(command, *args):
+    {"convert": convert, "logits": logits, "rows": rows, "each": each}[command](*args)
+
+
 if __name__ == "__main__":
-    {"convert": convert, "logits": logits, "rows": rows}[sys.argv[1]](*sys.argv[2:])
+    run(*sys.argv[1:])

@@ -51,24 +51,51 @@ fn config(dir: &Path) -> Value {
     config
 }
 
-/// Converts `source` in both programs and compares all they wrote but tokenizers and the layout of files.
-fn compare(python: &Path, source: &Path, (mode, bits, group): (&str, &str, &str)) -> usize {
+/// Runs scripts/mlx_reference.py for many commands at once, because its imports take longer than most of them.
+fn mlx_each(python: &Path, commands: &[Vec<String>]) {
+    let list = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(list.path(), serde_json::to_vec(commands).unwrap()).unwrap();
+    mlx(python, &["each", list.path().to_str().unwrap()]);
+}
+
+fn words(parts: &[&str]) -> Vec<String> {
+    parts.iter().map(|part| part.to_string()).collect()
+}
+
+/// Converts every source in both programs by every one of the settings, and compares all they wrote but tokenizers and the
+/// layout of files.
+fn compare(python: &Path, sources: &[PathBuf], settings: &[[&str; 3]]) {
     let out = TempDir::new().unwrap();
-    let (ours, theirs) = (out.path().join("ours"), out.path().join("theirs"));
-    mlx(python, &["convert", source.to_str().unwrap(), theirs.to_str().unwrap(), mode, bits, group]);
-    quantized(source, &ours, &["--mode", mode, "--bits", bits, "--group", group]);
-    let place = format!("{} {mode} {bits} {group}", source.display());
-    let [a, b] = [&ours, &theirs].map(|dir| tensors(dir));
+    let cases =
+        || sources.iter().flat_map(|source| settings.iter().map(move |settings| (source, settings))).enumerate();
+    let place = |case: usize| [out.path().join(format!("{case}/ours")), out.path().join(format!("{case}/theirs"))];
+    let convert = |(case, (source, settings)): (usize, (&PathBuf, &[&str; 3]))| {
+        std::fs::create_dir(out.path().join(case.to_string())).unwrap();
+        let [_, theirs] = place(case);
+        words(&[&["convert", source.to_str().unwrap(), theirs.to_str().unwrap()], &settings[..]].concat())
+    };
+    mlx_each(python, &cases().map(convert).collect::<Vec<_>>());
+    for (case, (source, [mode, bits, group])) in cases() {
+        let [ours, theirs] = place(case);
+        quantized(source, &ours, &["--mode", mode, "--bits", bits, "--group", group]);
+        let place = format!("{} {mode} {bits} {group}", source.display());
+        println!("{place}: {} tensors", same(&place, &ours, &theirs));
+    }
+}
+
+/// Returns how many tensors both of two checkpoints have; fails where they differ.
+fn same(place: &str, ours: &Path, theirs: &Path) -> usize {
+    let [a, b] = [ours, theirs].map(tensors);
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{place}");
     for (name, tensor) in &a {
         assert!(tensor.0 == b[name].0 && tensor.1 == b[name].1, "{place}: {name}");
         assert!(tensor.2 == b[name].2, "{place}: the bytes of {name}");
     }
-    assert_eq!(config(&ours), config(&theirs), "{place}");
+    assert_eq!(config(ours), config(theirs), "{place}");
     let table = |dir: &Path| read_json(dir, "config.json")["quantization"].to_string();
-    assert_eq!(table(&ours), table(&theirs), "{place}");
+    assert_eq!(table(ours), table(theirs), "{place}");
     let index = "model.safetensors.index.json";
-    assert_eq!(read_json(&ours, index), read_json(&theirs, index), "{place}");
+    assert_eq!(read_json(ours, index), read_json(theirs, index), "{place}");
     a.len()
 }
 
@@ -88,17 +115,22 @@ fn rows_by_the_million_become_mlx_s_bytes() {
 #[test]
 fn checkpoints_are_mlx_lm_s_byte_for_byte() {
     let Some(python) = set("TBSHARD_PYTHON") else { return };
-    let settings = [("affine", "4", "64"), ("affine", "3", "32"), ("affine", "8", "128"), ("mxfp8", "8", "32")];
-    for source in checkpoints() {
-        let counts: Vec<usize> = settings.iter().map(|settings| compare(&python, &source, *settings)).collect();
-        println!("{}: {counts:?} tensors", source.display());
-    }
+    let settings = [["affine", "4", "64"], ["affine", "3", "32"], ["affine", "8", "128"], ["mxfp8", "8", "32"]];
+    compare(&python, &checkpoints(), &settings);
 }
 
 #[test]
 fn a_real_model_is_mlx_lm_s_byte_for_byte() {
     let (Some(model), Some(python)) = (set("TBSHARD_SMOLLM2"), set("TBSHARD_PYTHON")) else { return };
-    println!("{} tensors", compare(&python, &model, ("affine", "4", "64")));
+    compare(&python, &[model], &[["affine", "4", "64"]]);
+}
+
+/// The tensor `logits` of a file.
+fn logits(file: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let data = tensors.tensor("logits").unwrap().data().to_vec();
+    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 #[test]
@@ -110,27 +142,27 @@ fn mlx_lm_loads_what_we_write_and_agrees() {
         ["qwen3_5_moe-fp8", "qwen3_5_text", "qwen3_moe-fp8"].map(|name| files::fixtures().join("tiny").join(name)),
     );
     let tokens = ids(&(0..24).map(|i| (i * i * 7 + 3 * i + 1) % 290).collect::<Vec<u32>>());
+    let out = TempDir::new().unwrap();
+    let (mut cases, mut commands) = (Vec::new(), Vec::new());
     for source in sources {
-        for settings in [["affine", "4", "32"], ["nvfp4", "4", "16"]] {
-            let out = TempDir::new().unwrap();
-            let dir = out.path().join("model");
-            quantized(&source, &dir, &["--mode", settings[0], "--bits", settings[1], "--group", settings[2]]);
-            let [ours, theirs] = ["ours", "theirs"].map(|name| out.path().join(format!("{name}.safetensors")));
+        for [mode, bits, group] in [["affine", "4", "32"], ["nvfp4", "4", "16"]] {
+            let case = out.path().join(cases.len().to_string());
+            let [dir, ours, theirs] = ["model", "ours.safetensors", "theirs.safetensors"].map(|name| case.join(name));
+            std::fs::create_dir(&case).unwrap();
+            quantized(&source, &dir, &["--mode", mode, "--bits", bits, "--group", group]);
             let [model, a, b] = [&dir, &ours, &theirs].map(|path| path.to_str().unwrap());
             let scored = command(&["score", "--model", model, "--prompt-tokens", &tokens, "--logits", a]).output();
             assert!(scored.unwrap().status.success());
-            mlx(&python, &["logits", model, &tokens, b]);
-            let read = |path: &Path| -> Vec<f32> {
-                let bytes = std::fs::read(path).unwrap();
-                let tensors = SafeTensors::deserialize(&bytes).unwrap();
-                let data = tensors.tensor("logits").unwrap().data().to_vec();
-                data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-            };
-            let (ours, theirs) = (read(&ours), read(&theirs));
-            assert_eq!(ours.len(), theirs.len());
-            let delta = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{} {settings:?}: max |Δ| {delta:.1e}", source.display());
-            assert!(delta < 2e-3, "{} {settings:?}: {delta}", source.display());
+            commands.push(words(&["logits", model, &tokens, b]));
+            cases.push((format!("{} {mode}", source.display()), ours, theirs));
         }
+    }
+    mlx_each(&python, &commands);
+    for (place, ours, theirs) in cases {
+        let (ours, theirs) = (logits(&ours), logits(&theirs));
+        assert_eq!(ours.len(), theirs.len());
+        let delta = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{place}: max |Δ| {delta:.1e}");
+        assert!(delta < 2e-3, "{place}: {delta}");
     }
 }

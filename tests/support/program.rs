@@ -1,10 +1,17 @@
 //! The built program and its processes.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+/// The program under test: `TBSHARD_BINARY`, or the one built with the tests.
+#[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
+fn binary() -> PathBuf {
+    std::env::var_os("TBSHARD_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_tbshard").into(), PathBuf::from)
+}
 
 /// Runs `tbshard` without the caller's hub settings.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tbshard"));
+    let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent");
     for name in ["HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE"] {
         command.env_remove(name);
