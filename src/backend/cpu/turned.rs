@@ -195,9 +195,9 @@ impl Sixteens<'_> {
             unsafe {
                 ahead.fetch::<S>(share);
                 sixteen += if S::TOKENS == 1 {
-                    leaf.by_halves::<S, K, 1>(to)
+                    leaf.by_quarters::<S, K>(to)
                 } else if sixteen + 2 <= self.count {
-                    leaf.by_halves::<S, K, 2>(to)
+                    leaf.by_halves::<S, K>(to)
                 } else {
                     leaf.tile::<S, K, TALL, 1>(to)
                 };
@@ -224,15 +224,45 @@ macro_rules! halves {
 }
 
 impl<X: Copy> Leaf<X> {
-    /// The products of all rows with sixteen tokens, `GROUPS` times; returns `GROUPS`.
+    /// The products of all rows with two sixteens of tokens; returns how many they are.
     #[inline(always)]
-    unsafe fn by_halves<S: Simd, K: Products<S, X = X>, const GROUPS: usize>(self, sums: &mut [f32]) -> usize {
+    unsafe fn by_halves<S: Simd, K: Products<S, X = X>>(self, sums: &mut [f32]) -> usize {
         // SAFETY: the caller's promise
         unsafe {
-            let lower = Self { rows: self.rows.add(HALF * K::STEP), ..self };
-            self.tile::<S, K, HALF, GROUPS>(sums);
-            lower.tile::<S, K, HALF, GROUPS>(&mut sums[HALF * LANES..])
+            self.tile::<S, K, HALF, 2>(sums);
+            self.half(1).tile::<S, K, HALF, 2>(&mut sums[HALF * LANES..])
         }
+    }
+
+    /// The products of all rows with sixteen tokens; returns how many sixteens they are. A quarter of the lanes meets all rows before
+    /// the next one does: so much of the tokens stays in a first-level cache of 32 KiB, beside the rows.
+    #[inline(always)]
+    unsafe fn by_quarters<S: Simd, K: Products<S, X = X>>(self, sums: &mut [f32]) -> usize {
+        // SAFETY: the caller's promise
+        unsafe {
+            let mut quarters = [[[[S::splat(0.0); 1]; HALF]; TALL / HALF]; 4];
+            for lane in 0..4 {
+                for half in 0..TALL / HALF {
+                    quarters[lane][half] = self.half(half).four::<S, K, HALF, 1>(lane);
+                }
+            }
+            // as `sixteen` has them
+            let [a, b, c, d] = quarters;
+            for half in 0..TALL / HALF {
+                let all = add::<S, HALF, 1>(add::<S, HALF, 1>(a[half], c[half]), add::<S, HALF, 1>(b[half], d[half]));
+                for r in 0..HALF {
+                    S::store(sums[(half * HALF + r) * LANES..][..LANES].as_mut_ptr(), all[r][0]);
+                }
+            }
+        }
+        1
+    }
+
+    /// The same from row `half * HALF` on.
+    #[inline(always)]
+    fn half(self, half: usize) -> Self {
+        let step = LINE / size_of::<X>();
+        Self { rows: self.rows.wrapping_add(half * HALF * step), ..self }
     }
 
     /// The products of `ROWS` rows with sixteen tokens, `GROUPS` times; returns `GROUPS`.
