@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+/// Every machine sees it at the same path.
+pub use crate::support::program::binary;
 pub use host::Host;
 use namespace::{Kind, Switch};
 
@@ -122,11 +124,6 @@ impl Lab {
         std::fs::write(&path, text + rest).unwrap();
         path
     }
-}
-
-/// The built binary, which every machine sees at the same path.
-pub fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_tbshard"))
 }
 
 /// A directory of this lab's own, and what is locked for as long as it lives; those of the dead are removed.

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::support::program;
+
 pub use vm::{Ended, Job, Vm};
 
 /// What VMs are called.
@@ -60,7 +62,7 @@ impl Lab {
         };
         let start = Instant::now();
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rdma-lab/lab.sh"));
-        command.args(["up", "-n", &count.to_string(), "-w", wiring, "-b", env!("CARGO_BIN_EXE_tbshard"), "-d"]);
+        command.args(["up", "-n", &count.to_string(), "-w", wiring, "-b"]).arg(program::binary()).arg("-d");
         command.arg(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut script = command.spawn().unwrap();
         let mut said = String::new();
@@ -166,7 +168,7 @@ impl Drop for Lab {
     }
 }
 
-/// The built binary, which every VM sees at the same path.
-pub fn binary() -> &'static str {
-    env!("CARGO_BIN_EXE_tbshard")
+/// The program under test, which every VM sees at the same path.
+pub fn binary() -> std::path::Display<'static> {
+    program::binary().display()
 }

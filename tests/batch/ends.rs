@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Desk, lines, rows, said, sorted};
-use crate::support::program::command;
+use crate::support::program::{binary, command};
 
 /// Waits until the output has rows.
 fn begun(desk: &Desk, child: &mut Child) {
@@ -87,7 +87,7 @@ fn a_full_disk_is_an_error_and_what_fits_stays() {
         cp small/out kept; exit $code";
     let run = |script: &str| {
         let mut unshare = Command::new("unshare");
-        unshare.args(["-rm", "sh", "-c", script, env!("CARGO_BIN_EXE_tbshard")]).current_dir(desk.dir.path());
+        unshare.args(["-rm", "sh", "-c", script]).arg(binary()).current_dir(desk.dir.path());
         unshare.stdin(Stdio::null()).output()
     };
     if !run("mount -t tmpfs none small").is_ok_and(|output| output.status.success()) {

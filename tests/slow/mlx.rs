@@ -66,19 +66,20 @@ fn words(parts: &[&str]) -> Vec<String> {
 /// layout of files.
 fn compare(python: &Path, sources: &[PathBuf], settings: &[[&str; 3]]) {
     let out = TempDir::new().unwrap();
-    let cases =
-        || sources.iter().flat_map(|source| settings.iter().map(move |settings| (source, settings))).enumerate();
-    let place = |case: usize| [out.path().join(format!("{case}/ours")), out.path().join(format!("{case}/theirs"))];
-    let convert = |(case, (source, settings)): (usize, (&PathBuf, &[&str; 3]))| {
-        std::fs::create_dir(out.path().join(case.to_string())).unwrap();
-        let [_, theirs] = place(case);
-        words(&[&["convert", source.to_str().unwrap(), theirs.to_str().unwrap()], &settings[..]].concat())
-    };
-    mlx_each(python, &cases().map(convert).collect::<Vec<_>>());
-    for (case, (source, [mode, bits, group])) in cases() {
-        let [ours, theirs] = place(case);
-        quantized(source, &ours, &["--mode", mode, "--bits", bits, "--group", group]);
-        let place = format!("{} {mode} {bits} {group}", source.display());
+    let (mut cases, mut commands) = (Vec::new(), Vec::new());
+    for source in sources {
+        for [mode, bits, group] in settings {
+            let case = out.path().join(cases.len().to_string());
+            let [ours, theirs] = ["ours", "theirs"].map(|name| case.join(name));
+            std::fs::create_dir(&case).unwrap();
+            quantized(source, &ours, &["--mode", mode, "--bits", bits, "--group", group]);
+            let [from, to] = [source, &theirs].map(|path| path.to_str().unwrap());
+            commands.push(words(&["convert", from, to, mode, bits, group]));
+            cases.push((format!("{} {mode} {bits} {group}", source.display()), ours, theirs));
+        }
+    }
+    mlx_each(python, &commands);
+    for (place, ours, theirs) in cases {
         println!("{place}: {} tensors", same(&place, &ours, &theirs));
     }
 }

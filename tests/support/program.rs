@@ -1,12 +1,15 @@
 //! The built program and its processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 /// The program under test: `TBSHARD_BINARY`, or the one built with the tests.
 #[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
-fn binary() -> PathBuf {
-    std::env::var_os("TBSHARD_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_tbshard").into(), PathBuf::from)
+pub fn binary() -> &'static Path {
+    static BINARY: LazyLock<PathBuf> =
+        LazyLock::new(|| std::env::var_os("TBSHARD_BINARY").unwrap_or(env!("CARGO_BIN_EXE_tbshard").into()).into());
+    &BINARY
 }
 
 /// Runs `tbshard` without the caller's hub settings.
