@@ -127,6 +127,11 @@ impl Matrix {
         (self.rows.start, self.columns.start)
     }
 
+    /// Bits of a value.
+    pub fn bits(&self) -> usize {
+        self.values.bits()
+    }
+
     /// Where the bytes of what is stored start.
     pub fn start(&self) -> *const u8 {
         self.values.bytes().as_ptr()

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::arithmetic::{Products, Xs};
 use super::linear::Shared;
 use super::math::load_some;
@@ -81,13 +82,28 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows, const APART: usize>
     }
 }
 
-/// Asks for what stands `k` columns after `col` in the rows from `row` on, once a line.
+/// Asks for as many lines as begin in the columns from `col` on, `columns` of them.
 #[inline(always)]
-unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(w: R, (row, col): (usize, usize), k: usize) {
-    if (k * R::BITS / 8).is_multiple_of(LINE) {
-        for r in 0..ROWS {
-            // SAFETY: a prefetch of any address is harmless
-            unsafe { w.prefetch::<S>(row + r, col + k) };
+unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(
+    ahead: Option<&mut Ahead>,
+    places: &[Place; ROWS],
+    col: usize,
+    columns: usize,
+) {
+    let Some(ahead) = ahead else { return };
+    let bytes = columns * R::BITS / 8;
+    let whole = bytes.is_multiple_of(LINE);
+    if whole || col * R::BITS / 8 % LINE < bytes {
+        let mut rows = [places[0].at; ROWS];
+        for r in 1..ROWS {
+            rows[r] = places[r].at;
+        }
+        for _ in 0..if whole { bytes / LINE } else { 1 } {
+            // SAFETY: the instruction set is available
+            unsafe { ahead.fetch::<S, ROWS>(rows) };
+            for row in &mut rows {
+                *row = row.wrapping_add(LINE);
+            }
         }
     }
 }
@@ -120,21 +136,15 @@ unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
     }
 }
 
-/// `ROWS` × `TOKENS` products of the columns `cols` in registers; `row` and `col` are where they start in `w`, and `ahead`
-/// is the row whose same columns are asked for meanwhile, if `AHEAD`.
+/// `ROWS` × `TOKENS` products of the columns `cols` in registers; `row` and `col` are where they start in `w`, and a line of `ahead`
+/// is asked for with each that is read.
 #[inline(always)]
-pub(super) unsafe fn tile<
-    S: Simd,
-    K: Products<S>,
-    R: Rows,
-    const ROWS: usize,
-    const TOKENS: usize,
-    const AHEAD: bool,
->(
+pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
     w: R,
-    (row, col, ahead): (usize, usize, usize),
+    (row, col): (usize, usize),
     xs: &[&[K::X]],
     cols: &Range<usize>,
+    mut ahead: Option<&mut Ahead>,
 ) -> [[f32; ROWS]; TOKENS] {
     // SAFETY: the ranges were checked by the callers
     unsafe {
@@ -161,18 +171,14 @@ pub(super) unsafe fn tile<
             let end = whole.min(k.saturating_add(per_group));
             // runs of known size are unrolled
             while R::RUN > K::STEP && k + R::RUN <= end {
-                if AHEAD {
-                    fetch::<S, R, ROWS>(w, (ahead, col), k);
-                }
+                fetch::<S, R, ROWS>(ahead.as_deref_mut(), &places, col + k, R::RUN);
                 for _ in 0..R::RUN / K::STEP {
                     step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
                     k += K::STEP;
                 }
             }
             while k < end {
-                if AHEAD {
-                    fetch::<S, R, ROWS>(w, (ahead, col), k);
-                }
+                fetch::<S, R, ROWS>(ahead.as_deref_mut(), &places, col + k, K::STEP);
                 step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
                 k += K::STEP;
             }

@@ -13,6 +13,7 @@
 use std::ops::Range;
 
 use super::Cpu;
+use super::ahead::{Ahead, Course};
 use super::dot::LINE;
 use super::linear::Shared;
 use super::packed::Groups;
@@ -238,16 +239,17 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
     let rows = LANES.min(block.matrix.out_features());
     // rows of a matrix that has fewer than sixteen, and stand-ins for the others
     let mut copies = (rows < LANES).then(|| Tensor::zeros(LANES, widest * BITS / 32));
+    let course = Course::of(block, steps, LANES);
+    let mut ahead = Ahead::NOTHING;
     for first in block.rows.clone().step_by(LANES) {
         let tall = LANES.min(block.rows.end - first);
         // the last sixteen rows of the matrix are read whole, whoever has those before
         let start = first.min(block.matrix.out_features() - rows);
         let mut height = 0;
         window.there = 0..0;
-        let (ahead, ahead_bits) = ahead(block, first + LANES);
-        for Step { columns, merges } in steps {
+        for (i, Step { columns, merges }) in steps.iter().enumerate() {
+            ahead = course.at(first, i, ahead);
             let stored = codes.groups.sixteen(start, columns.start, BITS);
-            let ahead = Sixteen { start: ahead.start.wrapping_add(columns.start * ahead_bits / 8), ..ahead };
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 let stored = match &mut copies {
@@ -258,8 +260,8 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
                     window.at::<S, D>(codes, (start, rows), columns.start / group..columns.end / group, groups);
                 let sums = &mut stack[height * size..][..size];
                 match xs {
-                    [x] => leaf::<S, D, BITS, true>([stored, ahead], &[x], (columns, group), numbers, sums),
-                    _ => leaf::<S, D, BITS, false>([stored, ahead], xs, (columns, group), numbers, sums),
+                    [x] => leaf::<S, D, BITS, true>(stored, &[x], (columns, group), numbers, sums, &mut ahead),
+                    _ => leaf::<S, D, BITS, false>(stored, xs, (columns, group), numbers, sums, &mut ahead),
                 }
             }
             // SAFETY: the instruction set is available
@@ -273,15 +275,6 @@ unsafe fn all_rows<S: Simd, D: Dots<S>, const BITS: usize>(
             }
         }
     }
-}
-
-/// The sixteen rows that come next, if they are packed too, and the bits of their values.
-fn ahead(block: &Block<'_>, row: usize) -> (Sixteen, usize) {
-    let next = block.ahead(row).and_then(|(matrix, row)| Some((matrix, row, packed(matrix)?)));
-    next.map_or((Sixteen { start: std::ptr::null(), stride: 0 }, 0), |(matrix, row, packed)| {
-        let bits = packed.coding.bits();
-        (Groups::of(packed, matrix.stride(), matrix.origin()).sixteen(row, 0, bits), bits)
-    })
 }
 
 /// Copies `bytes` bytes of `rows` rows.
@@ -298,11 +291,12 @@ unsafe fn copied(from: Sixteen, rows: usize, bytes: usize, to: &mut Tensor) -> S
 /// The products of sixteen rows over one leaf: `[xs, 16]`. The sums of a single `x` stay in a register.
 #[inline(always)]
 unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize, const SINGLE: bool>(
-    [rows, ahead]: [Sixteen; 2],
+    rows: Sixteen,
     xs: &[&[f32]],
     (columns, group): (&Range<usize>, usize),
     [scales, biases]: [&[f32]; 2],
     sums: &mut [f32],
+    ahead: &mut Ahead,
 ) {
     let all = xs.first().map_or(0, |x| self::columns(x.len()));
     let turned = if BITS == 4 { all } else { 0 };
@@ -315,8 +309,8 @@ unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize, const SINGLE: bool>(
         // SAFETY: the ranges were checked by `stream`
         unsafe {
             let at = (start - columns.start) * BITS / 8;
-            if at.is_multiple_of(LINE) {
-                ahead.prefetch::<S>(at);
+            if (start * BITS / 8).is_multiple_of(LINE) {
+                ahead.fetch::<S, LANES>(std::array::from_fn(|row| rows.row(row).wrapping_add(at)));
             }
             let [a, b, c, d] = D::words(rows, at);
             let quads: [D::I; QUADS] = if BITS == 4 {

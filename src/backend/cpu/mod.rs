@@ -1,5 +1,6 @@
 //! The reference backend and the product on Linux: SIMD kernels, one file an operation, one order of additions.
 
+mod ahead;
 mod argmax;
 mod arithmetic;
 mod attention;

@@ -56,18 +56,6 @@ impl Groups {
         columns - (col + self.origin.1) % columns
     }
 
-    /// Asks for the line of codes at this column, and for those of `numbers` that begin at its group.
-    #[inline(always)]
-    unsafe fn prefetch<S: Simd, R: Rows, N: Number>(self, numbers: &[N], (row, col): (usize, usize)) {
-        // SAFETY: a prefetch of any address is harmless
-        unsafe {
-            S::prefetch(self.address(row, col, R::BITS));
-            if (col >> self.log_columns).is_multiple_of(N::IN_LINE) {
-                numbers.iter().for_each(|numbers| S::prefetch(numbers.address(self.index(row, col))));
-            }
-        }
-    }
-
     #[inline(always)]
     pub(super) fn index(self, row: usize, col: usize) -> usize {
         (row + self.origin.0) * self.groups_per_row + ((col + self.origin.1) >> self.log_columns)
@@ -178,11 +166,6 @@ impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
         unsafe { S::affine(self.scales.splat::<S>(number), self.biases.splat::<S>(number)) }
     }
     #[inline(always)]
-    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
-        // SAFETY: a prefetch of any address is harmless
-        unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales, self.biases], (row, col)) }
-    }
-    #[inline(always)]
     unsafe fn load<S: Simd>(self, place: Place, group: S::Affine) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::affine_values(group, S::unpack::<BITS>(place.at)) }
@@ -210,11 +193,6 @@ impl<N: Number> Rows for CentredRows<N> {
         }
     }
     #[inline(always)]
-    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
-        // SAFETY: a prefetch of any address is harmless
-        unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales], (row, col)) }
-    }
-    #[inline(always)]
     unsafe fn load<S: Simd>(self, place: Place, table: S::V) -> S::V {
         // SAFETY: inside the matrix by the trait's contract
         unsafe { S::lookup(table, S::unpack::<4>(place.at)) }
@@ -235,11 +213,6 @@ impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     unsafe fn group<S: Simd>(self, number: usize) -> (S::V, S::V) {
         // SAFETY: there is a scale and a bias for every group by `Matrix::new`
         unsafe { (self.scales.splat::<S>(number), self.biases.splat::<S>(number)) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
-        // SAFETY: a prefetch of any address is harmless
-        unsafe { self.groups.prefetch::<S, Self, N>(&[self.scales, self.biases], (row, col)) }
     }
     #[inline(always)]
     unsafe fn load<S: Simd>(self, place: Place, (scale, bias): (S::V, S::V)) -> S::V {

@@ -65,12 +65,6 @@ pub(super) trait Rows: Copy {
     fn place(self, row: usize, col: usize) -> Place {
         Place { at: self.address(row, col), row, col }
     }
-    /// Asks for the line of memory of column `col`, and for what scales it.
-    #[inline(always)]
-    unsafe fn prefetch<S: Simd>(self, row: usize, col: usize) {
-        // SAFETY: a prefetch of any address is harmless
-        unsafe { S::prefetch(self.address(row, col)) }
-    }
     /// Sixteen weights from `place` on, all of `group`.
     unsafe fn load<S: Simd>(self, place: Place, group: Self::Group<S>) -> S::V;
     /// The first `count` of them, zeros after.

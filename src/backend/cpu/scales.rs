@@ -12,8 +12,6 @@ use crate::weights::{Dtype, Numbers, e4m3};
 pub(super) trait Number: Copy {
     /// Whether reading one costs little beside a group of weights.
     const FAST: bool = true;
-    /// How many lie in a line of memory.
-    const IN_LINE: usize;
     fn of(numbers: &Numbers) -> Self;
     /// Where number `index` is stored; it may lie after the last one.
     fn address(self, index: usize) -> *const u8;
@@ -43,7 +41,6 @@ pub(super) struct E8m0(*const u8);
 pub(super) struct E4m3(*const u8);
 
 impl Number for Bf16 {
-    const IN_LINE: usize = 32;
     fn address(self, index: usize) -> *const u8 {
         self.0.wrapping_add(index).cast()
     }
@@ -65,7 +62,6 @@ impl Number for Bf16 {
 
 impl Number for Other {
     const FAST: bool = false;
-    const IN_LINE: usize = 16;
     fn address(self, index: usize) -> *const u8 {
         self.0.wrapping_add(index * self.1.width())
     }
@@ -85,7 +81,6 @@ impl Number for Other {
 }
 
 impl Number for E8m0 {
-    const IN_LINE: usize = 64;
     fn address(self, index: usize) -> *const u8 {
         self.0.wrapping_add(index)
     }
@@ -104,7 +99,6 @@ impl Number for E8m0 {
 }
 
 impl Number for E4m3 {
-    const IN_LINE: usize = 64;
     fn address(self, index: usize) -> *const u8 {
         self.0.wrapping_add(index)
     }

@@ -3,22 +3,20 @@
 
 use std::ops::Range;
 
+use super::ahead::{Ahead, Course};
 use super::arithmetic::{Exact, InF32, Products, Xs};
 use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
 use super::least::Least;
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, LANES, Simd, dispatch, dispatch_dots, dispatch_fast};
 use super::turned::Tokens;
-use super::wide::{Ahead, widened};
+use super::wide::widened;
 use crate::backend::Tensor;
 use crate::partition::{MAX_LEAVES, Step};
 use crate::weights::Matrix;
 
 /// Sums that wait for their sibling, and the one being made: a tree of [`MAX_LEAVES`] leaves, or as many leaves on their own.
 pub(super) const DEPTH: usize = MAX_LEAVES.ilog2() as usize + 3;
-
-/// How many rows ahead weights are asked for: with rows this apart, streams are too short for the hardware.
-const AHEAD: usize = 8;
 
 /// Leaves of fewer columns are not riffled: their sums take longer than is won.
 const RIFFLE_FROM: usize = 256;
@@ -207,7 +205,12 @@ unsafe fn riffled<S: Simd>(xs: &[&[f32]], steps: &[Step]) -> Tensor {
     riffled
 }
 
-/// Four rows at a time, or two where few registers have to hold what scales them too. What is not read so is not compiled either.
+/// How many rows are read at a time: four, or two where few registers have to hold what scales them too.
+const fn tall<S: Simd, R: Rows>() -> usize {
+    if S::TOKENS == 1 && R::BITS < 16 { 2 } else { 4 }
+}
+
+/// All rows, [`tall`] at a time. What is not read so is not compiled either.
 #[inline(always)]
 unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
     w: R,
@@ -219,30 +222,21 @@ unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
 ) {
     if const { if K::PAIRS { R::DIRECT_PAIRS } else { R::DIRECT } } {
         let rows = &block.rows;
+        let course = &Course::of(block, steps, tall::<S, R>());
         let mut row = rows.start;
         while row < rows.end {
-            let ahead = match block.ahead(row + AHEAD) {
-                Some((matrix, ahead)) if std::ptr::eq(matrix, block.matrix) => ahead,
-                Some(_) => {
-                    // SAFETY: as below
-                    unsafe { Ahead::of(block, (row + AHEAD, 4), steps).fetch::<S>(usize::MAX) };
-                    row
-                }
-                None => row + AHEAD,
-            };
             // SAFETY: the ranges were checked by `stream`
             unsafe {
                 let out = out.from(0, row - rows.start);
-                let at = (row, ahead);
-                row += if const { S::TOKENS == 1 && R::BITS < 16 } {
+                row += if const { tall::<S, R>() == 2 } {
                     match rows.end - row {
-                        2.. => some::<S, K, R, 2>(w, at, xs, least, steps, out),
-                        _ => some::<S, K, R, 1>(w, at, xs, least, steps, out),
+                        2.. => some::<S, K, R, 2>(w, row, xs, least, steps, out, course),
+                        _ => some::<S, K, R, 1>(w, row, xs, least, steps, out, course),
                     }
                 } else {
                     match rows.end - row {
-                        4.. => some::<S, K, R, 4>(w, at, xs, least, steps, out),
-                        _ => some::<S, K, R, 1>(w, at, xs, least, steps, out),
+                        4.. => some::<S, K, R, 4>(w, row, xs, least, steps, out, course),
+                        _ => some::<S, K, R, 1>(w, row, xs, least, steps, out, course),
                     }
                 };
             }
@@ -254,25 +248,26 @@ unsafe fn direct<S: Simd, K: Products<S>, R: Rows>(
 #[inline(always)]
 unsafe fn some<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
     w: R,
-    at: (usize, usize),
+    row: usize,
     xs: &[&[K::X]],
     least: Least,
     steps: &[Step],
     out: Out,
+    course: &Course<'_>,
 ) -> usize {
     // SAFETY: the ranges were checked by `stream`
     unsafe {
         if const { K::CAREFUL } {
             let mut weights = Least::NONE;
-            for (row, Step { columns, .. }) in (at.0..at.0 + ROWS).flat_map(|row| steps.iter().map(move |s| (row, s))) {
+            for (row, Step { columns, .. }) in (row..row + ROWS).flat_map(|row| steps.iter().map(move |s| (row, s))) {
                 weights = weights.and(K::least(w.address(row, columns.start).cast(), columns.len()));
             }
             if least.normal(weights) {
-                all::<S, K::Normal, R, ROWS>(w, at, xs, steps, out);
+                all::<S, K::Normal, R, ROWS>(w, row, xs, steps, out, course);
                 return ROWS;
             }
         }
-        all::<S, K, R, ROWS>(w, at, xs, steps, out);
+        all::<S, K, R, ROWS>(w, row, xs, steps, out, course);
     }
     ROWS
 }
@@ -281,21 +276,22 @@ unsafe fn some<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
 #[inline(always)]
 unsafe fn all<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
     w: R,
-    at: (usize, usize),
+    row: usize,
     xs: &[&[K::X]],
     steps: &[Step],
     out: Out,
+    course: &Course<'_>,
 ) {
     let mut t = 0;
     while t < xs.len() {
         // SAFETY: the ranges were checked by `stream`
         unsafe {
-            let (xs, out) = (&xs[t..], out.from(t, 0));
+            let (xs, out, course) = (&xs[t..], out.from(t, 0), (course, t == 0));
             t += match xs.len().min(S::TOKENS) {
-                4.. => tree::<S, K, R, ROWS, 4>(w, at, xs, steps, out),
-                3 => tree::<S, K, R, ROWS, 3>(w, at, xs, steps, out),
-                2 => tree::<S, K, R, ROWS, 2>(w, at, xs, steps, out),
-                _ => tree::<S, K, R, ROWS, 1>(w, at, xs, steps, out),
+                4.. => tree::<S, K, R, ROWS, 4>(w, row, xs, steps, out, course),
+                3 => tree::<S, K, R, ROWS, 3>(w, row, xs, steps, out, course),
+                2 => tree::<S, K, R, ROWS, 2>(w, row, xs, steps, out, course),
+                _ => tree::<S, K, R, ROWS, 1>(w, row, xs, steps, out, course),
             };
         }
     }
@@ -305,16 +301,22 @@ unsafe fn all<S: Simd, K: Products<S>, R: Rows, const ROWS: usize>(
 #[inline(always)]
 unsafe fn tree<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
     w: R,
-    (row, ahead): (usize, usize),
+    row: usize,
     xs: &[&[K::X]],
     steps: &[Step],
     out: Out,
+    (course, first): (&Course<'_>, bool),
 ) -> usize {
     let mut stack = [[[0.0f32; ROWS]; TOKENS]; DEPTH];
     let mut height = 0;
-    for Step { columns, merges } in steps {
+    let mut ahead = Ahead::NOTHING;
+    for (i, Step { columns, merges }) in steps.iter().enumerate() {
+        if first {
+            ahead = course.at(row, i, ahead);
+        }
         // SAFETY: the ranges were checked by `stream`
-        stack[height] = unsafe { tile::<S, K, R, ROWS, TOKENS, true>(w, (row, columns.start, ahead), xs, columns) };
+        stack[height] =
+            unsafe { tile::<S, K, R, ROWS, TOKENS>(w, (row, columns.start), xs, columns, Some(&mut ahead)) };
         for _ in 0..*merges {
             height -= 1;
             for t in 0..TOKENS {

@@ -5,12 +5,13 @@
 use bytemuck::NoUninit;
 
 use super::Cpu;
+use super::ahead::Later;
 use super::arithmetic::Products;
 use super::dot::LINE;
 use super::linear::Shared;
 use super::simd::{Isa, LANES, Simd, dispatch};
 use super::stream::Out;
-use super::wide::{Ahead, TALL};
+use super::wide::TALL;
 use crate::backend::Tensor;
 use crate::partition::{Fold, Step};
 
@@ -182,10 +183,10 @@ impl Sixteens<'_> {
         (rows, width): (*const K::X, usize),
         deep: usize,
         sums: &mut [f32],
-        ahead: &mut Ahead,
+        later: &mut Later,
     ) {
         let at_once = if S::TOKENS > 1 { 2 } else { 1 };
-        let share = ahead.left.div_ceil(self.count.div_ceil(at_once).max(1));
+        let share = later.left.div_ceil(self.count.div_ceil(at_once).max(1));
         let mut sixteen = 0;
         while sixteen < self.count {
             let (tokens, to) =
@@ -193,7 +194,7 @@ impl Sixteens<'_> {
             let leaf = Leaf { rows, tokens: tokens.as_ptr().cast(), apart: self.apart * (K::STEP / LANES), width };
             // SAFETY: the caller's promise
             unsafe {
-                ahead.fetch::<S>(share);
+                later.fetch::<S>(share);
                 sixteen += if S::TOKENS == 1 {
                     leaf.by_quarters::<S, K>(to)
                 } else if sixteen + 2 <= self.count {

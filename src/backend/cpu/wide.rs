@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::ahead::Later;
 use super::arithmetic::Products;
 use super::dot::{LINE, tile, widen};
 use super::least::Least;
@@ -104,13 +105,13 @@ pub(super) unsafe fn widened<S: Simd, K: Products<S>>(
                 with_rows!(block.matrix, stored => for r in 0..tall {
                     widen::<S, K, _, TALL>(stored, (row + r, columns.start), columns.len(), scratch.add(r * K::STEP));
                 });
-                let mut ahead = Ahead::of(block, (row + TALL, TALL), &steps[i..=i]);
+                let mut later = Later::of(block, (row + TALL, TALL), &steps[i..=i]);
                 if const { K::CAREFUL } && least.normal(K::least(scratch, TALL * width)) {
-                    sixteens.products::<S, K::Normal>((scratch, width), deep, to, &mut ahead);
-                    all_tokens::<S, K::Normal>(K::Wide::from(scratch), tall, rest, columns, to_rest, ahead);
+                    sixteens.products::<S, K::Normal>((scratch, width), deep, to, &mut later);
+                    all_tokens::<S, K::Normal>(K::Wide::from(scratch), tall, rest, columns, to_rest, later);
                 } else {
-                    sixteens.products::<S, K>((scratch, width), deep, to, &mut ahead);
-                    all_tokens::<S, K>(K::Wide::from(scratch), tall, rest, columns, to_rest, ahead);
+                    sixteens.products::<S, K>((scratch, width), deep, to, &mut later);
+                    all_tokens::<S, K>(K::Wide::from(scratch), tall, rest, columns, to_rest, later);
                 }
             }
             // SAFETY: the instruction set is available
@@ -139,9 +140,9 @@ unsafe fn all_tokens<S: Simd, K: Products<S>>(
     xs: &[&[K::X]],
     cols: &Range<usize>,
     out: &mut [f32],
-    mut ahead: Ahead,
+    mut later: Later,
 ) {
-    let share = ahead.left.div_ceil((xs.len().div_ceil(S::TOKENS) * tall.div_ceil(4)).max(1));
+    let share = later.left.div_ceil((xs.len().div_ceil(S::TOKENS) * tall.div_ceil(4)).max(1));
     let mut t = 0;
     while t < xs.len() {
         let (xs, to) = (&xs[t..], &mut out[t * TALL..]);
@@ -149,7 +150,7 @@ unsafe fn all_tokens<S: Simd, K: Products<S>>(
         // SAFETY: the ranges were checked by `stream`
         t += unsafe {
             while row + 4 <= tall {
-                ahead.fetch::<S>(share);
+                later.fetch::<S>(share);
                 some_tokens::<S, K, 4>(w, row, xs, cols, &mut to[row..]);
                 row += 4;
             }
@@ -192,51 +193,8 @@ unsafe fn tile_to<S: Simd, K: Products<S>, const ROWS: usize, const TOKENS: usiz
     out: &mut [f32],
 ) {
     // SAFETY: the ranges were checked by `stream`
-    let sums = unsafe { tile::<S, K, K::Wide, ROWS, TOKENS, false>(w, (row, 0, 0), xs, cols) };
+    let sums = unsafe { tile::<S, K, K::Wide, ROWS, TOKENS>(w, (row, 0), xs, cols, None) };
     for (t, sums) in sums.iter().enumerate() {
         out[t * TALL..][..ROWS].copy_from_slice(sums);
-    }
-}
-
-/// Lines of memory that are asked for a few at a time: the columns of a few rows.
-pub(super) struct Ahead {
-    line: *const u8,
-    // from the end of a row to the next one's start
-    gap: usize,
-    lines_per_row: usize,
-    left_in_row: usize,
-    pub(super) left: usize,
-}
-
-impl Ahead {
-    /// The columns that follow each other in `steps` of the `rows` rows that come at `row` of the block, or after it.
-    pub(super) fn of(block: &Block<'_>, (row, rows): (usize, usize), steps: &[Step]) -> Self {
-        let (Some((matrix, row)), Some(first), Some(last)) = (block.ahead(row), steps.first(), steps.last()) else {
-            return Self { line: std::ptr::null(), gap: 0, lines_per_row: 1, left_in_row: 1, left: 0 };
-        };
-        let (start, end, below) = with_rows!(matrix, stored => (
-            stored.address(row, first.columns.start),
-            stored.address(row, last.columns.end),
-            stored.address(row + 1, first.columns.start),
-        ));
-        let lines_per_row = (end.addr() - start.addr()).div_ceil(LINE).max(1);
-        let gap = (below.addr() - start.addr()).wrapping_sub(lines_per_row * LINE);
-        let rows = matrix.out_features().saturating_sub(row).min(rows);
-        Self { line: start, gap, lines_per_row, left_in_row: lines_per_row, left: rows * lines_per_row }
-    }
-
-    #[inline(always)]
-    pub(super) unsafe fn fetch<S: Simd>(&mut self, count: usize) {
-        for _ in 0..count.min(self.left) {
-            // SAFETY: a prefetch of any address is harmless
-            unsafe { S::prefetch(self.line) };
-            self.line = self.line.wrapping_add(LINE);
-            self.left_in_row -= 1;
-            if self.left_in_row == 0 {
-                self.line = self.line.wrapping_add(self.gap);
-                self.left_in_row = self.lines_per_row;
-            }
-        }
-        self.left -= count.min(self.left);
     }
 }

@@ -94,6 +94,11 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_once(at: *const u8) {
+        // SAFETY: as above
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         // SAFETY: see above
         unsafe { [_mm256_set1_ps(x); 2] }

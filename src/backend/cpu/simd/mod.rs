@@ -93,6 +93,9 @@ pub(super) trait Simd: Copy {
     /// Asks for the cache line at `at`, which may be anywhere, to be fetched into the second-level cache.
     #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}
+    /// The same of one that is read once, soon: into the first-level cache alone.
+    #[inline(always)]
+    unsafe fn prefetch_once(_at: *const u8) {}
     unsafe fn splat(x: f32) -> Self::V;
     /// The bf16 at `from` in all lanes.
     #[inline(always)]
