@@ -172,7 +172,7 @@ unsafe fn turned_scores<S: Simd, C: Cached, const N: usize>(
                 // values lie behind keys
                 let values = keys.as_ptr().wrapping_add(keys.len() + d * TILE).cast::<u8>();
                 for line in 0..TILE * size_of::<C>() / LINE {
-                    S::prefetch(values.wrapping_add(line * LINE));
+                    S::prefetch_once(values.wrapping_add(line * LINE));
                 }
             }
             for n in 0..N {
@@ -271,7 +271,7 @@ unsafe fn add_values<S: Simd, C: Cached, const N: usize>(
             for pair in 0..pairs {
                 if !next.is_null() {
                     for line in 0..lines {
-                        S::prefetch(next.wrapping_add(((d + pair) * lines + line) * LINE));
+                        S::prefetch_once(next.wrapping_add(((d + pair) * lines + line) * LINE));
                     }
                 }
                 let v = C::rows::<S>(values, stride, pair, d);
