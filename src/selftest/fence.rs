@@ -45,7 +45,7 @@ pub fn crossings(metal: &Metal) -> Result<Crossings> {
 }
 
 /// `count` exchanges one after the other, each of what the device made of the one before, with `calls` that change nothing in
-/// between; `pause` is called before an answer. The seconds from each to the next.
+/// between; `pause` is called before a sum is made. The seconds from each to the next.
 ///
 /// # Errors
 /// If the device fails, or what it has is not what it should be.
@@ -98,11 +98,12 @@ impl Ranks<'_> {
         let exchange = self.times.len();
         self.times.push(std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64());
         self.compare(partial)?;
+        // ahead of the sum: a device that does not wait would find it if it were there already
+        (self.pause)(exchange);
         for ((sum, partial), wanted) in sum.iter_mut().zip(partial).zip(&mut self.wanted) {
             *sum = partial * -0.5 + (exchange % 7) as f32;
             *wanted += *sum;
         }
-        (self.pause)(exchange);
         Ok(())
     }
 

@@ -136,7 +136,9 @@ fn doctor_asks_the_devices_and_measures_the_cables() {
 fn after(signal: Signal) -> (String, Duration) {
     let fake = Fake::apple(3);
     let file = cluster(&fake, 3, "mac", "transport: rdma\nparallel: {tp: 3}\n");
-    let mut command = command(&fake, "mac0", &file, &["-n", "300", "--ignore-eos"]);
+    // longer than any machine takes to be struck
+    let endless = ["-n", "200000", "--ctx", "210000", "--ignore-eos"];
+    let mut command = command(&fake, "mac0", &file, &endless);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     let victim = loop {
