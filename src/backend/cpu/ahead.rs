@@ -29,7 +29,7 @@ impl Strip {
     }
 
     fn address(&self, row: usize, col: usize) -> *const u8 {
-        self.start.wrapping_add(row * self.row_bytes + col * self.bits / 8)
+        self.start.wrapping_add(row.wrapping_mul(self.row_bytes).wrapping_add(col * self.bits / 8))
     }
 }
 
@@ -46,78 +46,76 @@ fn reach(steps: &[Step]) -> Range<usize> {
 /// Where the hardware follows what is read, its streams end with every row, or are as many as the rows of a tile: a processor alone
 /// then reads memory at three quarters of its speed.
 pub(super) struct Course<'a> {
-    block: &'a Block<'a>,
     steps: &'a [Step],
     reach: Range<usize>,
-    strip: Strip,
     tall: usize,
     // how far ahead: whole rows if they are short, or columns of the same rows
     rows: usize,
     columns: usize,
+    // where row 0 would lie among the block's rows, and among those that follow them from `end` on
+    own: Strip,
+    next: Option<Strip>,
+    end: usize,
     // whether short rows follow each other in memory: then so do the lines that are asked for, whichever is read first
     in_order: bool,
 }
 
 impl<'a> Course<'a> {
-    pub(super) fn of(block: &'a Block<'a>, steps: &'a [Step], tall: usize) -> Self {
-        let (strip, reach) = (Strip::of(block.matrix), reach(steps));
-        let row_bytes = reach.len() * strip.bits / 8;
+    pub(super) fn of(block: &Block<'_>, steps: &'a [Step], tall: usize) -> Self {
+        let (own, reach) = (Strip::of(block.matrix), reach(steps));
+        let row_bytes = reach.len() * own.bits / 8;
         let bytes = (row_bytes * tall).max(1);
         let short = bytes <= 2 * DISTANCE;
         let (rows, columns) =
-            if short { (DISTANCE.div_ceil(bytes) * tall, 0) } else { (0, DISTANCE / tall * 8 / strip.bits) };
-        Self { block, steps, reach, tall, rows, columns, in_order: short && row_bytes == strip.row_bytes, strip }
+            if short { (DISTANCE.div_ceil(bytes) * tall, 0) } else { (0, DISTANCE / tall * 8 / own.bits) };
+        let end = block.rows.end;
+        let next = block.ahead(end).map(|(matrix, row)| (Strip::of(matrix), row));
+        let next = next.filter(|(strip, _)| strip.row_bytes == own.row_bytes);
+        let next = next.map(|(strip, row)| Strip { start: strip.address(row.wrapping_sub(end), 0), ..strip });
+        Self { steps, reach, tall, rows, columns, own, next, end, in_order: short && row_bytes == own.row_bytes }
     }
 
     /// What is asked for while step `step` of the rows from `row` on is read; `before` is what is left of the step before.
     #[inline(always)]
     pub(super) fn at(&self, row: usize, step: usize, before: Ahead) -> Ahead {
-        if self.in_order && step > 0 { before } else { self.start(row, self.steps[step].columns.start) }
-    }
-
-    fn start(&self, row: usize, col: usize) -> Ahead {
-        let own = self.strip.address(row, col);
-        let (mut row, mut col) = (row + self.rows, col + self.columns);
+        if self.in_order && step > 0 {
+            return before;
+        }
+        let (mut row, mut col) = (row + self.rows, self.steps[step].columns.start + self.columns);
         if col >= self.reach.end {
             (row, col) = (row + self.tall, col - self.reach.len());
         }
-        let Some((matrix, row)) = self.block.ahead(row) else { return Ahead::NOTHING };
-        let strip = if std::ptr::eq(matrix, self.block.matrix) { self.strip } else { Strip::of(matrix) };
-        if row >= strip.rows || strip.row_bytes != self.strip.row_bytes {
-            return Ahead::NOTHING;
-        }
-        let line = strip.address(row, col);
-        Ahead { line, apart: line.addr().wrapping_sub(own.addr()), in_order: self.in_order }
+        let strip = if row < self.end { Some(self.own) } else { self.next };
+        let Some(strip) = strip else { return Ahead::NOTHING };
+        let (across, along) = if self.in_order { (LINE, self.tall * LINE) } else { (strip.row_bytes, LINE) };
+        Ahead { line: strip.address(row, col), across, along }
     }
 }
 
-/// Lines that are asked for with those that are read, into the first-level cache.
+/// Lines that are asked for with those that are read, into the first-level cache: one a row each time.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     line: *const u8,
-    apart: usize,
-    in_order: bool,
+    // to the next row's line, and to that of the next time
+    across: usize,
+    along: usize,
 }
 
-impl Ahead {
-    /// None but those that are read.
-    pub(super) const NOTHING: Self = Self { line: std::ptr::null(), apart: 0, in_order: false };
+/// A line that is in the cache.
+static HERE: [u8; LINE] = [0; LINE];
 
-    /// Asks for a line for each that is read at `rows`.
+impl Ahead {
+    /// None that is not there already.
+    pub(super) const NOTHING: Self = Self { line: HERE.as_ptr(), across: 0, along: 0 };
+
+    /// Asks for a line for each of `ROWS` rows.
     #[inline(always)]
-    pub(super) unsafe fn fetch<S: Simd, const ROWS: usize>(&mut self, rows: [*const u8; ROWS]) {
-        if self.in_order {
-            for i in 0..ROWS {
-                // SAFETY: a prefetch of any address is harmless
-                unsafe { S::prefetch_once(self.line.wrapping_add(i * LINE)) };
-            }
-            self.line = self.line.wrapping_add(ROWS * LINE);
-        } else {
-            for row in rows {
-                // SAFETY: as above
-                unsafe { S::prefetch_once(row.wrapping_add(self.apart)) };
-            }
+    pub(super) unsafe fn fetch<S: Simd, const ROWS: usize>(&mut self) {
+        for i in 0..ROWS {
+            // SAFETY: a prefetch of any address is harmless
+            unsafe { S::prefetch_once(self.line.wrapping_add(i * self.across)) };
         }
+        self.line = self.line.wrapping_add(self.along);
     }
 }
 

@@ -82,28 +82,16 @@ pub(super) unsafe fn widen<S: Simd, K: Products<S>, R: Rows, const APART: usize>
     }
 }
 
-/// Asks for as many lines as begin in the columns from `col` on, `columns` of them.
+/// Asks for as many lines a row as begin in the columns from `col` on, `columns` of them.
 #[inline(always)]
-unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(
-    ahead: Option<&mut Ahead>,
-    places: &[Place; ROWS],
-    col: usize,
-    columns: usize,
-) {
+unsafe fn fetch<S: Simd, R: Rows, const ROWS: usize>(ahead: Option<&mut Ahead>, col: usize, columns: usize) {
     let Some(ahead) = ahead else { return };
     let bytes = columns * R::BITS / 8;
     let whole = bytes.is_multiple_of(LINE);
     if whole || col * R::BITS / 8 % LINE < bytes {
-        let mut rows = [places[0].at; ROWS];
-        for r in 1..ROWS {
-            rows[r] = places[r].at;
-        }
         for _ in 0..if whole { bytes / LINE } else { 1 } {
             // SAFETY: the instruction set is available
-            unsafe { ahead.fetch::<S, ROWS>(rows) };
-            for row in &mut rows {
-                *row = row.wrapping_add(LINE);
-            }
+            unsafe { ahead.fetch::<S, ROWS>() };
         }
     }
 }
@@ -136,12 +124,38 @@ unsafe fn step<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
     }
 }
 
-/// `ROWS` × `TOKENS` products of the columns `cols` in registers; `row` and `col` are where they start in `w`, and a line of `ahead`
-/// is asked for with each that is read.
+/// Where the next weights of some rows are, from one leaf to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Cursor<const ROWS: usize> {
+    places: [Place; ROWS],
+    // the first one's group, and how far on the next row's is
+    number: usize,
+    apart: usize,
+    // columns of a group, or of a step that has several
+    per_group: usize,
+}
+
+impl<const ROWS: usize> Cursor<ROWS> {
+    /// At column `col`, where a leaf begins, of the rows from `row` on, for steps of `step` columns.
+    #[inline(always)]
+    pub(super) fn at<R: Rows>(w: R, row: usize, col: usize, step: usize) -> Self {
+        let mut places = [w.place(row, col); ROWS];
+        for r in 1..ROWS {
+            places[r] = w.place(row + r, col);
+        }
+        let number = w.group_at(row, col);
+        let apart = w.group_at(row + 1, col).wrapping_sub(number);
+        // leaves begin with a group
+        Self { places, number, apart, per_group: w.left_in_group(col).max(step).min(usize::MAX / 2) }
+    }
+}
+
+/// `ROWS` × `TOKENS` products of the columns `cols` in registers, of weights from `cursor` on; a line of `ahead` is asked for with
+/// each that is read.
 #[inline(always)]
 pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS: usize>(
     w: R,
-    (row, col): (usize, usize),
+    cursor: &mut Cursor<ROWS>,
     xs: &[&[K::X]],
     cols: &Range<usize>,
     mut ahead: Option<&mut Ahead>,
@@ -153,43 +167,45 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
             x[t] = xs[t].as_ptr().add(cols.start);
         }
         let mut acc = [[S::splat(0.0); ROWS]; TOKENS];
-        let (mut places, mut numbers) = ([w.place(row, col); ROWS], [w.group_at(row, col); ROWS]);
-        for r in 1..ROWS {
-            (places[r], numbers[r]) = (w.place(row + r, col), w.group_at(row + r, col));
-        }
-        let (len, whole, per_group) = (cols.len(), cols.len() / K::STEP * K::STEP, w.left_in_group(col).max(K::STEP));
+        let (col, len, whole) = (cols.start, cols.len(), cols.len() / K::STEP * K::STEP);
+        let Cursor { mut places, mut number, apart, per_group } = *cursor;
         let mut k = 0;
+        // groups of the usual size are unrolled
+        let usual = const { R::GROUP > 0 } && per_group == R::GROUP;
         while k < whole {
-            // leaves begin with a group
-            let mut groups = [w.group::<S>(numbers[0]); ROWS];
+            let mut groups = [w.group::<S>(number); ROWS];
             for r in 1..ROWS {
-                groups[r] = w.group::<S>(numbers[r]);
+                groups[r] = w.group::<S>(number + r * apart);
             }
-            for r in 0..ROWS {
-                numbers[r] += 1;
+            number += 1;
+            if usual {
+                fetch::<S, R, ROWS>(ahead.as_deref_mut(), col + k, R::GROUP);
+                for _ in 0..R::GROUP / K::STEP {
+                    step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
+                    k += K::STEP;
+                }
+                continue;
             }
-            let end = whole.min(k.saturating_add(per_group));
-            // runs of known size are unrolled
+            let end = whole.min(k + per_group);
+            // and so are runs of known size
             while R::RUN > K::STEP && k + R::RUN <= end {
-                fetch::<S, R, ROWS>(ahead.as_deref_mut(), &places, col + k, R::RUN);
+                fetch::<S, R, ROWS>(ahead.as_deref_mut(), col + k, R::RUN);
                 for _ in 0..R::RUN / K::STEP {
                     step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
                     k += K::STEP;
                 }
             }
             while k < end {
-                fetch::<S, R, ROWS>(ahead.as_deref_mut(), &places, col + k, K::STEP);
+                fetch::<S, R, ROWS>(ahead.as_deref_mut(), col + k, K::STEP);
                 step::<S, K, R, ROWS, TOKENS>(w, &mut places, &x, k, &groups, &mut acc);
                 k += K::STEP;
             }
         }
         if k < len {
             // operands first: accumulators are registers where only a loop as small as this one has them
-            let group = w.group::<S>(w.group_at(row, col + k));
-            let mut wv = [K::weights_some(w, places[0], len - k, group); ROWS];
+            let mut wv = [K::weights_some(w, places[0], len - k, w.group::<S>(w.group_of(places[0]))); ROWS];
             for r in 1..ROWS {
-                let group = w.group::<S>(w.group_at(row + r, col + k));
-                wv[r] = K::weights_some(w, places[r], len - k, group);
+                wv[r] = K::weights_some(w, places[r], len - k, w.group::<S>(w.group_of(places[r])));
             }
             let mut xv = [wv[0]; TOKENS];
             for t in 0..TOKENS {
@@ -200,7 +216,12 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
                     acc[t][r] = K::add(acc[t][r], wv[r], xv[t]);
                 }
             }
+            for r in 0..ROWS {
+                places[r] = places[r].after::<R>(len - k);
+            }
+            number = w.group_of(places[0]);
         }
+        *cursor = Cursor { places, number, ..*cursor };
         let mut sums = [[0.0; ROWS]; TOKENS];
         if ROWS == 4 && TOKENS == 4 {
             let mut square = [[S::splat(0.0); 4]; 4];
@@ -214,14 +235,11 @@ pub(super) unsafe fn tile<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, c
             return sums;
         }
         for t in 0..TOKENS {
-            if ROWS == 4 {
-                let four = [acc[t][0], acc[t][1 % ROWS], acc[t][2 % ROWS], acc[t][3 % ROWS]];
-                let four = if K::RIFFLED { S::sum4_riffled(four) } else { S::sum4(four) };
-                sums[t].copy_from_slice(&four[..ROWS]);
-            } else {
-                for r in 0..ROWS {
-                    sums[t][r] = if K::RIFFLED { S::sum4_riffled([acc[t][r]; 4])[0] } else { S::sum(acc[t][r]) };
-                }
+            for (sums, acc) in sums[t].as_chunks_mut::<4>().0.iter_mut().zip(acc[t].as_chunks::<4>().0) {
+                *sums = if K::RIFFLED { S::sum4_riffled(*acc) } else { S::sum4(*acc) };
+            }
+            for r in ROWS / 4 * 4..ROWS {
+                sums[t][r] = if K::RIFFLED { S::sum4_riffled([acc[t][r]; 4])[0] } else { S::sum(acc[t][r]) };
             }
         }
         sums

@@ -310,7 +310,7 @@ unsafe fn leaf<S: Simd, D: Dots<S>, const BITS: usize, const SINGLE: bool>(
         unsafe {
             let at = (start - columns.start) * BITS / 8;
             if (start * BITS / 8).is_multiple_of(LINE) {
-                ahead.fetch::<S, LANES>(std::array::from_fn(|row| rows.row(row).wrapping_add(at)));
+                ahead.fetch::<S, LANES>();
             }
             let [a, b, c, d] = D::words(rows, at);
             let quads: [D::I; QUADS] = if BITS == 4 {

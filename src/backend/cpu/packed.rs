@@ -157,6 +157,7 @@ macro_rules! in_groups {
 impl<const BITS: usize, N: Number> Rows for TableRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 4 && N::FAST;
+    const GROUP: usize = 64;
     const RIFFLED: bool = BITS == 4;
     type Group<S: Simd> = S::Affine;
     in_groups!();
@@ -207,6 +208,7 @@ impl<N: Number> Rows for CentredRows<N> {
 impl<const BITS: usize, N: Number> Rows for AffineRows<BITS, N> {
     const BITS: usize = BITS;
     const DIRECT: bool = BITS == 8 && N::FAST;
+    const GROUP: usize = 64;
     type Group<S: Simd> = (S::V, S::V);
     in_groups!();
     #[inline(always)]

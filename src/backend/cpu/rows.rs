@@ -23,7 +23,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The one `columns` columns on: a multiple of eight, in the same group.
+    /// The one `columns` columns on, which are whole bytes.
     #[inline(always)]
     pub(super) fn after<R: Rows>(self, columns: usize) -> Self {
         Self { at: self.at.wrapping_add(columns * R::BITS / 8), col: self.col + columns, ..self }
@@ -45,6 +45,8 @@ pub(super) trait Rows: Copy {
     const RIFFLED: bool = false;
     /// Columns that can be taken at once: no group ends among them.
     const RUN: usize = PAIRED;
+    /// Columns of the groups of most checkpoints, for which there is code of its own; zero if there is none.
+    const GROUP: usize = 0;
     /// What the values of a group are scaled with.
     type Group<S: Simd>: Copy;
     /// The columns from `col` to the end of its group.
@@ -56,6 +58,11 @@ pub(super) trait Rows: Copy {
     #[inline(always)]
     fn group_at(self, _row: usize, _col: usize) -> usize {
         0
+    }
+    /// The number of the group of the weight at `place`.
+    #[inline(always)]
+    fn group_of(self, place: Place) -> usize {
+        self.group_at(place.row, place.col)
     }
     /// The group of this number.
     unsafe fn group<S: Simd>(self, number: usize) -> Self::Group<S>;
@@ -99,7 +106,7 @@ pub(super) trait Rows: Copy {
                 ..=LANES => S::splat(0.0),
                 _ => {
                     let next = place.after::<Self>(LANES);
-                    self.load_some::<S>(next, count - LANES, self.group::<S>(self.group_at(next.row, next.col)))
+                    self.load_some::<S>(next, count - LANES, self.group::<S>(self.group_of(next)))
                 }
             };
             P::round(low, high)

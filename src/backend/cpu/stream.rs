@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::ahead::{Ahead, Course};
 use super::arithmetic::{Exact, InF32, Products, Xs};
-use super::dot::{BLOCK_TOKENS, WIDEN_FROM, tile};
+use super::dot::{BLOCK_TOKENS, Cursor, WIDEN_FROM, tile};
 use super::least::Least;
 use super::rows::{Rows, with_rows};
 use super::simd::{Isa, LANES, Simd, dispatch, dispatch_dots, dispatch_fast};
@@ -310,13 +310,14 @@ unsafe fn tree<S: Simd, K: Products<S>, R: Rows, const ROWS: usize, const TOKENS
     let mut stack = [[[0.0f32; ROWS]; TOKENS]; DEPTH];
     let mut height = 0;
     let mut ahead = Ahead::NOTHING;
+    // leaves follow each other
+    let mut cursor = Cursor::at(w, row, steps.first().map_or(0, |step| step.columns.start), K::STEP);
     for (i, Step { columns, merges }) in steps.iter().enumerate() {
         if first {
             ahead = course.at(row, i, ahead);
         }
         // SAFETY: the ranges were checked by `stream`
-        stack[height] =
-            unsafe { tile::<S, K, R, ROWS, TOKENS>(w, (row, columns.start), xs, columns, Some(&mut ahead)) };
+        stack[height] = unsafe { tile::<S, K, R, ROWS, TOKENS>(w, &mut cursor, xs, columns, Some(&mut ahead)) };
         for _ in 0..*merges {
             height -= 1;
             for t in 0..TOKENS {

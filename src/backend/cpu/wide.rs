@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::ahead::Later;
 use super::arithmetic::Products;
-use super::dot::{LINE, tile, widen};
+use super::dot::{Cursor, LINE, tile, widen};
 use super::least::Least;
 use super::rows::{Place, Rows, ungrouped, with_rows};
 use super::simd::Simd;
@@ -192,8 +192,9 @@ unsafe fn tile_to<S: Simd, K: Products<S>, const ROWS: usize, const TOKENS: usiz
     cols: &Range<usize>,
     out: &mut [f32],
 ) {
+    let mut cursor = Cursor::at(w, row, 0, K::STEP);
     // SAFETY: the ranges were checked by `stream`
-    let sums = unsafe { tile::<S, K, K::Wide, ROWS, TOKENS>(w, (row, 0), xs, cols, None) };
+    let sums = unsafe { tile::<S, K, K::Wide, ROWS, TOKENS>(w, &mut cursor, xs, cols, None) };
     for (t, sums) in sums.iter().enumerate() {
         out[t * TALL..][..ROWS].copy_from_slice(sums);
     }
