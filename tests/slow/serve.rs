@@ -57,6 +57,6 @@ fn the_page_works_in_a_browser() {
     let Some(browser) = found.into_iter().find(|path| Path::new(path).exists()) else {
         return println!("skipped: there is no Chromium");
     };
-    let server = Server::ready(&["--api-key", "secret"]);
+    let server = Server::ready(&["--api-key", "secret", "--ctx", "70000"]);
     script("serve_page.py", "playwright", &[&format!("http://{}", server.address), browser, "secret"]);
 }

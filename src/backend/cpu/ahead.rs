@@ -111,9 +111,19 @@ impl Ahead {
     /// Asks for a line for each of `ROWS` rows.
     #[inline(always)]
     pub(super) unsafe fn fetch<S: Simd, const ROWS: usize>(&mut self) {
-        for i in 0..ROWS {
-            // SAFETY: a prefetch of any address is harmless
-            unsafe { S::prefetch_once(self.line.wrapping_add(i * self.across)) };
+        // sixteen offsets would take the registers that the rows' own need: constants or a sum take none
+        if ROWS > 4 && self.across == LINE {
+            for i in 0..ROWS {
+                // SAFETY: a prefetch of any address is harmless
+                unsafe { S::prefetch_once(self.line.wrapping_add(i * LINE)) };
+            }
+        } else {
+            let mut line = self.line;
+            for _ in 0..ROWS {
+                // SAFETY: as above
+                unsafe { S::prefetch_once(line) };
+                line = line.wrapping_add(self.across);
+            }
         }
         self.line = self.line.wrapping_add(self.along);
     }
